@@ -1,0 +1,275 @@
+"""Noise levels: the one coordinate system that models, schedules and samplers share.
+
+A latent is ``x = alpha * x0 + sigma * n`` with ``n`` standard normal. Variance-preserving models
+(Stable Diffusion), Karras-style models (``alpha = 1``) and flow matching (``alpha = 1 - sigma``)
+are all curves in the plane (alpha, sigma), so a sampler written for a `Level` serves every one of
+them.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, SupportsIndex, overload
+
+__all__ = ["Level", "Levels", "NoiseTable", "denoised", "epsilon", "transfer"]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One noise level, in Python floats.
+
+    Args:
+        t: What the model is told: a training timestep, fractional where the schedule says so.
+        alpha: Weight of the clean latent, >= 0. 0 is pure noise (zero terminal SNR).
+        sigma: Weight of the noise, >= 0. 0 is the clean latent.
+    """
+
+    t: float
+    alpha: float
+    sigma: float
+
+    @property
+    def ratio(self) -> float:
+        """``sigma / alpha``, infinite at alpha = 0: the "sigma" of Karras et al. 2022."""
+        return self.sigma / self.alpha if self.alpha else math.inf
+
+
+Path = Callable[[float], Level]
+
+
+class Levels(tuple[Level, ...]):
+    """The noise levels of one run: a tuple of `Level`, noise strictly falling.
+
+    A slice is `Levels` again, so that image-to-image can run a suffix of a run.
+
+    Args:
+        levels: The levels, noisiest first. Only the last may have sigma 0, only the first alpha 0.
+        path: Maps a finite ratio sigma / alpha to the `Level` the model knows there. Needed by
+            `between`.
+
+    Raises:
+        ValueError: A level is not finite, or the noise does not fall from one to the next.
+    """
+
+    path: Path | None
+
+    def __new__(cls, levels: Iterable[Level] = (), path: Path | None = None) -> Levels:
+        self = super().__new__(cls, levels)
+        self.path = path
+        for level in self:
+            finite = all(math.isfinite(v) for v in (level.t, level.alpha, level.sigma))
+            if not finite or min(level.alpha, level.sigma) < 0 or level.alpha == level.sigma == 0:
+                raise ValueError(
+                    f"{level} is no noise level: t, alpha and sigma must be finite, alpha and "
+                    "sigma not negative and not both 0."
+                )
+        for index, (now, nxt) in enumerate(pairwise(self)):
+            # now.ratio > nxt.ratio without a division, so that alpha = 0 is an ordinary case.
+            if not now.sigma * nxt.alpha > nxt.sigma * now.alpha:
+                raise ValueError(
+                    f"The noise must fall from level to level, but level {index} is {now} and "
+                    f"level {index + 1} is {nxt}."
+                )
+        return self
+
+    @overload
+    def __getitem__(self, key: SupportsIndex) -> Level: ...
+    @overload
+    def __getitem__(self, key: slice) -> Levels: ...
+    def __getitem__(self, key: SupportsIndex | slice) -> Level | Levels:
+        if not isinstance(key, slice):
+            return super().__getitem__(key)
+        part = super().__new__(type(self), super().__getitem__(key))  # falling already
+        part.path = self.path
+        return part
+
+    def between(self, now: Level, nxt: Level, fraction: float) -> Level:
+        """The level a fraction of the way from one level to the next, for methods that look
+        between.
+
+        The way is measured in ``log(sigma / alpha)``, half the negative log-SNR, as DPM-Solver
+        (Lu et al. 2022) does. Where one end has none (sigma 0 or alpha 0) it is measured in the
+        angle ``atan2(sigma, alpha)``, which every level has.
+
+        Args:
+            now: The noisier level.
+            nxt: The less noisy level.
+            fraction: 0 gives `now`, 1 gives `nxt`.
+
+        Returns:
+            A `Level` on the path of the model.
+
+        Raises:
+            ValueError: `fraction` is outside [0, 1], or these levels were made without a path.
+        """
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"fraction must lie in [0, 1], got {fraction}.")
+        if fraction in (0, 1):
+            return nxt if fraction else now
+        if self.path is None:
+            raise ValueError(
+                "These levels do not say what lies between them: make them with Levels(levels, "
+                "path=...)."
+            )
+        if now.alpha and nxt.sigma:
+            start, end = math.log(now.ratio), math.log(nxt.ratio)
+            return self.path(math.exp(start + fraction * (end - start)))
+        start, end = math.atan2(now.sigma, now.alpha), math.atan2(nxt.sigma, nxt.alpha)
+        return self.path(math.tan(start + fraction * (end - start)))
+
+
+def transfer(x: Any, x0: Any, now: Level, nxt: Level) -> Any:
+    """Move a latent to the next level, believing a clean latent.
+
+    The noise in `x` is kept and only its weight changes: DDIM with eta = 0 (Song et al. 2021,
+    equation 12), Euler's step and first-order DPM-Solver++ are all this formula. It has no
+    logarithm and no division by alpha, so it holds at ``nxt.sigma == 0`` and at ``now.alpha == 0``.
+
+    Args:
+        x: The latent at `now`, of any array type and shape.
+        x0: The clean latent to believe, shaped like `x`.
+        now: The level of `x`; its sigma must not be 0.
+        nxt: The level to go to.
+
+    Returns:
+        The latent at `nxt`, shaped like `x`.
+    """
+    r = nxt.sigma / now.sigma
+    return r * x + (nxt.alpha - r * now.alpha) * x0
+
+
+def epsilon(x: Any, x0: Any, level: Level) -> Any:
+    """The noise in a latent if its clean latent is `x0`: ``(x - alpha * x0) / sigma``."""
+    return (x - level.alpha * x0) / level.sigma
+
+
+def denoised(x: Any, eps: Any, level: Level) -> Any:
+    """The clean latent if the noise in `x` is `eps`: ``(x - sigma * eps) / alpha``."""
+    return (x - level.sigma * eps) / level.alpha
+
+
+@dataclass(frozen=True)
+class NoiseTable:
+    """The noise a model was trained with: ``abar[t]`` for every training timestep, as in DDPM.
+
+    Args:
+        alphas_cumprod: ``abar[t]``, the squared alpha of timestep t, strictly falling inside [0,
+            1). The last may be 0 (zero terminal SNR).
+
+    Raises:
+        ValueError: The values do not fall, or leave [0, 1).
+    """
+
+    alphas_cumprod: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        table = tuple(float(a) for a in self.alphas_cumprod)
+        object.__setattr__(self, "alphas_cumprod", table)
+        falling = all(a > b for a, b in pairwise(table))
+        if len(table) < 2 or not falling or table[-1] < 0 or table[0] >= 1:
+            raise ValueError(
+                "alphas_cumprod must be at least two values that fall strictly inside [0, 1), "
+                f"got {len(table)} from {table[:1]} to {table[-1:]}."
+            )
+
+    @classmethod
+    def from_betas(cls, betas: Iterable[float]) -> NoiseTable:
+        """The table of a list of betas (Ho et al. 2020): ``abar[t]`` is the product of ``1 -
+        beta``."""
+        product, table = 1.0, []
+        for beta in betas:
+            product *= 1.0 - float(beta)
+            table.append(product)
+        return cls(tuple(table))
+
+    @classmethod
+    def linear(
+        cls, beta_start: float = 1e-4, beta_end: float = 0.02, num_train_timesteps: int = 1000
+    ) -> NoiseTable:
+        """Betas in equal steps (Ho et al. 2020)."""
+        return cls.from_betas(_linspace(beta_start, beta_end, num_train_timesteps))
+
+    @classmethod
+    def scaled_linear(
+        cls, beta_start: float = 0.00085, beta_end: float = 0.012, num_train_timesteps: int = 1000
+    ) -> NoiseTable:
+        """Square roots of the betas in equal steps, as Stable Diffusion was trained."""
+        roots = _linspace(math.sqrt(beta_start), math.sqrt(beta_end), num_train_timesteps)
+        return cls.from_betas(root**2 for root in roots)
+
+    def __len__(self) -> int:
+        return len(self.alphas_cumprod)
+
+    @cached_property
+    def betas(self) -> tuple[float, ...]:
+        """``beta[t] = 1 - abar[t] / abar[t - 1]``."""
+        before = (1.0, *self.alphas_cumprod)
+        return tuple(1.0 - a / b for a, b in zip(self.alphas_cumprod, before, strict=False))
+
+    @cached_property
+    def ratios(self) -> tuple[float, ...]:
+        """``sigma / alpha`` of every timestep, rising; the last is infinite at zero terminal
+        SNR."""
+        return tuple(math.sqrt((1 - a) / a) if a else math.inf for a in self.alphas_cumprod)
+
+    def level(self, t: float) -> Level:
+        """The level of a timestep.
+
+        Args:
+            t: In [0, len(table) - 1]. Between two integers ``sigma / alpha`` is interpolated
+                linearly, as diffusers' Euler does (``alpha / sigma`` next to a zero terminal SNR).
+
+        Returns:
+            A variance-preserving `Level`: ``alpha**2 + sigma**2 == 1``.
+
+        Raises:
+            ValueError: `t` is outside the table.
+        """
+        if not 0 <= t <= len(self) - 1:
+            raise ValueError(
+                f"Timestep {t} is outside the noise table, which has 0 to {len(self) - 1}."
+            )
+        low = math.floor(t)
+        if low == t:
+            abar = self.alphas_cumprod[low]
+            return Level(float(t), math.sqrt(abar), math.sqrt(1 - abar))
+        below, above = self.ratios[low], self.ratios[low + 1]
+        w = t - low
+        ratio = below / (1 - w) if math.isinf(above) else (1 - w) * below + w * above
+        return _variance_preserving(t, ratio)
+
+    def timestep(self, ratio: float) -> float:
+        """The fractional timestep at which ``sigma / alpha`` is `ratio`, clipped to the table.
+
+        Interpolated in the logarithm, as k-diffusion and diffusers do for Karras levels; the model
+        reads the result, so its convention is kept although `level` interpolates without one.
+        """
+        if ratio <= self.ratios[0]:
+            return 0.0
+        if ratio >= self.ratios[-1]:
+            return float(len(self) - 1)
+        high = bisect.bisect_right(self.ratios, ratio)
+        below, above = self.ratios[high - 1], self.ratios[high]
+        if math.isinf(above):
+            return high - below / ratio
+        return high - 1 + math.log(ratio / below) / math.log(above / below)
+
+    def at_ratio(self, ratio: float) -> Level:
+        """The level with this ``sigma / alpha`` exactly, its timestep by `timestep`."""
+        return _variance_preserving(self.timestep(ratio), ratio)
+
+
+def _variance_preserving(t: float, ratio: float) -> Level:
+    norm = math.hypot(1.0, ratio)
+    return Level(float(t), 1.0 / norm, ratio / norm)
+
+
+def _linspace(start: float, stop: float, num: int) -> list[float]:
+    if num == 1:
+        return [start]
+    return [start + (stop - start) * i / (num - 1) for i in range(num)]

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from keras_sd.random import batch_normal, normal
+
+GOLDEN_0 = "7386043c41d81b3e3fc4e4be5cff43be"
+GOLDEN_MAX = "18588b3fe401c93f91bf963e31b17ebf5fb898bf"
+GOLDEN_SUM = -1.2463622326031327
+
+
+def test_golden_values():
+    # Bits and all: a change here changes every picture anybody has made with a seed.
+    assert normal(0, 0, 0, (4,)).tobytes().hex() == GOLDEN_0
+    assert normal(2**64 - 1, 3, 7, (5,)).tobytes().hex() == GOLDEN_MAX
+    many = normal(1234, 1, 2, (8, 8, 4))
+    assert many.shape == (8, 8, 4)
+    assert math.fsum(many.ravel().tolist()) == GOLDEN_SUM
+
+
+def test_an_image_of_a_batch_equals_the_image_alone():
+    batch = batch_normal(42, range(5), 3, (6, 7))
+    assert batch.shape == (5, 6, 7)
+    assert batch.dtype == np.float32
+    for image in range(5):
+        np.testing.assert_array_equal(batch[image], normal(42, image, 3, (6, 7)))
+    np.testing.assert_array_equal(batch_normal(42, [4, 1], 3, (6, 7)), batch[[4, 1]])
+
+
+def test_odd_sizes_and_shapes():
+    long = normal(1, 0, 0, (101,))
+    np.testing.assert_array_equal(normal(1, 0, 0, (7,)), long[:7])
+    np.testing.assert_array_equal(normal(1, 0, 0, (2, 4)).reshape(-1), long[:8])
+    assert normal(1, 0, 0, ()).shape == ()
+    assert normal(1, 0, 0, (0, 3)).shape == (0, 3)
+
+
+def test_it_is_standard_normal():
+    numbers = normal(7, 0, 0, (400_000,)).astype(np.float64)
+    # Four standard errors of each moment.
+    tolerance = 4 / np.sqrt(numbers.size)
+    assert abs(numbers.mean()) < tolerance
+    assert abs(numbers.var() - 1) < tolerance * np.sqrt(2)
+    assert abs((numbers**3).mean()) < tolerance * np.sqrt(15)
+    assert abs((numbers**4).mean() - 3) < tolerance * np.sqrt(96)
+    assert abs((abs(numbers) < 1).mean() - 0.682689) < tolerance * 0.5
+    assert np.isfinite(numbers).all()
+
+
+def test_seeds_images_and_steps_are_independent():
+    size = 100_000
+    rows = [
+        normal(seed, image, step, (size,)).astype(np.float64)
+        for seed, image, step in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 1, 0)]
+    ]
+    correlation = np.corrcoef(rows) - np.eye(len(rows))
+    assert abs(correlation).max() < 5 / np.sqrt(size)
+    # Neighbours in one stream, and the two numbers of one Box-Muller pair.
+    assert abs(np.corrcoef(rows[0][:-1], rows[0][1:])[0, 1]) < 5 / np.sqrt(size)
+    assert abs(np.corrcoef(rows[0][0::2] ** 2, rows[0][1::2] ** 2)[0, 1]) < 8 / np.sqrt(size)
+
+
+@pytest.mark.parametrize("name", ["seed", "image", "step"])
+def test_keys_are_checked(name):
+    good = {"seed": 0, "image": 0, "step": 0, "shape": (2,)}
+    for value in (-1, 2**64):
+        with pytest.raises(ValueError, match=rf"{name} must be from 0 to 2\*\*64 - 1, got {value}"):
+            normal(**{**good, name: value})
+    for value in (1.0, True, np.True_, "1", None):
+        with pytest.raises(TypeError, match=f"{name} must be an integer"):
+            normal(**{**good, name: value})
+    np.testing.assert_array_equal(
+        normal(**{**good, name: np.int64(3)}), normal(**{**good, name: 3})
+    )
+    assert normal(**{**good, name: 2**64 - 1}).shape == (2,)
+
+
+def test_batch_images_are_checked():
+    with pytest.raises(TypeError, match=r"range\(4\), got 4"):
+        batch_normal(0, 4, 0, (2,))
+    with pytest.raises(ValueError, match="at least one image"):
+        batch_normal(0, [], 0, (2,))

@@ -1,0 +1,1 @@
+"""Training: how the embedded model was made, and how to make yours."""

@@ -1,0 +1,198 @@
+"""The only file that names a backend: compiling a step, and the few fast paths that need one.
+
+Everything else in keras_sd is `keras.ops` and `keras.layers`. Each function here has a plain
+`keras.ops` form that the others must equal (tests/test_backend.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import keras
+from keras import ops
+
+logger = logging.getLogger("keras_sd")
+
+NAME = keras.backend.backend()
+"""`"jax"`, `"tensorflow"`, `"torch"` (or another that Keras runs on, without the fast paths)."""
+
+JitCompile = bool | Literal["auto"]
+
+# Above this many scores an attention on a CPU is bound by memory traffic: 2**25 float32 are 128 MB.
+_CHUNK_SCORES = 2**25
+_CHUNK_QUERIES = 512
+
+
+def resolve_jit_compile(jit_compile: JitCompile) -> bool:
+    """Whether XLA will compile: what was asked for, as far as the backend can.
+
+    Args:
+        jit_compile: `"auto"` is yes on jax, and on TensorFlow where there is a GPU. torch runs
+            eagerly whatever is asked; `True` there logs one line that says so.
+
+    Raises:
+        ValueError: `jit_compile` is not `True`, `False` or `"auto"`.
+    """
+    if jit_compile not in (True, False, "auto"):
+        raise ValueError(f"jit_compile is True, False or 'auto', not {jit_compile!r}")
+    if NAME == "torch":
+        if jit_compile is True:
+            logger.warning("jit_compile=True is switched off on torch: the step runs eagerly.")
+        return False
+    if jit_compile != "auto":
+        return jit_compile
+    if NAME == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.config.list_physical_devices("GPU"))
+    return NAME == "jax"
+
+
+def compile_step(
+    fn: Callable[..., Any], models: Sequence[keras.Model], jit_compile: JitCompile = "auto"
+) -> Callable[..., Any]:
+    """One compiled call per input shape; the models' weights stay live.
+
+    Args:
+        fn: a pure function of tensors that calls `models`.
+        models: whose variables `fn` reads. On jax they are passed as arguments, so that an
+            `assign` is seen by the next call.
+        jit_compile: see `resolve_jit_compile`.
+
+    Returns:
+        A function of the same tensors.
+
+    Raises:
+        ValueError: `jit_compile` is something else.
+    """
+    jit = resolve_jit_compile(jit_compile)
+    if NAME == "jax":
+        import jax
+
+        variables = [variable for model in models for variable in model.variables]
+
+        def stateless(state, args):
+            with keras.StatelessScope(state_mapping=list(zip(variables, state, strict=True))):
+                return fn(*args)
+
+        run = jax.jit(stateless) if jit else stateless
+        return lambda *args: run([variable.value for variable in variables], args)
+    if NAME == "tensorflow":
+        import tensorflow as tf
+
+        # One trace a shape: a relaxed shape would hide sizes that the networks compute with.
+        return tf.function(fn, jit_compile=jit)
+    if NAME == "torch":
+        import torch
+
+        return torch.no_grad()(fn)
+    return fn
+
+
+def conv2d(x, kernel, bias, stride: int, padding: str):
+    """Convolution of `(batch, height, width, channels)` with a `(height, width, in, out)` kernel.
+
+    On torch the channels-last view goes to the convolution as it is; Keras copies it twice.
+    """
+    if NAME == "torch":
+        import torch
+
+        return torch.nn.functional.conv2d(
+            x.permute(0, 3, 1, 2),
+            kernel.permute(3, 2, 0, 1),
+            bias,
+            stride,
+            "same" if padding == "same" else 0,
+        ).permute(0, 2, 3, 1)
+    return ops.conv(x, kernel, stride, padding, data_format="channels_last") + bias
+
+
+def group_norm(x, groups: int, scale, offset, epsilon: float):
+    """Group normalisation (Wu & He 2018) of `(batch, height, width, channels)`.
+
+    Statistics are float32, in one pass over the pixels and a tiny one over the channels: on
+    TensorFlow and torch several times faster than `keras.layers.GroupNormalization`.
+    """
+    if NAME == "torch":
+        import torch
+
+        return torch.nn.functional.group_norm(
+            x.permute(0, 3, 1, 2), groups, scale.to(x.dtype), offset.to(x.dtype), epsilon
+        ).permute(0, 2, 3, 1)
+    return group_norm_plain(x, groups, scale, offset, epsilon)
+
+
+def group_norm_plain(x, groups: int, scale, offset, epsilon: float):
+    """`group_norm` in `keras.ops` alone."""
+    channels = x.shape[-1]
+    pixels = ops.cast(x, "float32")
+
+    def over_group(per_channel):  # (batch, channels) -> the group's mean, at each of its channels
+        grouped = ops.reshape(per_channel, (-1, groups, channels // groups))
+        mean = ops.mean(grouped, axis=-1, keepdims=True)
+        return ops.reshape(ops.broadcast_to(mean, ops.shape(grouped)), (-1, channels))
+
+    mean = over_group(ops.mean(pixels, axis=(1, 2)))
+    variance = over_group(ops.mean(ops.square(pixels), axis=(1, 2))) - ops.square(mean)
+    gain = ops.cast(scale, "float32") * ops.rsqrt(ops.maximum(variance, 0.0) + epsilon)
+    shift = ops.cast(offset, "float32") - mean * gain
+    return ops.cast(pixels * gain[:, None, None, :] + shift[:, None, None, :], x.dtype)
+
+
+def attention(query, key, value, causal: bool = False):
+    """Softmax attention of `(batch, tokens, heads, features)`, scaled by `features ** -0.5`.
+
+    torch has a fused kernel. Elsewhere a plain product and softmax is faster than
+    `keras.ops.dot_product_attention` on a CPU; long ones go in chunks of queries on jax.
+    """
+    if NAME == "torch":
+        return ops.dot_product_attention(query, key, value, is_causal=causal)
+    if NAME == "jax" and not causal:
+        import jax
+
+        batch, queries, heads, _ = query.shape
+        scores = batch * heads * queries * key.shape[1]
+        if scores > _CHUNK_SCORES and jax.default_backend() == "cpu":
+            return _attention_chunked(query, key, value)
+    return attention_plain(query, key, value, causal)
+
+
+def attention_plain(query, key, value, causal: bool = False):
+    """`attention` in `keras.ops` alone; the scores and their softmax are float32."""
+    query = ops.transpose(query, (0, 2, 1, 3)) * query.shape[-1] ** -0.5
+    scores = ops.cast(ops.matmul(query, ops.transpose(key, (0, 2, 3, 1))), "float32")
+    if causal:
+        tokens = query.shape[2]
+        scores = ops.where(ops.tril(ops.ones((tokens, tokens), "bool")), scores, -1e30)
+    mixed = _softmax_product(scores, ops.transpose(value, (0, 2, 1, 3)))
+    return ops.transpose(mixed, (0, 2, 1, 3))
+
+
+def _softmax_product(scores, value):
+    """`softmax(scores) @ value`, divided by the sum last: fewer passes over the scores."""
+    weights = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))
+    total = ops.sum(weights, axis=-1, keepdims=True)
+    product = ops.matmul(ops.cast(weights, value.dtype), value)
+    return ops.cast(ops.cast(product, "float32") / total, value.dtype)
+
+
+def _attention_chunked(query, key, value):
+    """One head and 512 queries at a time, so that the scores stay in the cache."""
+    batch, queries, heads, features = query.shape
+
+    def to_heads(x):
+        return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (batch * heads, x.shape[1], features))
+
+    def one_head(qkv):
+        q, k, v = qkv
+        chunks = []
+        for start in range(0, queries, _CHUNK_QUERIES):
+            chunk = q[start : start + _CHUNK_QUERIES] * features**-0.5
+            scores = ops.cast(ops.matmul(chunk, ops.transpose(k)), "float32")
+            chunks.append(_softmax_product(scores, v))
+        return ops.concatenate(chunks)
+
+    out = ops.map(one_head, (to_heads(query), to_heads(key), to_heads(value)))
+    return ops.transpose(ops.reshape(out, (batch, heads, queries, features)), (0, 2, 1, 3))

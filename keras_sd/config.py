@@ -1,0 +1,277 @@
+"""Architectures as data: a model is one entry of frozen dataclasses, never a class of its own.
+
+Every number of a network is in one of the dataclasses below. `SD_1` is Stable Diffusion 1.x
+(Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models"); a preset
+folder holds its own entry as `config.json`, read by `ModelConfig.from_dict`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class TextEncoderConfig:
+    """A CLIP text transformer (Radford et al. 2021).
+
+    Attributes:
+        vocab_size: number of token ids.
+        max_length: tokens in a prompt, start and end included.
+        width: features of a token.
+        depth: transformer layers.
+        heads: attention heads; divides `width`.
+        mlp_width: hidden features of the feed-forward part.
+        activation: `"quick_gelu"` (OpenAI's CLIP) or `"gelu"` (exact, OpenCLIP).
+        epsilon: of the layer norms.
+    """
+
+    vocab_size: int = 49408
+    max_length: int = 77
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_width: int = 3072
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        _require(
+            self.width % self.heads == 0,
+            f"text encoder: width {self.width} is not a multiple of its {self.heads} heads",
+        )
+        _require(
+            self.activation in ("quick_gelu", "gelu"),
+            f"text encoder: activation {self.activation!r} is neither 'quick_gelu' nor 'gelu'",
+        )
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The denoising network. One entry of `widths`, `heads` and `depths` is one resolution.
+
+    Attributes:
+        in_channels: channels of the latent that comes in.
+        out_channels: channels of the prediction.
+        widths: features at each resolution, finest first; each next one is half the size.
+        heads: attention heads at each resolution.
+        depths: transformer blocks after each residual block; 0 means no attention there.
+        blocks: residual blocks a resolution on the way down (one more on the way up).
+        context_width: features of a token of the text encoding.
+        groups: groups of every group norm; divides every width.
+        linear_projection: project in and out of the transformers on tokens (SD 2.x) rather than
+            with 1x1 convolutions (SD 1.x). The arithmetic is the same, the weights' shapes differ.
+    """
+
+    in_channels: int = 4
+    out_channels: int = 4
+    widths: tuple[int, ...] = (320, 640, 1280, 1280)
+    heads: tuple[int, ...] = (8, 8, 8, 8)
+    depths: tuple[int, ...] = (1, 1, 1, 0)
+    blocks: int = 2
+    context_width: int = 768
+    groups: int = 32
+    linear_projection: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "depths"):
+            _require(
+                len(getattr(self, name)) == len(self.widths),
+                f"unet: {name} {getattr(self, name)} and widths {self.widths} differ in length",
+            )
+        for width, heads in zip(self.widths, self.heads, strict=True):
+            _require(
+                width % heads == 0 and width % self.groups == 0,
+                f"unet: width {width} is not a multiple of {heads} heads and {self.groups} groups",
+            )
+
+    @property
+    def time_width(self) -> int:
+        """Features of the timestep's embedding after its two dense layers."""
+        return 4 * self.widths[0]
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The variational autoencoder between images and latents (Rombach et al. 2022, section 3.1).
+
+    Attributes:
+        latent_channels: channels of a latent.
+        widths: features at each resolution, finest first.
+        blocks: residual blocks a resolution in the encoder (one more in the decoder).
+        groups: groups of every group norm.
+        scale: what an encoded latent is multiplied by, to have about unit variance.
+    """
+
+    latent_channels: int = 4
+    widths: tuple[int, ...] = (128, 256, 512, 512)
+    blocks: int = 2
+    groups: int = 32
+    scale: float = 0.18215
+
+    def __post_init__(self) -> None:
+        for width in self.widths:
+            _require(
+                width % self.groups == 0,
+                f"autoencoder: width {width} is not a multiple of {self.groups} groups",
+            )
+
+    @property
+    def factor(self) -> int:
+        """Pixels of the image along one side of a latent cell."""
+        return 2 ** (len(self.widths) - 1)
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """How the model was trained to denoise.
+
+    Attributes:
+        beta_schedule: `"scaled_linear"` (Stable Diffusion) or `"linear"` (Ho et al. 2020).
+        beta_start: first beta.
+        beta_end: last beta.
+        num_train_timesteps: levels of the training table.
+        prediction: what the UNet gives: `"epsilon"` (the noise) or `"v"`
+            (Salimans & Ho 2022, `v = alpha * noise - sigma * x0`).
+        final_sigma: where a run ends: `"first"` (the table's least noise, as SD's own DDIM and
+            PNDM do) or `"zero"`.
+    """
+
+    beta_schedule: Literal["scaled_linear", "linear"] = "scaled_linear"
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    num_train_timesteps: int = 1000
+    prediction: Literal["epsilon", "v"] = "epsilon"
+    final_sigma: Literal["first", "zero"] = "first"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("beta_schedule", ("scaled_linear", "linear")),
+            ("prediction", ("epsilon", "v")),
+            ("final_sigma", ("first", "zero")),
+        ):
+            _require(
+                getattr(self, name) in allowed,
+                f"noise: {name} {getattr(self, name)!r} is not one of {', '.join(allowed)}",
+            )
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a run does where the caller says nothing.
+
+    Attributes:
+        height: pixels.
+        width: pixels.
+        sampler: an entry point's name.
+        schedule: a schedule's name.
+        num_steps: sampler steps.
+    """
+
+    height: int = 512
+    width: int = 512
+    sampler: str = "ddim"
+    schedule: str = "leading"
+    num_steps: int = 50
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A whole model. `pad_token` is what fills a short prompt: `"end"` (SD 1.x) or `"zero"`."""
+
+    name: str
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    defaults: Defaults = field(default_factory=Defaults)
+    pad_token: Literal["end", "zero"] = "end"
+
+    def __post_init__(self) -> None:
+        _require(
+            self.text_encoder.width == self.unet.context_width,
+            f"{self.name}: the text encoder gives {self.text_encoder.width} features a token, "
+            f"the unet expects {self.unet.context_width}",
+        )
+        _require(
+            self.autoencoder.latent_channels == self.unet.out_channels,
+            f"{self.name}: the autoencoder has {self.autoencoder.latent_channels} latent "
+            f"channels, the unet predicts {self.unet.out_channels}",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as plain JSON types; `from_dict` is the inverse."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
+        """Reads what `to_dict` wrote.
+
+        Raises:
+            ValueError: a key is unknown, or a value does not fit; the message names it.
+        """
+        return _from_dict(cls, data, "config")
+
+
+def _from_dict(cls: Any, data: Any, where: str) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{where}: expected an object with {', '.join(fields)}, not {data!r}")
+    unknown = sorted(set(data) - set(fields))
+    if unknown:
+        raise ValueError(
+            f"{where}: unknown {', '.join(unknown)}; the fields are {', '.join(fields)}"
+        )
+    parts = {f: part for f, part in _PARTS.items() if cls is ModelConfig}
+    values = {}
+    for name, value in data.items():
+        if name in parts:
+            values[name] = _from_dict(parts[name], value, f"{where}.{name}")
+        else:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+_PARTS = {
+    "text_encoder": TextEncoderConfig,
+    "unet": UNetConfig,
+    "autoencoder": AutoencoderConfig,
+    "noise": NoiseConfig,
+    "defaults": Defaults,
+}
+
+SD_1 = ModelConfig(name="sd-1")
+"""Stable Diffusion 1.1 to 1.5: epsilon prediction, 512x512, CLIP ViT-L/14."""
+
+EMOJI = ModelConfig(
+    name="emoji",
+    text_encoder=TextEncoderConfig(
+        vocab_size=2048, max_length=40, width=192, depth=2, heads=4, mlp_width=512
+    ),
+    unet=UNetConfig(
+        in_channels=8,
+        out_channels=8,
+        widths=(64, 128, 160),
+        heads=(2, 4, 5),
+        depths=(0, 1, 1),
+        blocks=1,
+        context_width=192,
+        groups=16,
+    ),
+    autoencoder=AutoencoderConfig(
+        latent_channels=8, widths=(32, 48, 96), blocks=1, groups=8, scale=1.0
+    ),
+    noise=NoiseConfig(prediction="v"),
+    defaults=Defaults(height=64, width=64, schedule="trailing", num_steps=20),
+)
+"""The embedded model: 64x64 emoji, trained by `keras_sd.training`."""

@@ -1,0 +1,159 @@
+"""The autoencoder between images in [-1, 1] and latents (Rombach et al. 2022)."""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+from keras_sd.config import AutoencoderConfig
+from keras_sd.networks.layers import (
+    Attention,
+    Block,
+    Downsample,
+    GroupNorm,
+    ResidualBlock,
+    Upsample,
+    build_parts,
+    conv,
+)
+
+EPSILON = 1e-6
+
+
+class PixelAttention(Block):
+    """One head of self-attention over the pixels of a feature map, added to it."""
+
+    def __init__(self, width: int, groups: int, name: str):
+        super().__init__(name=name)
+        self.norm = GroupNorm(width, groups, EPSILON, "norm")
+        self.attention = Attention(width, 1, "attention", bias=True)
+
+    def call(self, x):
+        batch, height, width, channels = ops.shape(x)
+        tokens = ops.reshape(self.norm(x), (batch, height * width, channels))
+        return x + ops.reshape(self.attention(tokens), (batch, height, width, channels))
+
+
+class Middle(Block):
+    """Residual block, attention, residual block at the smallest size."""
+
+    def __init__(self, width: int, groups: int, name: str):
+        super().__init__(name=name)
+        self.residual1 = ResidualBlock(width, width, groups, EPSILON, "residual1")
+        self.attention = PixelAttention(width, groups, "attention")
+        self.residual2 = ResidualBlock(width, width, groups, EPSILON, "residual2")
+
+    def call(self, x):
+        return self.residual2(self.attention(self.residual1(x)))
+
+
+class Encoder(Block):
+    """Image -> moments of the latent: mean and logarithm of the variance."""
+
+    def __init__(self, config: AutoencoderConfig, name: str):
+        super().__init__(name=name)
+        widths, groups = config.widths, config.groups
+        self.conv_in = conv(3, widths[0], "conv_in")
+        self.levels: list[list[ResidualBlock]] = []
+        self.downsamples: list[Downsample] = []
+        width_in = widths[0]
+        for level, width in enumerate(widths):
+            row = []
+            for i in range(config.blocks):
+                row.append(ResidualBlock(width_in, width, groups, EPSILON, f"level_{level}_{i}"))
+                width_in = width
+            self.levels.append(row)
+            if level < len(widths) - 1:
+                self.downsamples.append(Downsample(width, f"downsample_{level}", pad=(0, 1)))
+        self.middle = Middle(widths[-1], groups, "middle")
+        self.norm_out = GroupNorm(widths[-1], groups, EPSILON, "norm_out")
+        self.conv_out = conv(widths[-1], 2 * config.latent_channels, "conv_out")
+        self.moments = conv(
+            2 * config.latent_channels, 2 * config.latent_channels, "moments", kernel=1
+        )
+
+    def call(self, x):
+        x = self.conv_in(x)
+        for level, row in enumerate(self.levels):
+            for block in row:
+                x = block(x)
+            if level < len(self.downsamples):
+                x = self.downsamples[level](x)
+        x = self.conv_out(ops.silu(self.norm_out(self.middle(x))))
+        return self.moments(x)
+
+
+class Decoder(Block):
+    """Latent, not scaled -> image."""
+
+    def __init__(self, config: AutoencoderConfig, name: str):
+        super().__init__(name=name)
+        widths, groups = config.widths, config.groups
+        self.latent = conv(config.latent_channels, config.latent_channels, "latent", kernel=1)
+        self.conv_in = conv(config.latent_channels, widths[-1], "conv_in")
+        self.middle = Middle(widths[-1], groups, "middle")
+        self.levels: list[list[ResidualBlock]] = []
+        self.upsamples: list[Upsample] = []
+        width_in = widths[-1]
+        for level in range(len(widths) - 1, -1, -1):
+            row = []
+            for i in range(config.blocks + 1):
+                row.append(
+                    ResidualBlock(width_in, widths[level], groups, EPSILON, f"level_{level}_{i}")
+                )
+                width_in = widths[level]
+            self.levels.append(row)
+            if level > 0:
+                self.upsamples.append(Upsample(widths[level], f"upsample_{level}"))
+        self.norm_out = GroupNorm(widths[0], groups, EPSILON, "norm_out")
+        self.conv_out = conv(widths[0], 3, "conv_out")
+
+    def call(self, x):
+        x = self.middle(self.conv_in(self.latent(x)))
+        for level, row in enumerate(self.levels):
+            for block in row:
+                x = block(x)
+            if level < len(self.upsamples):
+                x = self.upsamples[level](x)
+        return self.conv_out(ops.silu(self.norm_out(x)))
+
+
+class Autoencoder(keras.Model):
+    """`encode` images to latents, `decode` latents to images; calling it does both.
+
+    Images are `(batch, height, width, 3)` in [-1, 1], with height and width multiples of
+    `config.factor`; latents are `(batch, height / factor, width / factor, latent_channels)`,
+    scaled to about unit variance.
+
+    Args:
+        config: the network's numbers.
+        name: of the Keras model.
+    """
+
+    def __init__(self, config: AutoencoderConfig, name: str = "autoencoder", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.config = config
+        self.encoder = Encoder(config, "encoder")
+        self.decoder = Decoder(config, "decoder")
+        self.build()
+
+    def build(self, input_shape=None):
+        build_parts(self)
+
+    def moments(self, images):
+        """Mean and log-variance of the latents, not scaled; the latter is held to [-30, 20]."""
+        mean, log_variance = ops.split(self.encoder(images), 2, axis=-1)
+        return mean, ops.clip(log_variance, -30.0, 20.0)
+
+    def encode(self, images, noise=None):
+        """Scaled latents: the mean, or with `noise` (unit normal, like a latent) a sample."""
+        mean, log_variance = self.moments(images)
+        latents = mean if noise is None else mean + ops.exp(0.5 * log_variance) * noise
+        return latents * self.config.scale
+
+    def decode(self, latents):
+        """Images, about [-1, 1], not clipped, float32."""
+        return ops.cast(self.decoder(latents / self.config.scale), "float32")
+
+    def call(self, images):
+        return self.decode(self.encode(images))

@@ -1,0 +1,285 @@
+"""The layers that the three networks share. Images and latents are channels-last.
+
+Every layer is told the width of its input, so a network builds all of its variables when it is
+made, without a symbolic call (which takes minutes on torch) and for any height and width.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+from keras_sd import backend
+from keras_sd.networks.initializers import HostConstant, HostUniform
+
+ZEROS, ONES, GLOROT = HostConstant(0.0), HostConstant(1.0), HostUniform()
+
+
+class Block(keras.layers.Layer):
+    """A layer made of layers: building it builds them.
+
+    Sublayers are attributes, or in lists; the ones that Keras has are made by `dense`, `conv`,
+    `layer_norm` and `embedding`, which record the shape that their input will have.
+    """
+
+    def build(self, input_shape=None):
+        build_parts(self)
+
+
+def build_parts(layer: keras.layers.Layer) -> None:
+    """Builds the direct sublayers of `layer`, each for the input it was made for."""
+    for part in layer._flatten_layers(include_self=False, recursive=False):
+        if not part.built:
+            part.build(getattr(part, "input_width_shape", None))
+
+
+def dense(width_in: int, width: int, name: str, use_bias: bool = True) -> keras.layers.Dense:
+    """A linear map of the last axis."""
+    layer = keras.layers.Dense(
+        width,
+        use_bias=use_bias,
+        kernel_initializer=GLOROT,
+        bias_initializer=ZEROS,
+        name=name,
+    )
+    layer.input_width_shape = (None, width_in)
+    return layer
+
+
+def conv(
+    width_in: int, width: int, name: str, kernel: int = 3, stride: int = 1, zeros: bool = False
+) -> keras.layers.Conv2D:
+    """A convolution that keeps the size; with a stride of 2 the caller pads."""
+    layer = Conv(
+        width,
+        kernel,
+        strides=stride,
+        padding="same" if stride == 1 else "valid",
+        data_format="channels_last",
+        kernel_initializer=ZEROS if zeros else GLOROT,
+        bias_initializer=ZEROS,
+        name=name,
+    )
+    layer.input_width_shape = (None, None, None, width_in)
+    return layer
+
+
+class Conv(keras.layers.Conv2D):
+    """A Keras convolution that computes through `backend.conv2d`."""
+
+    def call(self, x):
+        kernel, bias = (ops.convert_to_tensor(v) for v in (self.kernel, self.bias))
+        return backend.conv2d(x, kernel, bias, self.strides[0], self.padding)
+
+
+def layer_norm(width: int, name: str, epsilon: float = 1e-5) -> keras.layers.LayerNormalization:
+    """Layer normalisation of the last axis."""
+    layer = keras.layers.LayerNormalization(
+        epsilon=epsilon, gamma_initializer=ONES, beta_initializer=ZEROS, name=name
+    )
+    layer.input_width_shape = (None, width)
+    return layer
+
+
+def embedding(size: int, width: int, name: str) -> keras.layers.Embedding:
+    """A vector for each of `size` integers."""
+    return keras.layers.Embedding(size, width, embeddings_initializer=HostUniform(0.05), name=name)
+
+
+class GroupNorm(keras.layers.Layer):
+    """Group normalisation (Wu & He 2018) over the channels of `(batch, height, width, channels)`.
+
+    Args:
+        width: channels.
+        groups: divides `width`.
+        epsilon: 1e-5 in the UNet's residual blocks, 1e-6 in its transformers and the autoencoder.
+    """
+
+    def __init__(self, width: int, groups: int, epsilon: float, name: str):
+        super().__init__(name=name)
+        self.width, self.groups, self.epsilon = width, groups, epsilon
+
+    def build(self, input_shape=None):
+        self.gamma = self.add_weight(shape=(self.width,), initializer=ONES, name="gamma")
+        self.beta = self.add_weight(shape=(self.width,), initializer=ZEROS, name="beta")
+
+    def call(self, x):
+        return backend.group_norm(x, self.groups, self.gamma.value, self.beta.value, self.epsilon)
+
+
+class Attention(Block):
+    """Multi-head attention (Vaswani et al. 2017) of tokens on a context.
+
+    Args:
+        width: features of a token, in and out.
+        heads: divides `width`.
+        context_width: features of a context token; `width` where the context is the input.
+        bias: of the query, key and value maps (the output map always has one).
+        causal: a token sees itself and those before it.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        name: str,
+        context_width: int | None = None,
+        bias: bool = False,
+        causal: bool = False,
+    ):
+        super().__init__(name=name)
+        self.heads, self.causal = heads, causal
+        self.query = dense(width, width, "query", use_bias=bias)
+        self.key = dense(context_width or width, width, "key", use_bias=bias)
+        self.value = dense(context_width or width, width, "value", use_bias=bias)
+        self.out = dense(width, width, "out")
+
+    def call(self, x, context=None):
+        context = x if context is None else context
+        query, key, value = (
+            self._split(part) for part in (self.query(x), self.key(context), self.value(context))
+        )
+        mixed = backend.attention(query, key, value, causal=self.causal)
+        return self.out(ops.reshape(mixed, ops.shape(x)))
+
+    def _split(self, x):
+        batch, tokens, width = ops.shape(x)
+        return ops.reshape(x, (batch, tokens, self.heads, width // self.heads))
+
+
+class ResidualBlock(Block):
+    """Two normalised convolutions and a shortcut; the timestep's embedding shifts the middle.
+
+    Args:
+        width_in: channels of the input.
+        width: channels of the output.
+        groups: of both norms.
+        epsilon: of both norms.
+        time_width: features of the timestep's embedding; None in the autoencoder, which has none.
+    """
+
+    def __init__(
+        self,
+        width_in: int,
+        width: int,
+        groups: int,
+        epsilon: float,
+        name: str,
+        time_width: int | None = None,
+    ):
+        super().__init__(name=name)
+        self.norm1 = GroupNorm(width_in, groups, epsilon, "norm1")
+        self.conv1 = conv(width_in, width, "conv1")
+        self.time = None if time_width is None else dense(time_width, width, "time")
+        self.norm2 = GroupNorm(width, groups, epsilon, "norm2")
+        self.conv2 = conv(width, width, "conv2")
+        self.shortcut = None if width_in == width else conv(width_in, width, "shortcut", kernel=1)
+
+    def call(self, x, time=None):
+        h = self.conv1(ops.silu(self.norm1(x)))
+        if self.time is not None:
+            h = h + self.time(ops.silu(time))[:, None, None, :]
+        h = self.conv2(ops.silu(self.norm2(h)))
+        return h + (x if self.shortcut is None else self.shortcut(x))
+
+
+class Downsample(Block):
+    """Half the size, by a convolution of stride 2.
+
+    `pad` is what is added before and after each side: `(1, 1)` in the UNet, `(0, 1)` in the
+    autoencoder's encoder. "same" would be `(0, 1)` for an even size only.
+    """
+
+    def __init__(self, width: int, name: str, pad: tuple[int, int] = (1, 1)):
+        super().__init__(name=name)
+        self.pad = keras.layers.ZeroPadding2D((pad, pad), data_format="channels_last")
+        self.conv = conv(width, width, "conv", stride=2)
+
+    def call(self, x):
+        return self.conv(self.pad(x))
+
+
+class Upsample(Block):
+    """Twice the size, by repeating pixels and a convolution.
+
+    `like` is a tensor whose height and width the result has: one less than twice the size, where
+    an odd size was halved on the way down.
+    """
+
+    def __init__(self, width: int, name: str):
+        super().__init__(name=name)
+        self.conv = conv(width, width, "conv")
+
+    def call(self, x, like=None):
+        batch, height, width, channels = ops.shape(x)
+        x = ops.reshape(x, (batch, height, 1, width, 1, channels))
+        x = ops.broadcast_to(x, (batch, height, 2, width, 2, channels))
+        x = ops.reshape(x, (batch, 2 * height, 2 * width, channels))
+        if like is not None:
+            x = x[:, : ops.shape(like)[1], : ops.shape(like)[2], :]
+        return self.conv(x)
+
+
+class FeedForward(Block):
+    """GEGLU (Shazeer 2020): half of the hidden features gate the others through an exact gelu."""
+
+    def __init__(self, width: int, name: str):
+        super().__init__(name=name)
+        self.hidden = dense(width, 8 * width, "hidden")
+        self.out = dense(4 * width, width, "out")
+
+    def call(self, x):
+        hidden, gate = ops.split(self.hidden(x), 2, axis=-1)
+        return self.out(hidden * ops.gelu(gate, approximate=False))
+
+
+class TransformerBlock(Block):
+    """Self-attention, attention on the text, feed-forward: each normalised, each added."""
+
+    def __init__(self, width: int, heads: int, context_width: int, name: str):
+        super().__init__(name=name)
+        self.norm1 = layer_norm(width, "norm1")
+        self.self_attention = Attention(width, heads, "self_attention")
+        self.norm2 = layer_norm(width, "norm2")
+        self.cross_attention = Attention(width, heads, "cross_attention", context_width)
+        self.norm3 = layer_norm(width, "norm3")
+        self.feed_forward = FeedForward(width, "feed_forward")
+
+    def call(self, x, context):
+        x = x + self.self_attention(self.norm1(x))
+        x = x + self.cross_attention(self.norm2(x), context)
+        return x + self.feed_forward(self.norm3(x))
+
+
+class SpatialTransformer(Block):
+    """Transformer blocks over the pixels of a feature map, each of which sees the whole text."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        depth: int,
+        context_width: int,
+        groups: int,
+        linear: bool,
+        name: str,
+    ):
+        super().__init__(name=name)
+        self.linear = linear
+        self.norm = GroupNorm(width, groups, 1e-6, "norm")
+        self.proj_in = self._projection(width, "proj_in")
+        self.blocks = [
+            TransformerBlock(width, heads, context_width, f"block_{i}") for i in range(depth)
+        ]
+        self.proj_out = self._projection(width, "proj_out")
+
+    def _projection(self, width: int, name: str):
+        return dense(width, width, name) if self.linear else conv(width, width, name, kernel=1)
+
+    def call(self, x, context):
+        batch, height, width, channels = ops.shape(x)
+        # A dense layer works on the last axis, so both kinds of projection take the feature map.
+        tokens = ops.reshape(self.proj_in(self.norm(x)), (batch, height * width, channels))
+        for block in self.blocks:
+            tokens = block(tokens, context)
+        return x + self.proj_out(ops.reshape(tokens, (batch, height, width, channels)))

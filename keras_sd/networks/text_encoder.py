@@ -1,0 +1,78 @@
+"""CLIP's text transformer (Radford et al. 2021), which turns a prompt into a context."""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+from keras_sd.config import TextEncoderConfig
+from keras_sd.networks.layers import Attention, Block, build_parts, dense, embedding, layer_norm
+
+
+def quick_gelu(x):
+    """OpenAI's approximation of gelu: `x * sigmoid(1.702 x)`."""
+    return x * ops.sigmoid(1.702 * x)
+
+
+def exact_gelu(x):
+    """`x * Phi(x)`, with the error function."""
+    return ops.gelu(x, approximate=False)
+
+
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": exact_gelu}
+
+
+class TextEmbedding(Block):
+    """A vector a token, plus one a position."""
+
+    def __init__(self, config: TextEncoderConfig, name: str):
+        super().__init__(name=name)
+        self.tokens = embedding(config.vocab_size, config.width, "tokens")
+        self.positions = embedding(config.max_length, config.width, "positions")
+
+    def call(self, tokens):
+        return self.tokens(tokens) + self.positions(ops.arange(ops.shape(tokens)[1]))
+
+
+class TextLayer(Block):
+    """Causal self-attention and a feed-forward part: each normalised, each added."""
+
+    def __init__(self, config: TextEncoderConfig, name: str):
+        super().__init__(name=name)
+        width = config.width
+        self.activation = ACTIVATIONS[config.activation]
+        self.norm1 = layer_norm(width, "norm1", config.epsilon)
+        self.attention = Attention(width, config.heads, "attention", bias=True, causal=True)
+        self.norm2 = layer_norm(width, "norm2", config.epsilon)
+        self.hidden = dense(width, config.mlp_width, "hidden")
+        self.out = dense(config.mlp_width, width, "out")
+
+    def call(self, x):
+        x = x + self.attention(self.norm1(x))
+        return x + self.out(self.activation(self.hidden(self.norm2(x))))
+
+
+class TextEncoder(keras.Model):
+    """Token ids `(batch, max_length)` int32 -> text encoding `(batch, max_length, width)`.
+
+    Args:
+        config: the network's numbers.
+        name: of the Keras model.
+    """
+
+    def __init__(self, config: TextEncoderConfig, name: str = "text_encoder", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.config = config
+        self.embedding = TextEmbedding(config, "embedding")
+        self.blocks = [TextLayer(config, f"layer_{i}") for i in range(config.depth)]
+        self.norm = layer_norm(config.width, "norm", config.epsilon)
+        self.build()
+
+    def build(self, input_shape=None):
+        build_parts(self)
+
+    def call(self, tokens):
+        x = self.embedding(tokens)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)

@@ -1,0 +1,147 @@
+"""The denoising network: a UNet over latents that attends to the text (Rombach et al. 2022)."""
+
+from __future__ import annotations
+
+import math
+
+import keras
+from keras import ops
+
+from keras_sd.config import UNetConfig
+from keras_sd.networks.layers import (
+    Block,
+    Downsample,
+    GroupNorm,
+    ResidualBlock,
+    SpatialTransformer,
+    Upsample,
+    build_parts,
+    conv,
+    dense,
+)
+
+
+def timestep_embedding(timesteps, width: int, max_period: float = 10000.0):
+    """Sinusoids of the timesteps (Vaswani et al. 2017): cosines first, then sines.
+
+    Args:
+        timesteps: `(batch,)` float32.
+        width: even.
+        max_period: of the slowest sinusoid, in timesteps.
+
+    Returns:
+        `(batch, width)` float32.
+    """
+    half = width // 2
+    frequencies = ops.exp(ops.arange(half, dtype="float32") * (-math.log(max_period) / half))
+    angles = ops.cast(timesteps, "float32")[:, None] * frequencies[None, :]
+    return ops.concatenate([ops.cos(angles), ops.sin(angles)], axis=-1)
+
+
+class Level(Block):
+    """One residual block and, where `depth` is not 0, the transformer after it."""
+
+    def __init__(self, config: UNetConfig, level: int, width_in: int, depth: int, name: str):
+        super().__init__(name=name)
+        width = config.widths[level]
+        self.residual = ResidualBlock(
+            width_in, width, config.groups, 1e-5, "residual", config.time_width
+        )
+        self.transformer = depth and SpatialTransformer(
+            width,
+            config.heads[level],
+            depth,
+            config.context_width,
+            config.groups,
+            config.linear_projection,
+            "transformer",
+        )
+
+    def call(self, x, time, context):
+        x = self.residual(x, time)
+        return self.transformer(x, context) if self.transformer else x
+
+
+class UNet(keras.Model):
+    """Latent, timestep and text encoding -> prediction, `(batch, height, width, out_channels)`.
+
+    Called as `unet(latent, timesteps, context)`: latent `(batch, height, width, in_channels)` of
+    any height and width, timesteps `(batch,)` float32 (fractions allowed) in training steps,
+    context `(batch, tokens, context_width)`. The timesteps are never rounded to the compute dtype.
+
+    Args:
+        config: the network's numbers.
+        name: of the Keras model.
+    """
+
+    def __init__(self, config: UNetConfig, name: str = "unet", **kwargs):
+        super().__init__(name=name, autocast=False, **kwargs)
+        self.config = config
+        widths, depths, last = config.widths, config.depths, len(config.widths) - 1
+
+        self.time1 = dense(widths[0], config.time_width, "time1")
+        self.time2 = dense(config.time_width, config.time_width, "time2")
+        self.conv_in = conv(config.in_channels, widths[0], "conv_in")
+
+        skips = [widths[0]]
+        self.down: list[list[Level]] = []
+        self.downsamples: list[Downsample] = []
+        for level, width in enumerate(widths):
+            row = []
+            for i in range(config.blocks):
+                row.append(Level(config, level, skips[-1], depths[level], f"down_{level}_{i}"))
+                skips.append(width)
+            self.down.append(row)
+            if level < last:
+                self.downsamples.append(Downsample(width, f"downsample_{level}"))
+                skips.append(width)
+
+        self.middle = Level(config, last, widths[last], max(depths[last], 1), "middle")
+        self.middle_residual = ResidualBlock(
+            widths[last], widths[last], config.groups, 1e-5, "middle_residual", config.time_width
+        )
+
+        self.up: list[list[Level]] = []
+        self.upsamples: list[Upsample] = []
+        width_in = widths[last]
+        for level in range(last, -1, -1):
+            row = []
+            for i in range(config.blocks + 1):
+                width_in += skips.pop()
+                row.append(Level(config, level, width_in, depths[level], f"up_{level}_{i}"))
+                width_in = widths[level]
+            self.up.append(row)
+            if level > 0:
+                self.upsamples.append(Upsample(widths[level], f"upsample_{level}"))
+
+        self.norm_out = GroupNorm(widths[0], config.groups, 1e-5, "norm_out")
+        self.conv_out = conv(widths[0], config.out_channels, "conv_out", zeros=True)
+        self.build()
+
+    def build(self, input_shape=None):
+        build_parts(self)
+
+    def call(self, latent, timesteps, context):
+        time = timestep_embedding(timesteps, self.config.widths[0])
+        time = self.time2(ops.silu(self.time1(ops.cast(time, self.compute_dtype))))
+        context = ops.cast(context, self.compute_dtype)
+        x = self.conv_in(ops.cast(latent, self.compute_dtype))
+
+        skips = [x]
+        for level, row in enumerate(self.down):
+            for block in row:
+                x = block(x, time, context)
+                skips.append(x)
+            if level < len(self.downsamples):
+                x = self.downsamples[level](x)
+                skips.append(x)
+
+        x = self.middle_residual(self.middle(x, time, context), time)
+
+        for level, row in enumerate(self.up):
+            for block in row:
+                x = block(ops.concatenate([x, skips.pop()], axis=-1), time, context)
+            if level < len(self.upsamples):
+                x = self.upsamples[level](x, like=skips[-1])
+
+        return ops.cast(self.conv_out(ops.silu(self.norm_out(x))), "float32")

@@ -1,0 +1,53 @@
+"""Stable Diffusion for Keras 3, on TensorFlow, JAX or torch.
+
+>>> import keras_sd
+>>> pipeline = keras_sd.StableDiffusion.from_preset("emoji")
+>>> images = pipeline.text_to_image("a cat face on a blue background", seed=1)
+
+Importing this module imports neither Keras nor a backend: each name is loaded when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras_sd.pipeline import StableDiffusion
+    from keras_sd.registry import get_sampler, list_samplers
+    from keras_sd.sampling import Step
+    from keras_sd.schedules import get_schedule, list_schedules
+
+_HOME = {
+    "StableDiffusion": "pipeline",
+    "Step": "sampling",
+    "get_sampler": "registry",
+    "get_schedule": "schedules",
+    "list_samplers": "registry",
+    "list_schedules": "schedules",
+}
+
+__version__ = version("keras-sd")
+
+__all__ = [
+    "StableDiffusion",
+    "Step",
+    "__version__",
+    "get_sampler",
+    "get_schedule",
+    "list_samplers",
+    "list_schedules",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'keras_sd' has no attribute {name!r}")
+    value = getattr(import_module(f"keras_sd.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

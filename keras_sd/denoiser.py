@@ -1,0 +1,79 @@
+"""The UNet as a denoiser: `denoise(x, level) -> x0`, with classifier-free guidance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_sd.backend import JitCompile, compile_step
+from keras_sd.networks import UNet
+from keras_sd.noise import Level
+from keras_sd.sampler import Denoise
+
+
+class Denoiser:
+    """Turns a UNet's prediction into the clean latent that it implies.
+
+    Args:
+        unet: called once an evaluation: the unconditional and the conditional half of guidance
+            are one batch.
+        prediction: `"epsilon"` or `"v"`, what the UNet was trained to give.
+        jit_compile: see `keras_sd.backend.compile_step`.
+    """
+
+    def __init__(self, unet: UNet, prediction: str, jit_compile: JitCompile = "auto"):
+        self._unet = unet
+        self._prediction = prediction
+        self._guided = compile_step(self._guided_x0, [unet], jit_compile)
+        self._plain = compile_step(self._plain_x0, [unet], jit_compile)
+
+    def __call__(self, context: Any, unconditional: Any, guidance_scale: float) -> Denoise:
+        """The denoiser of one run.
+
+        Args:
+            context: text encodings of the prompts, `(batch, tokens, features)`.
+            unconditional: of the negative prompts, the same shape.
+            guidance_scale: w of Ho & Salimans 2022 as Stable Diffusion counts it:
+                `unconditional + w * (conditional - unconditional)`. 1 is no guidance, and then
+                the unconditional half is not computed.
+
+        Returns:
+            `denoise(x, level) -> x0`, float32 like x.
+        """
+        if guidance_scale == 1:
+
+            def denoise(x: Any, level: Level) -> Any:
+                return self._plain(x, *_scalars(level.t, level.alpha, level.sigma), context)
+
+            return denoise
+
+        both = ops.concatenate([unconditional, context])
+        (scale,) = _scalars(guidance_scale)
+
+        def denoise_guided(x: Any, level: Level) -> Any:
+            return self._guided(x, *_scalars(level.t, level.alpha, level.sigma), both, scale)
+
+        return denoise_guided
+
+    def _plain_x0(self, x, t, alpha, sigma, context):
+        return self._x0(x, alpha, sigma, self._predict(x, t, context))
+
+    def _guided_x0(self, x, t, alpha, sigma, both, scale):
+        unconditional, conditional = ops.split(self._predict(ops.concatenate([x, x]), t, both), 2)
+        guided = unconditional + scale * (conditional - unconditional)
+        return self._x0(x, alpha, sigma, guided)
+
+    def _predict(self, x, t, context):
+        return self._unet(x, ops.broadcast_to(t, (x.shape[0],)), context)
+
+    def _x0(self, x, alpha, sigma, prediction):
+        if self._prediction == "v":  # Salimans & Ho 2022, appendix D
+            return alpha * x - sigma * prediction
+        return (x - sigma * prediction) / alpha
+
+
+def _scalars(*values: float) -> list[Any]:
+    """Float32 tensors: a Python number would be compiled in, one trace a value."""
+    return [ops.convert_to_tensor(np.float32(value)) for value in values]

@@ -235,11 +235,23 @@ def _from_dict(cls: Any, data: Any, where: str) -> Any:
         if name in parts:
             values[name] = _from_dict(parts[name], value, f"{where}.{name}")
         else:
-            values[name] = tuple(value) if isinstance(value, list) else value
+            values[name] = _checked_type(fields[name], value, f"{where}.{name}")
     try:
         return cls(**values)
-    except TypeError as error:
+    except (TypeError, ZeroDivisionError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _checked_type(of: dataclasses.Field, value: Any, where: str) -> Any:
+    """The value, if it is of the type that the field's default has."""
+    value = tuple(value) if isinstance(value, list) else value
+    wanted = str if of.default is dataclasses.MISSING else type(of.default)
+    accepted = (int, float) if wanted is float else (wanted,)
+    if type(value) not in accepted:
+        raise ValueError(f"{where}: expected {wanted.__name__}, not {value!r}")
+    if wanted is tuple and any(type(item) is not int for item in value):
+        raise ValueError(f"{where}: expected integers, not {value!r}")
+    return value
 
 
 _PARTS = {

@@ -113,7 +113,7 @@ def get_sampler(sampler: str | Sampler, **settings: Any) -> Sampler:
         made = target(**settings)
     if not callable(made):
         raise SamplerLoadError(f"{_origin(info)} is no sampler: {made!r} is not callable.")
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def _declared() -> list[SamplerInfo]:
@@ -243,7 +243,7 @@ def _given(sampler: Any, settings: dict[str, Any]) -> Sampler:
             f"{sampler!r} is made already: give {_names(settings)} where it is made, or pass a "
             "name."
         )
-    return sampler  # type: ignore[no-any-return]
+    return sampler
 
 
 def _setting(parameter: inspect.Parameter) -> str:

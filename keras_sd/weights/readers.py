@@ -1,0 +1,185 @@
+"""Files of weights, read without running anything and without trusting them.
+
+The header of a `.safetensors` file is checked as a whole before one number of the data is looked
+at; the tensors are then views of the file, mapped into memory, which are read when they are used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import ml_dtypes
+import numpy as np
+
+_MAX_HEADER = 25_000_000
+"""Bytes. A full SD 1.x header has 150 kB; the format's own limit is 100 MB."""
+
+DTYPES: dict[str, np.dtype] = {
+    name: np.dtype(dtype)
+    for name, dtype in {
+        "F64": "<f8",
+        "F32": "<f4",
+        "F16": "<f2",
+        "BF16": ml_dtypes.bfloat16,
+        "I64": "<i8",
+        "I32": "<i4",
+        "I16": "<i2",
+        "I8": "i1",
+        "U64": "<u8",
+        "U32": "<u4",
+        "U16": "<u2",
+        "U8": "u1",
+        "BOOL": "?",
+    }.items()
+}
+"""The dtypes of the format that we read."""
+
+
+class WeightsError(ValueError):
+    """A file of weights is damaged or is not the one it should be; the message names both."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a header says of a tensor.
+
+    Attributes:
+        dtype: a key of `DTYPES`.
+        shape: of the tensor.
+        start: first byte in the file.
+        stop: byte after the last.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, TensorInfo]:
+    """What a `.safetensors` file holds, without reading the tensors.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The tensors by name, in the order of the file.
+
+    Raises:
+        WeightsError: the file is not whole or not of this format; the message says where.
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(path)
+
+    def refuse(reason: str) -> NoReturn:
+        raise WeightsError(f"{path} is no whole .safetensors file: {reason}")
+
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size < 8:
+            refuse(f"it has {size} bytes, and the length of a header alone takes 8")
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(_MAX_HEADER, size - 8):
+            refuse(f"its header would have {length} bytes, the file has {size}")
+        text = file.read(length)
+    try:
+        header = json.loads(text.decode(), object_pairs_hook=_unrepeated)
+    except (ValueError, RecursionError) as error:
+        refuse(f"its header cannot be read ({error})")
+    if not isinstance(header, dict):
+        refuse("its header is not a JSON object")
+    header.pop("__metadata__", None)
+
+    tensors = {}
+    for name, entry in header.items():
+        try:
+            tensors[name] = _tensor_info(entry, 8 + length)
+        except WeightsError as error:
+            refuse(f"tensor {name!r}: {error}")
+
+    end = 8 + length
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if info.start != end:
+            refuse(
+                f"tensor {name!r} begins at byte {info.start}, not at {end} after the one before"
+            )
+        end = info.stop
+    if end != size:
+        refuse(f"its tensors end at byte {end}, the file at {size}")
+    return tensors
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The tensors of a `.safetensors` file.
+
+    Args:
+        path: of the file. It must not be written to while the arrays are in use.
+
+    Returns:
+        Read-only arrays by name, mapped into memory: no number is read before it is used.
+
+    Raises:
+        WeightsError: see `read_header`.
+        FileNotFoundError: there is no such file.
+    """
+    header = read_header(path)
+    data = np.asarray(np.memmap(path, np.uint8, "r"))
+    return {
+        name: data[info.start : info.stop].view(DTYPES[info.dtype]).reshape(info.shape)
+        for name, info in header.items()
+    }
+
+
+def _tensor_info(entry: Any, offset: int) -> TensorInfo:
+    """One entry of the header, checked; `offset` is where the data begins in the file."""
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise WeightsError("its entry is not dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise WeightsError(f"dtype {_shown(dtype)} is not one of {', '.join(DTYPES)}")
+    # NumPy counts in 64 bits, also where one of the sizes is 0.
+    if not _is_sizes(shape) or math.prod(max(size, 1) for size in shape) >= 2**60:
+        raise WeightsError(f"shape {_shown(shape)} is not a list of sizes")
+    if not _is_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise WeightsError(f"data_offsets {_shown(offsets)} are not two rising positions")
+    start, stop = offsets
+    expected = math.prod(shape) * DTYPES[dtype].itemsize
+    if stop - start != expected:
+        raise WeightsError(
+            f"{dtype} of shape {_shown(shape)} takes {_shown(expected)} bytes, not {stop - start}"
+        )
+    return TensorInfo(dtype, tuple(shape), offset + start, offset + stop)
+
+
+def _is_sizes(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= 32
+        and all(type(size) is int and 0 <= size < 2**60 for size in value)
+    )
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{_shown(name)} is there twice")
+        found[name] = value
+    return found
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:80] + "..."

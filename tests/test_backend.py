@@ -1,0 +1,147 @@
+"""Fast paths against their plain forms, and the compiled step."""
+
+from __future__ import annotations
+
+import logging
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_sd import backend
+
+rng = np.random.default_rng(3)
+
+
+def normal(*shape):
+    return ops.convert_to_tensor(rng.standard_normal(shape, dtype=np.float32))
+
+
+def close(a, b, tolerance=1e-5):
+    a, b = (ops.convert_to_numpy(ops.cast(x, "float32")) for x in (a, b))
+    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+
+
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-1])
+def test_group_norm_is_its_plain_form_and_keras_own(epsilon):
+    x, scale, offset = 3 * normal(2, 5, 3, 12) + 1, normal(12), normal(12)
+    ours = backend.group_norm(x, 4, scale, offset, epsilon)
+    close(ours, backend.group_norm_plain(x, 4, scale, offset, epsilon))
+    layer = keras.layers.GroupNormalization(4, epsilon=epsilon)
+    layer.build(x.shape)
+    layer.gamma.assign(scale)
+    layer.beta.assign(offset)
+    close(ours, layer(x))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_group_norm_has_float32_statistics(dtype):
+    # The squares of these overflow float16, and bfloat16 has 3 digits of their mean.
+    x, scale, offset = 20 * normal(1, 8, 8, 4) + 300, normal(4), normal(4)
+    low = ops.cast(x, dtype)
+    expected = backend.group_norm_plain(ops.cast(low, "float32"), 2, scale, offset, 1e-6)
+    for form in (backend.group_norm, backend.group_norm_plain):
+        ours = form(low, 2, scale, offset, 1e-6)
+        assert keras.backend.standardize_dtype(ours.dtype) == dtype
+        close(ours, expected, 1e-2)
+
+
+def attention_by_numpy(query, key, value, causal):
+    query, key, value = (ops.convert_to_numpy(x).astype("float64") for x in (query, key, value))
+    scores = np.einsum("bqhd,bkhd->bhqk", query, key) / np.sqrt(query.shape[-1])
+    if causal:
+        scores = np.where(np.tri(*scores.shape[-2:], dtype=bool), scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return np.einsum("bhqk,bkhd->bqhd", weights, value)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("form", [backend.attention, backend.attention_plain])
+def test_attention(form, causal):
+    query, key, value = (2 * normal(2, 7, 3, 4) for _ in range(3))
+    close(form(query, key, value, causal), attention_by_numpy(query, key, value, causal))
+
+
+@pytest.mark.parametrize("form", [backend.attention, backend.attention_plain])
+def test_attention_on_a_context_of_another_length(form):
+    query, key, value = normal(2, 7, 3, 4), normal(2, 5, 3, 4), normal(2, 5, 3, 4)
+    close(form(query, key, value), attention_by_numpy(query, key, value, False))
+
+
+@pytest.mark.parametrize("queries", [7, 9, 20])
+def test_attention_in_chunks(monkeypatch, queries):
+    monkeypatch.setattr(backend, "_CHUNK_QUERIES", 3)
+    query, key, value = normal(2, queries, 3, 4), normal(2, 5, 3, 4), normal(2, 5, 3, 4)
+    expected = attention_by_numpy(query, key, value, False)
+    close(backend._attention_chunked(query, key, value), expected)
+
+    calls = []
+    chunked = backend._attention_chunked
+    monkeypatch.setattr(backend, "_CHUNK_SCORES", 1)
+    monkeypatch.setattr(
+        backend, "_attention_chunked", lambda *args: calls.append(1) or chunked(*args)
+    )
+    close(backend.attention(query, key, value), expected)
+    if backend.NAME == "jax":
+        import jax
+
+        assert len(calls) == (jax.default_backend() == "cpu")
+    else:
+        assert not calls
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(3, 1, "same"), (1, 1, "same"), (3, 2, "valid")]
+)
+def test_conv2d_is_keras_own(kernel, stride, padding):
+    x = normal(2, 7, 6, 4)
+    layer = keras.layers.Conv2D(
+        5, kernel, stride, padding, data_format="channels_last", bias_initializer="normal"
+    )
+    expected = layer(x)
+    weights, bias = (ops.convert_to_tensor(v) for v in (layer.kernel, layer.bias))
+    close(backend.conv2d(x, weights, bias, stride, padding), expected)
+
+
+@pytest.mark.parametrize("jit_compile", [True, False, "auto"])
+def test_a_compiled_step_sees_new_weights(jit_compile):
+    layer = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    step = backend.compile_step(lambda x, scale: layer(x) * scale, [layer], jit_compile)
+    x, kernel = normal(4, 3), layer.layers[0].kernel
+    for factor in (1.0, -3.0):
+        kernel.assign(np.full((3, 2), factor, "float32"))
+        expected = 2 * factor * ops.convert_to_numpy(x).sum(-1, keepdims=True).repeat(2, -1)
+        out = step(x, ops.convert_to_tensor(np.float32(2)))
+        np.testing.assert_allclose(ops.convert_to_numpy(out), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_compiled_step_is_traced_once_a_shape():
+    if backend.NAME == "torch":
+        pytest.skip("torch runs eagerly")
+    layer = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    traces = []
+    step = backend.compile_step(lambda x, t: traces.append(1) or layer(x) + t, [layer], True)
+    for t in (1.0, 2.0, 3.0):
+        step(normal(4, 3), ops.convert_to_tensor(np.float32(t)))
+    assert len(traces) == 1
+    step(normal(5, 3), ops.convert_to_tensor(np.float32(0)))
+    assert len(traces) == 2
+
+
+@pytest.mark.parametrize("wrong", ["yes", None, 2])
+def test_jit_compile_is_checked(wrong):
+    with pytest.raises(ValueError, match="True, False or 'auto', not"):
+        backend.resolve_jit_compile(wrong)
+
+
+def test_torch_switches_jit_compile_off_with_one_line(caplog):
+    torch = backend.NAME == "torch"
+    with caplog.at_level(logging.INFO, logger="keras_sd"):
+        assert backend.resolve_jit_compile(False) is False
+        automatic = backend.resolve_jit_compile("auto")
+        assert not caplog.records
+        assert backend.resolve_jit_compile(True) is (not torch)
+    assert automatic is (backend.NAME == "jax") or backend.NAME == "tensorflow"
+    assert len(caplog.records) == torch

@@ -1,0 +1,123 @@
+"""Measures the embedded model: does it draw what was asked for?
+
+    python -m keras_sd.training.measure [PRESET] [--font PATH] [--json FILE]
+
+One image is made of every subject on every background, with fixed seeds and the preset's own
+defaults. An image shows the subject whose rendering is nearest in mean squared error, over all
+subjects, sizes and shifts of the training pictures, on the background that the image has; its
+background is the colour nearest to the median of the pixels along its border. The autoencoder's
+error is the mean absolute error on [-1, 1] over pictures it was not trained on by index.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+from keras import ops
+
+from keras_sd.training.pictures import COLOURS, HEIGHTS, SHIFT, SUBJECTS, Pictures, caption
+
+_BORDER = 2
+
+
+def backgrounds(images: np.ndarray) -> list[str]:
+    """The colour of each image's border: images uint8 `(n, height, width, 3)`."""
+    ring = np.ones(images.shape[1:3], bool)
+    ring[_BORDER:-_BORDER, _BORDER:-_BORDER] = False
+    border = np.median(images[:, ring], axis=1)
+    palette = np.array(list(COLOURS.values()), np.float64)
+    nearest = ((border[:, None] - palette) ** 2).sum(-1).argmin(-1)
+    return [list(COLOURS)[i] for i in nearest]
+
+
+def subjects(images: np.ndarray, colours: list[str], source: Pictures) -> list[str]:
+    """The subject nearest to each image, among renderings on the image's own background.
+
+    Args:
+        images: uint8 `(n, 64, 64, 3)`.
+        colours: the background of each, as `backgrounds` gives them.
+        source: draws the renderings.
+    """
+    found: list[str] = [""] * len(images)
+    names = list(SUBJECTS)
+    shifts = range(-SHIFT, SHIFT + 1)
+    variants = list(itertools.product(HEIGHTS, shifts, shifts))
+    pixels = images.reshape(len(images), -1).astype(np.float32) / 127.5 - 1
+    for colour in sorted(set(colours)):
+        rows = [i for i, each in enumerate(colours) if each == colour]
+        best = np.full(len(rows), np.inf)
+        for name in names:
+            drawn = np.stack([source.draw(name, colour, dx, dy, h) for h, dx, dy in variants])
+            flat = drawn.reshape(len(drawn), -1)
+            # |a - b|^2 without |a|^2, which is the same for every candidate.
+            distance = (flat**2).sum(1)[None] - 2 * pixels[rows] @ flat.T
+            for k, value in enumerate(distance.min(1)):
+                if value < best[k]:
+                    best[k], found[rows[k]] = value, name
+    return found
+
+
+def measure(preset: str | Path, font: str | Path | None = None, batch: int = 26) -> dict:
+    """Every subject on every background.
+
+    Returns:
+        `subject` and `background`: fractions of images that show what was asked for;
+        `autoencoder_error`: mean absolute error on [-1, 1]; `images`: how many were made;
+        `wrong`: those that do not, as "asked -> shown".
+    """
+    from keras_sd.pipeline import StableDiffusion
+
+    source = Pictures(font)
+    pipeline = StableDiffusion.from_preset(preset)
+    asked = list(itertools.product(SUBJECTS, COLOURS))
+    made = []
+    for start in range(0, len(asked), batch):
+        prompts = [caption(*pair) for pair in asked[start : start + batch]]
+        made.append(pipeline.text_to_image(prompts, seed=0, first_image=start))
+    images = np.concatenate(made)
+    shown_colours = backgrounds(images)
+    shown_subjects = subjects(images, shown_colours, source)
+
+    rng = np.random.default_rng(12345)
+    errors = []
+    for _ in range(8):
+        pictures = np.stack([source.random(rng)[0] for _ in range(26)])
+        decoded = ops.convert_to_numpy(pipeline.autoencoder(pictures))
+        errors.append(np.abs(np.clip(decoded, -1, 1) - pictures).mean())
+
+    shown = list(zip(shown_subjects, shown_colours, strict=True))
+    return {
+        "subject": float(np.mean([a[0] == s[0] for a, s in zip(asked, shown, strict=True)])),
+        "background": float(np.mean([a[1] == s[1] for a, s in zip(asked, shown, strict=True)])),
+        "autoencoder_error": float(np.mean(errors)),
+        "images": len(images),
+        "wrong": [
+            f"{caption(*a)} -> {caption(*s)}" for a, s in zip(asked, shown, strict=True) if a != s
+        ],
+    }
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("preset", nargs="?", default="emoji")
+    parser.add_argument("--font", type=Path)
+    parser.add_argument("--json", type=Path, help="write the result here too")
+    arguments = parser.parse_args()
+    result = measure(arguments.preset, arguments.font)
+    print(f"images                  {result['images']}")
+    print(f"right subject           {result['subject']:.1%}")
+    print(f"right background        {result['background']:.1%}")
+    print(f"autoencoder's error     {result['autoencoder_error']:.4f}")
+    for line in result["wrong"]:
+        print(f"  {line}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

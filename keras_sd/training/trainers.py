@@ -1,0 +1,158 @@
+"""The two objectives, as Keras models: `fit` trains them on any backend.
+
+All randomness comes with the data, made by NumPy from (seed, epoch, step): a run can be repeated,
+and resumed by Keras' own `BackupAndRestore`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_sd.networks import Autoencoder, TextEncoder, UNet
+
+
+class Batches(keras.utils.PyDataset):
+    """An endless supply of batches cut into epochs, each a function of (seed, epoch, step).
+
+    Args:
+        make: called with a NumPy generator; returns the inputs and the target of one batch.
+        steps: batches an epoch.
+        seed: of the run.
+        epoch: the first epoch's number.
+    """
+
+    def __init__(self, make: Callable, steps: int, seed: int, epoch: int = 0):
+        super().__init__(workers=1)
+        self.make, self.steps, self.seed, self.epoch = make, steps, seed, epoch
+
+    def __len__(self):
+        return self.steps
+
+    def __getitem__(self, index):
+        return self.make(np.random.default_rng((self.seed, self.epoch, index)))
+
+    def on_epoch_end(self):
+        self.epoch += 1
+
+
+class AutoencoderTrainer(keras.Model):
+    """Mean absolute error of the picture and of its edges, and a small pull to a unit normal.
+
+    Inputs: `{"image": (batch, height, width, 3), "noise": unit normal, shaped like the latents}`;
+    the target is the image. The pull is the Kullback-Leibler term of Kingma & Welling 2014.
+
+    Args:
+        autoencoder: what is trained.
+        kl_weight: of the pull, a latent value.
+        edge_weight: of the differences between neighbouring pixels.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, kl_weight: float = 1e-4, edge_weight: float = 0.5):
+        super().__init__(name="autoencoder_trainer")
+        self.autoencoder, self.kl_weight, self.edge_weight = autoencoder, kl_weight, edge_weight
+        self.built = True
+
+    def call(self, inputs):
+        mean, log_variance = self.autoencoder.moments(inputs["image"])
+        mean, log_variance = ops.cast(mean, "float32"), ops.cast(log_variance, "float32")
+        kl = 0.5 * ops.mean(ops.square(mean) + ops.exp(log_variance) - 1.0 - log_variance)
+        self.add_loss(self.kl_weight * kl)
+        latents = mean + ops.exp(0.5 * log_variance) * inputs["noise"]
+        return self.autoencoder.decode(latents * self.autoencoder.config.scale)
+
+    def reconstruction_loss(self, image, decoded):
+        """Mean absolute error, plus that of the horizontal and vertical differences."""
+        error = decoded - image
+        loss = ops.mean(ops.abs(error))
+        across = error[:, :, 1:] - error[:, :, :-1]
+        down = error[:, 1:] - error[:, :-1]
+        return loss + self.edge_weight * (ops.mean(ops.abs(across)) + ops.mean(ops.abs(down)))
+
+
+class DenoiserTrainer(keras.Model):
+    """Mean squared error of the UNet's prediction, with the text encoder trained along.
+
+    Inputs: `{"latent": noised (batch, height, width, channels), "timestep": (batch,) float32,
+    "tokens": (batch, max_length) int32}`; the target is what the UNet should predict.
+    """
+
+    def __init__(self, text_encoder: TextEncoder, unet: UNet):
+        super().__init__(name="denoiser_trainer", autocast=False)
+        self.text_encoder, self.unet = text_encoder, unet
+        self.built = True
+
+    def call(self, inputs):
+        context = self.text_encoder(inputs["tokens"])
+        return self.unet(inputs["latent"], inputs["timestep"], context)
+
+
+def noised(latents, timesteps, noise, alphas_cumprod, prediction: str):
+    """What the denoiser sees and what it should predict.
+
+    Args:
+        latents: x0, `(batch, height, width, channels)`.
+        timesteps: integers, `(batch,)`.
+        noise: unit normal, like `latents`.
+        alphas_cumprod: the training table.
+        prediction: `"epsilon"` or `"v"` (Salimans & Ho 2022).
+
+    Returns:
+        Two float32 arrays: `alpha x0 + sigma noise`, and the target.
+    """
+    abar = np.asarray(alphas_cumprod)[timesteps][:, None, None, None]
+    alpha, sigma = np.sqrt(abar), np.sqrt(1 - abar)
+    target = noise if prediction == "epsilon" else alpha * noise - sigma * latents
+    return np.float32(alpha * latents + sigma * noise), np.float32(target)
+
+
+def fit(
+    trainer: keras.Model,
+    loss: Callable | str,
+    make: Callable,
+    *,
+    steps: int,
+    steps_per_epoch: int,
+    learning_rate: float,
+    seed: int,
+    backup: str,
+    callbacks: list[keras.callbacks.Callback],
+    decay_steps: int | None = None,
+) -> None:
+    """Trains to `steps`, continuing from `backup` where an earlier call stopped.
+
+    AdamW with a warm-up of 200 steps and a cosine decay that reaches zero after `decay_steps`
+    (None: after `steps`); gradients clipped to norm 1.
+    """
+    decay_steps = decay_steps or steps
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, decay_steps, warmup_target=learning_rate, warmup_steps=min(200, decay_steps // 10)
+    )
+    trainer.compile(
+        optimizer=keras.optimizers.AdamW(schedule, weight_decay=1e-4, global_clipnorm=1.0),
+        loss=loss,
+    )
+    trainer.optimizer.build(trainer.trainable_variables)
+    batches = Batches(make, steps_per_epoch, seed)
+
+    class KeepEpoch(keras.callbacks.Callback):
+        """A resumed run goes on with the data of the epoch it had reached."""
+
+        def on_epoch_begin(self, epoch, logs=None):
+            batches.epoch = epoch
+
+    trainer.fit(
+        batches,
+        epochs=-(-steps // steps_per_epoch),
+        callbacks=[
+            keras.callbacks.BackupAndRestore(backup, delete_checkpoint=False),
+            KeepEpoch(),
+            *callbacks,
+        ],
+        shuffle=False,
+        verbose=1 if sys.stdout.isatty() else 2,  # a bar, or a line an epoch
+    )

@@ -1,0 +1,185 @@
+"""The sessions of `nox`: each builds its own environment and holds the project to something.
+
+    nox                                  all of them, but for the matrix's rest
+    nox -s "tests(backend='jax')"        the tests on one backend, with the Python that runs nox
+    nox -s "tests-3.13(backend='torch')" the same with another Python
+    nox -R ...                           again, in the environments that are there already
+
+A Python that is not installed is skipped with a line that says so.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import zipfile
+from pathlib import Path
+
+import nox
+
+PYTHONS = ("3.11", "3.12", "3.13")
+BACKENDS = ("jax", "tensorflow", "torch")
+ROOT = Path(__file__).parent
+CONSTRAINTS = ("-c", str(ROOT / "tests" / "constraints.txt"))
+# The build for CPUs is a third of the size of the one the extra names; it is the same module.
+PACKAGE = {"tensorflow": "tensorflow-cpu"}
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False
+
+
+def prepare(session: nox.Session, backend: str) -> None:
+    """Quiet, and on one thread: two starve each other on small models and few cores."""
+    session.env.update(
+        KERAS_BACKEND=backend,
+        KERAS_HOME=session.create_tmp(),  # not the settings of whoever runs this
+        OMP_NUM_THREADS="1",
+        TF_CPP_MIN_LOG_LEVEL="3",
+        TF_ENABLE_ONEDNN_OPTS="0",
+    )
+
+
+def run_tests(session: nox.Session, backend: str) -> None:
+    """The suite on one backend, in an environment that does not have the other two."""
+    session.install(*CONSTRAINTS, ".", PACKAGE.get(backend, backend), "pytest")
+    prepare(session, backend)
+    absent = [name for name in BACKENDS if name != backend]
+    session.run(
+        "python",
+        "-c",
+        "import sys; from importlib.util import find_spec\n"
+        "found = [name for name in sys.argv[1:] if find_spec(name)]\n"
+        "sys.exit(f'also installed: {found}' if found else 0)",
+        *absent,
+    )
+    session.run("pytest", "-m", "not references and not examples", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("backend", BACKENDS)
+def tests(session: nox.Session, backend: str) -> None:
+    """The tests on one backend, with the Python that runs nox."""
+    run_tests(session, backend)
+
+
+def tests_with(python: str) -> None:
+    """The tests with another Python. By default on one backend: what differs is the language."""
+    for backend in BACKENDS:
+
+        @nox.session(
+            name=f"tests-{python}(backend={backend!r})", python=python, default=backend == "jax"
+        )
+        def tests_python(session: nox.Session, backend: str = backend) -> None:
+            """The tests on one backend, with another Python."""
+            run_tests(session, backend)
+
+
+for version in PYTHONS:
+    if not platform.python_version().startswith(version + "."):
+        tests_with(version)
+
+
+@nox.session
+def plugin(session: nox.Session) -> None:
+    """Our wheel and a stranger's, installed together, far from the source tree."""
+    tmp = Path(session.create_tmp()).resolve()
+    wheels, away = tmp / "wheels", tmp / "away"
+    for folder in (wheels, away):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    session.run(
+        *("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels)),
+        *(str(ROOT), str(ROOT / "tests" / "plugin")),
+    )
+    (ours,) = wheels.glob("keras_sd-*.whl")
+    (theirs,) = wheels.glob("acme_heun-*.whl")
+    check_wheel(session, ours)
+
+    # Without a backend: the listing works, and the command says what to install.
+    session.install(*CONSTRAINTS, str(ours), str(theirs), "pytest")
+    session.chdir(away)
+    prompt = "a cat face on a blue background"
+    listing = session.run("keras-sd", "samplers", silent=True)
+    session.log(listing)
+    for name in ("ddim", "pndm", "euler", "acme_heun"):
+        if name not in listing:
+            session.error(f"keras-sd samplers does not list {name}")
+    refusal = session.run("keras-sd", "generate", prompt, silent=True, success_codes=[2])
+    for backend in BACKENDS:
+        if f'pip install "keras-sd[{backend}]"' not in refusal:
+            session.error(f"without a backend, the command does not say how to install {backend}")
+
+    # With one: a picture by the stranger's sampler, and the kit on it.
+    session.install(*CONSTRAINTS, f"{ours}[jax]")
+    prepare(session, "jax")
+    where = session.run("python", "-c", "import keras_sd; print(keras_sd.__file__)", silent=True)
+    if "site-packages" not in where:
+        session.error(f"not the wheel was imported, but {where}")
+    picture = away / "heun.png"
+    session.run(
+        *("keras-sd", "generate", prompt, "--sampler", "acme_heun", "--steps", "8"),
+        *("--seed", "1", "--output", str(picture)),
+    )
+    if not picture.read_bytes().startswith(b"\x89PNG"):
+        session.error(f"{picture} is no PNG file")
+    session.run("pytest", str(ROOT / "tests" / "plugin"), "-p", "no:cacheprovider")
+
+
+def check_wheel(session: nox.Session, wheel: Path) -> None:
+    """What a wheel must hold, since no test of the source tree can see that it is missing."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (entry_points,) = (n for n in names if n.endswith(".dist-info/entry_points.txt"))
+        declared = archive.read(entry_points).decode()
+    for needed in (
+        "keras_sd/presets/emoji/model.safetensors",
+        "keras_sd/presets/emoji/config.json",
+        "keras_sd_samplers/ddim.py",
+        "keras_sd/py.typed",
+        ".dist-info/licenses/LICENSE",
+        ".dist-info/licenses/NOTICE",
+    ):
+        if not any(name.endswith(needed) for name in names):
+            session.error(f"{wheel.name} does not hold {needed}")
+    for needed in ("[console_scripts]", "[keras_sd.samplers]"):
+        if needed not in declared:
+            session.error(f"{wheel.name} declares no {needed}")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and types."""
+    session.install(*CONSTRAINTS, ".", "ruff", "mypy")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The pages and the API reference; a warning is an error. `-- serve` shows them."""
+    session.install(*CONSTRAINTS, "mkdocs-material", "mkdocstrings[python]", "ruff")
+    session.env["NO_MKDOCS_2_WARNING"] = "1"  # an announcement, printed at every start
+    if session.posargs:
+        session.run("mkdocs", *session.posargs)
+    else:
+        session.run("mkdocs", "build", "--strict", "--site-dir", session.create_tmp())
+
+
+@nox.session
+def doc_examples(session: nox.Session) -> None:
+    """Every Python and `keras-sd` example of the README and the pages, run."""
+    session.install(*CONSTRAINTS, ".[jax]", "pytest")
+    prepare(session, "jax")
+    session.run("pytest", "-m", "examples", *session.posargs)
+
+
+@nox.session
+def references(session: nox.Session) -> None:
+    """Makes the golden fixtures again with diffusers and transformers, and compares."""
+    session.install(*CONSTRAINTS, ".", "torch", "diffusers", "transformers", "pytest")
+    prepare(session, "torch")
+    session.env["HF_HUB_OFFLINE"] = "1"
+    session.run("pytest", "-m", "references", *session.posargs)

@@ -1,0 +1,216 @@
+"""Who may import whom, read from the sources; and what an import costs, seen in a new process."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import importlib.util
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BACKENDS = {"jax", "tensorflow", "torch"}
+
+# Lower numbers know nothing of higher ones.
+RANK = {
+    "noise": 0,
+    "schedules": 1,
+    "sampler": 1,
+    "networks": 2,
+    "config": 2,
+    "backend": 2,
+    "sampling": 3,
+    "denoiser": 3,
+    "registry": 3,
+    "weights": 3,
+    "tokenizer": 3,
+    "image": 3,
+    "random": 3,
+    "pipeline": 4,
+    "cli": 5,
+    "models": 5,
+    "testing": 5,
+    "training": 5,
+}
+
+# Modules that promise to need nothing but what is named here, wherever in the file it is imported.
+NEEDS_ONLY = {
+    "noise": set(),
+    "schedules": set(),
+    "sampler": set(),
+    "registry": set(),
+    "sampling": set(),
+    "config": set(),
+    "random": {"numpy"},
+    "image": {"numpy", "PIL"},
+    "tokenizer": {"numpy", "ftfy", "regex"},
+}
+
+
+def folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    assert spec is not None, f"{package} is not installed"
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+CORE = folder("keras_sd")
+SAMPLERS = folder("keras_sd_samplers")
+
+
+def imports(source: str) -> set[str]:
+    """Full names of all that a source imports, at any depth of nesting, literal strings given to
+    `import_module` included."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if name in ("import_module", "__import__"):
+                found.add(str(node.args[0].value))
+    return found
+
+
+def files(root: Path) -> dict[str, set[str]]:
+    """Path inside a package -> what that file imports."""
+    return {
+        path.relative_to(root).as_posix(): imports(path.read_text(encoding="utf-8"))
+        for path in sorted(root.rglob("*.py"))
+    }
+
+
+def part(path: str) -> str:
+    """`weights/load.py` -> `weights`: the part of the house a file belongs to."""
+    return path.split("/")[0].removesuffix(".py")
+
+
+def parts_imported(names: set[str]) -> set[str]:
+    """The parts of keras_sd among full names; the package itself is `__init__`."""
+    ours = (name.split(".") for name in names if name.split(".")[0] == "keras_sd")
+    return {words[1] if len(words) > 1 and words[1] in RANK else "__init__" for words in ours}
+
+
+def tops(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+def strangers(names: set[str]) -> set[str]:
+    """What is neither ours nor the standard library's."""
+    return tops(names) - {"keras_sd"} - set(sys.stdlib_module_names)
+
+
+CORE_FILES = files(CORE)
+SAMPLER_FILES = files(SAMPLERS)
+
+
+def test_the_reader_of_imports_sees_them_all():
+    source = (
+        "import a.b\nfrom c import d as e\n"
+        "def f():\n    import g\n    import_module('h')\n    importlib.import_module('i.j')\n"
+    )
+    assert imports(source) == {"a.b", "c.d", "g", "h", "i.j"}
+    assert parts_imported({"keras_sd.noise.Level", "keras_sd.image", "numpy"}) == {"noise", "image"}
+    assert parts_imported({"keras_sd.__version__", "keras_sd"}) == {"__init__"}
+
+
+def test_every_file_has_a_place_in_the_house():
+    assert {part(path) for path in CORE_FILES} - {"__init__"} <= set(RANK)
+
+
+def test_imports_go_down_only():
+    graph: dict[str, set[str]] = {}
+    for path, names in CORE_FILES.items():
+        importer = part(path)
+        if importer == "__init__":
+            continue
+        for imported in parts_imported(names) - {importer}:
+            if imported == "__init__":
+                # It loads lazily, so it is as good as a layer above all; only the top may use it.
+                assert RANK[importer] == max(RANK.values()), f"{path} imports keras_sd itself"
+                continue
+            assert RANK[imported] <= RANK[importer], f"{path} imports keras_sd.{imported}, above it"
+            graph.setdefault(importer, set()).add(imported)
+    graphlib.TopologicalSorter(graph).prepare()  # raises on a circle within one layer
+
+
+def test_only_backend_names_a_backend():
+    naming = {path for path, names in CORE_FILES.items() if tops(names) & BACKENDS}
+    assert naming == {"backend.py"}
+
+
+@pytest.mark.parametrize("name", NEEDS_ONLY)
+def test_a_module_that_promises_to_need_little_keeps_to_it(name):
+    assert strangers(CORE_FILES[f"{name}.py"]) <= NEEDS_ONLY[name]
+
+
+def test_pure_tables_of_weight_names_need_only_the_standard_library():
+    assert not strangers(CORE_FILES["weights/names.py"])
+
+
+def test_samplers_know_the_noise_and_nothing_else_of_keras_sd():
+    assert SAMPLER_FILES.keys() > {"__init__.py"}
+    for path, names in SAMPLER_FILES.items():
+        # Of the contract's module only the names of types, for annotations.
+        assert parts_imported(names) <= {"noise", "sampler"}, path
+        assert strangers(names) <= {"numpy"}, path
+
+
+def test_the_core_knows_no_sampler():
+    for path, names in CORE_FILES.items():
+        assert "keras_sd_samplers" not in tops(names), path
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level modules in a new process after it has run `code`."""
+    script = f"{code}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True
+    )
+    return set(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import keras_sd; dir(keras_sd); keras_sd.__version__",
+        "import keras_sd; keras_sd.list_samplers(); keras_sd.list_schedules()",
+        "import keras_sd; keras_sd.get_sampler('ddim', eta=0.5)",
+        "import keras_sd.cli",
+    ],
+)
+def test_what_needs_no_model_loads_neither_keras_nor_a_backend(code):
+    assert not loaded_after(code) & {"keras", "numpy", "PIL", *BACKENDS}
+
+
+def test_a_listing_imports_no_sampler():
+    loaded = loaded_after("import keras_sd; assert keras_sd.list_samplers()")
+    assert "keras_sd_samplers" not in loaded
+
+
+def test_every_public_name_can_be_had():
+    import keras_sd
+
+    for name in keras_sd.__all__:
+        assert getattr(keras_sd, name) is not None
+    assert set(keras_sd.__all__) <= set(dir(keras_sd))
+    with pytest.raises(AttributeError, match="'keras_sd' has no attribute 'StableDifusion'"):
+        _ = keras_sd.StableDifusion
+
+
+@pytest.mark.parametrize(
+    "reach",
+    [
+        lambda: socket.create_connection(("192.0.2.1", 80), timeout=1),
+        lambda: socket.getaddrinfo("example.org", 80),
+    ],
+)
+def test_no_test_reaches_the_network(reach):
+    with pytest.raises(RuntimeError, match=r"looked up a host|connected to"):
+        reach()

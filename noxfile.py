@@ -183,3 +183,11 @@ def references(session: nox.Session) -> None:
     prepare(session, "torch")
     session.env["HF_HUB_OFFLINE"] = "1"
     session.run("pytest", "-m", "references", *session.posargs)
+
+
+@nox.session
+def tokenizer_reference(session: nox.Session) -> None:
+    """Compares the tokenizer's golden ids with those of the slow tokenizer of transformers 4."""
+    session.install(".", "transformers<5", "ftfy")
+    session.env["HF_HUB_OFFLINE"] = "1"
+    session.run("python", "tests/fixtures/make_tokenizer_goldens.py", "--check")

@@ -98,7 +98,9 @@ def generate(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Sampler steps. Default: the model's.")
     ] = None,
-    guidance: Annotated[float, typer.Option(help="How closely to follow the prompt.")] = 7.5,
+    guidance: Annotated[
+        float | None, typer.Option(help="How closely to follow the prompt. Default: the model's.")
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(min=0, max=2**64 - 1, help="Same seed, same picture. Default: a new one."),
@@ -123,7 +125,7 @@ def generate(
     """
     # 1. What can be known without Keras.
     width, height = _parse_size(size)
-    if not math.isfinite(guidance):
+    if guidance is not None and not math.isfinite(guidance):
         raise ValueError(f"--guidance is {guidance}; it is a finite number, usually 1 to 15.")
     if schedule is not None:
         from keras_sd.schedules import get_schedule
@@ -146,6 +148,7 @@ def generate(
     sampler = sampler or defaults.sampler
     schedule = schedule or defaults.schedule
     steps = steps or defaults.num_steps
+    guidance = defaults.guidance_scale if guidance is None else guidance
 
     # 3. The pictures.
     with _progress_bar(steps) as advance:

@@ -173,6 +173,7 @@ class Defaults:
         sampler: an entry point's name.
         schedule: a schedule's name.
         num_steps: sampler steps.
+        guidance_scale: of classifier-free guidance.
     """
 
     height: int = 512
@@ -180,6 +181,7 @@ class Defaults:
     sampler: str = "ddim"
     schedule: str = "leading"
     num_steps: int = 50
+    guidance_scale: float = 7.5
 
 
 @dataclass(frozen=True)
@@ -284,6 +286,6 @@ EMOJI = ModelConfig(
         latent_channels=8, widths=(32, 48, 96), blocks=1, groups=8, scale=1.0
     ),
     noise=NoiseConfig(prediction="v"),
-    defaults=Defaults(height=64, width=64, schedule="trailing", num_steps=20),
+    defaults=Defaults(height=64, width=64, schedule="trailing", num_steps=20, guidance_scale=3.0),
 )
 """The embedded model: 64x64 emoji, trained by `keras_sd.training`."""

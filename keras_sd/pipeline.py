@@ -114,7 +114,7 @@ class StableDiffusion:
         negative_prompt: str | Sequence[str] | None = None,
         batch_size: int = 1,
         num_steps: int | None = None,
-        unconditional_guidance_scale: float = 7.5,
+        unconditional_guidance_scale: float | None = None,
         seed: int | None = None,
         *,
         sampler: str | Sampler | None = None,
@@ -130,7 +130,8 @@ class StableDiffusion:
             negative_prompt: what to keep away from: one for all, or one a prompt.
             batch_size: images of each prompt.
             num_steps: sampler steps; None is the preset's.
-            unconditional_guidance_scale: how strongly the prompt counts; 1 is no guidance.
+            unconditional_guidance_scale: how strongly the prompt counts; 1 is no guidance; None is
+                the preset's, 7.5 for Stable Diffusion.
             seed: from 0 to 2**64 - 1; None draws one. The same seed gives the same noise on every
                 backend and device.
             sampler: a name (`keras_sd.list_samplers()`) or an instance; None is the preset's.
@@ -173,7 +174,7 @@ class StableDiffusion:
         negative_prompt: str | Sequence[str] | None = None,
         batch_size: int = 1,
         num_steps: int | None = None,
-        unconditional_guidance_scale: float = 7.5,
+        unconditional_guidance_scale: float | None = None,
         seed: int | None = None,
         *,
         sampler: str | Sampler | None = None,
@@ -189,7 +190,9 @@ class StableDiffusion:
         prompts, negatives = _pair(prompt, negative_prompt, batch_size)
         walker = registry.get_sampler(sampler or self.config.defaults.sampler)
         levels = self.levels(num_steps, schedule)
-        scale = _finite("unconditional_guidance_scale", unconditional_guidance_scale)
+        scale = self.config.defaults.guidance_scale
+        if unconditional_guidance_scale is not None:
+            scale = _finite("unconditional_guidance_scale", unconditional_guidance_scale)
         noise, first = self._noise(len(prompts), seed, diffusion_noise, first_image)
         tokens, negative_tokens = self.tokenizer(prompts), self.tokenizer(negatives)
         self._note_unknown_words([*prompts, *negatives])

@@ -27,7 +27,9 @@ class FakePipeline:
     error: BaseException | None = None
     while_drawing = staticmethod(lambda: None)
     config = SimpleNamespace(
-        defaults=SimpleNamespace(sampler="fake-sampler", schedule="trailing", num_steps=3)
+        defaults=SimpleNamespace(
+            sampler="fake-sampler", schedule="trailing", num_steps=3, guidance_scale=5.5
+        )
     )
 
     @classmethod
@@ -103,7 +105,7 @@ def test_generate_with_defaults(fake, capsys) -> None:
                 "negative_prompt": None,
                 "batch_size": 1,
                 "num_steps": 3,
-                "unconditional_guidance_scale": 7.5,
+                "unconditional_guidance_scale": 5.5,
                 "seed": 7,
                 "sampler": "fake-sampler",
                 "schedule": "trailing",
@@ -121,7 +123,7 @@ def test_generate_with_defaults(fake, capsys) -> None:
         "sampler": "fake-sampler",
         "schedule": "trailing",
         "steps": 3,
-        "guidance": 7.5,
+        "guidance": 5.5,
         "width": 16,
         "height": 8,
         "backend": "as configured",

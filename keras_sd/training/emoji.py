@@ -55,9 +55,9 @@ class Recipe:
     autoencoder_decay: int = 4500
     autoencoder_batch: int = 16
     autoencoder_rate: float = 1.5e-3
-    decoder_steps: int = 3900
+    decoder_steps: int = 2250
     decoder_rate: float = 1e-3
-    denoiser_steps: int = 3150
+    denoiser_steps: int = 2850
     denoiser_batch: int = 64
     denoiser_rate: float = 1e-3
     latents: int = 12480
@@ -132,7 +132,7 @@ class _Run:
 
     def autoencoder(self) -> None:
         self._fit_autoencoder(
-            Autoencoder(self.model.autoencoder),
+            trainers.AutoencoderTrainer(Autoencoder(self.model.autoencoder)),
             "autoencoder",
             steps=self.recipe.autoencoder_steps,
             decay_steps=self.recipe.autoencoder_decay,
@@ -141,18 +141,23 @@ class _Run:
         )
 
     def decoder(self) -> None:
-        """More of the same for the decoder alone: the denoiser's latents are fixed by then."""
+        """More for the decoder alone, on nearly exact latents: these are fixed by then."""
         autoencoder = self._load(Autoencoder(self.model.autoencoder), "autoencoder")
         autoencoder.encoder.trainable = False
         self._fit_autoencoder(
-            autoencoder,
+            trainers.AutoencoderTrainer(autoencoder, edge_weight=0.2),
             "decoder",
+            spread=0.3,
             steps=self.recipe.decoder_steps,
             learning_rate=self.recipe.decoder_rate,
             seed=self.recipe.seed + 3,
         )
 
-    def _fit_autoencoder(self, autoencoder: Autoencoder, stage: str, **arguments) -> None:
+    def _fit_autoencoder(
+        self, trainer: trainers.AutoencoderTrainer, stage: str, spread: float = 1.0, **arguments
+    ) -> None:
+        """Trains on random pictures, with latents `spread` times as noisy as the encoder says."""
+        autoencoder = trainer.autoencoder
         done, batch = self.work / f"{stage}.weights.h5", self.recipe.autoencoder_batch
         if done.exists():
             return
@@ -162,7 +167,7 @@ class _Run:
         def make(rng):
             images = np.stack([self.source.random(rng)[0] for _ in range(batch)])
             noise = rng.standard_normal((batch, *latent), dtype=np.float32)
-            return {"image": images, "noise": noise}, images
+            return {"image": images, "noise": noise * np.float32(spread)}, images
 
         held_out = make(np.random.default_rng((self.recipe.seed, 2**32)))[1]
 
@@ -173,7 +178,6 @@ class _Run:
             rows = np.concatenate([held_out[:8], decoded[:8], held_out[8:16], decoded[8:16]])
             return image.to_uint8(rows), 8
 
-        trainer = trainers.AutoencoderTrainer(autoencoder)
         trainers.fit(
             trainer,
             trainer.reconstruction_loss,

@@ -215,6 +215,7 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8), **more):
         (raw({"a": entry()}, b"\0" * 9), "tensors end at byte"),
         (raw({}), "tensors end at byte"),
     ],
+    ids=lambda value: "" if isinstance(value, bytes) else None,
 )
 def test_a_file_that_is_not_whole_is_refused(tmp_path, content, words):
     path = tmp_path / "bad.safetensors"

@@ -1,12 +1,11 @@
-"""Files of weights, read without running anything and without trusting them.
+"""`.safetensors` files.
 
-The header of a `.safetensors` file is checked as a whole before one number of the data is looked
-at; the tensors are then views of the file, mapped into memory, which are read when they are used.
+The header is checked as a whole before one number of the data is looked at; the tensors are then
+views of the file, mapped into memory, which are read when they are used.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -16,6 +15,8 @@ from typing import Any, NoReturn
 
 import ml_dtypes
 import numpy as np
+
+from keras_sd.weights.readers import TensorFile, WeightsError
 
 _MAX_HEADER = 25_000_000
 """Bytes. A full SD 1.x header has 150 kB; the format's own limit is 100 MB."""
@@ -41,10 +42,6 @@ DTYPES: dict[str, np.dtype] = {
 """The dtypes of the format that we read."""
 
 
-class WeightsError(ValueError):
-    """A file of weights is damaged or is not the one it should be; the message names both."""
-
-
 @dataclass(frozen=True)
 class TensorInfo:
     """What a header says of a tensor.
@@ -62,20 +59,14 @@ class TensorInfo:
     stop: int
 
 
-def sha256(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file, as hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_header(path: str | os.PathLike[str]) -> dict[str, TensorInfo]:
+def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """What a `.safetensors` file holds, without reading the tensors.
 
     Args:
         path: of the file.
 
     Returns:
-        The tensors by name, in the order of the file.
+        The tensors by name, in the order of the file, and the file's `__metadata__`.
 
     Raises:
         WeightsError: the file is not whole or not of this format; the message says where.
@@ -100,46 +91,53 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, TensorInfo]:
         refuse(f"its header cannot be read ({error})")
     if not isinstance(header, dict):
         refuse("its header is not a JSON object")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(
+        isinstance(value, str) for value in metadata.values()
+    ):
+        refuse("its __metadata__ is not an object of strings")
 
     tensors = {}
     for name, entry in header.items():
         try:
             tensors[name] = _tensor_info(entry, 8 + length)
         except WeightsError as error:
-            refuse(f"tensor {name!r}: {error}")
+            refuse(f"tensor {_shown(name)}: {error}")
 
     end = 8 + length
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         if info.start != end:
             refuse(
-                f"tensor {name!r} begins at byte {info.start}, not at {end} after the one before"
+                f"tensor {_shown(name)} begins at byte {info.start}, not at {end}, where the one "
+                "before it ends"
             )
         end = info.stop
     if end != size:
         refuse(f"its tensors end at byte {end}, the file at {size}")
-    return tensors
+    return tensors, metadata
 
 
-def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def read(path: str | os.PathLike[str]) -> TensorFile:
     """The tensors of a `.safetensors` file.
 
     Args:
         path: of the file. It must not be written to while the arrays are in use.
 
     Returns:
-        Read-only arrays by name, mapped into memory: no number is read before it is used.
+        Read-only arrays by name, mapped into memory: no number is read before it is used; and the
+        file's `__metadata__`.
 
     Raises:
         WeightsError: see `read_header`.
         FileNotFoundError: there is no such file.
     """
-    header = read_header(path)
+    header, metadata = read_header(path)
     data = np.asarray(np.memmap(path, np.uint8, "r"))
-    return {
+    tensors = {
         name: data[info.start : info.stop].view(DTYPES[info.dtype]).reshape(info.shape)
         for name, info in header.items()
     }
+    return TensorFile(Path(path), "safetensors", tensors, metadata)
 
 
 def _tensor_info(entry: Any, offset: int) -> TensorInfo:

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+SIZE_UNIT = 8
+"""Heights and widths are multiples of this many pixels."""
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
@@ -29,7 +32,8 @@ class TextEncoderConfig:
         depth: transformer layers.
         heads: attention heads; divides `width`.
         mlp_width: hidden features of the feed-forward part.
-        activation: `"quick_gelu"` (OpenAI's CLIP) or `"gelu"` (exact, OpenCLIP).
+        activation: `"quick_gelu"` (OpenAI's CLIP), `"gelu"` (exact, OpenCLIP) or `"gelu_tanh"`
+            (its approximation).
         epsilon: of the layer norms.
     """
 
@@ -39,7 +43,7 @@ class TextEncoderConfig:
     depth: int = 12
     heads: int = 12
     mlp_width: int = 3072
-    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    activation: Literal["quick_gelu", "gelu", "gelu_tanh"] = "quick_gelu"
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
@@ -48,8 +52,9 @@ class TextEncoderConfig:
             f"text encoder: width {self.width} is not a multiple of its {self.heads} heads",
         )
         _require(
-            self.activation in ("quick_gelu", "gelu"),
-            f"text encoder: activation {self.activation!r} is neither 'quick_gelu' nor 'gelu'",
+            self.activation in ("quick_gelu", "gelu", "gelu_tanh"),
+            f"text encoder: activation {self.activation!r} is not one of quick_gelu, gelu, "
+            "gelu_tanh",
         )
 
 
@@ -68,6 +73,8 @@ class UNetConfig:
         groups: groups of every group norm; divides every width.
         linear_projection: project in and out of the transformers on tokens (SD 2.x) rather than
             with 1x1 convolutions (SD 1.x). The arithmetic is the same, the weights' shapes differ.
+        transformer_epsilon: of the group norm that each transformer begins with.
+        gelu: of the gates in the transformers: `"exact"`, or `"tanh"`, its approximation.
     """
 
     in_channels: int = 4
@@ -79,6 +86,8 @@ class UNetConfig:
     context_width: int = 768
     groups: int = 32
     linear_projection: bool = False
+    transformer_epsilon: float = 1e-6
+    gelu: Literal["exact", "tanh"] = "exact"
 
     def __post_init__(self) -> None:
         for name in ("heads", "depths"):
@@ -91,6 +100,10 @@ class UNetConfig:
                 width % heads == 0 and width % self.groups == 0,
                 f"unet: width {width} is not a multiple of {heads} heads and {self.groups} groups",
             )
+        _require(
+            self.gelu in ("exact", "tanh"),
+            f"unet: gelu {self.gelu!r} is not one of exact, tanh",
+        )
 
     @property
     def time_width(self) -> int:
@@ -108,6 +121,7 @@ class AutoencoderConfig:
         blocks: residual blocks a resolution in the encoder (one more in the decoder).
         groups: groups of every group norm.
         scale: what an encoded latent is multiplied by, to have about unit variance.
+        epsilon: of the group norms.
     """
 
     latent_channels: int = 4
@@ -115,6 +129,7 @@ class AutoencoderConfig:
     blocks: int = 2
     groups: int = 32
     scale: float = 0.18215
+    epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
         for width in self.widths:
@@ -222,6 +237,41 @@ class ModelConfig:
         return _from_dict(cls, data, "config")
 
 
+def check_size(name: str, size: int) -> int:
+    """A height or width that works.
+
+    Raises:
+        ValueError: it is not a positive multiple of 8; the message has the two nearest.
+    """
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise ValueError(f"{name} is a number of pixels, not {size!r}")
+    if size < SIZE_UNIT or size % SIZE_UNIT:
+        below = max(SIZE_UNIT, size // SIZE_UNIT * SIZE_UNIT)
+        raise ValueError(
+            f"{name} {size} is not a multiple of {SIZE_UNIT}; the nearest that work are "
+            f"{below} and {below + SIZE_UNIT}"
+        )
+    return size
+
+
+def keras_cv(config: ModelConfig) -> ModelConfig:
+    """The model computed as KerasCV computes it, where that is not how it was trained.
+
+    Every group norm has an epsilon of 1e-5, gelu is its approximation by tanh, and short prompts
+    are filled with the end token in SD 2.x too.
+    """
+    text_encoder = config.text_encoder
+    if text_encoder.activation == "gelu":
+        text_encoder = dataclasses.replace(text_encoder, activation="gelu_tanh")
+    return dataclasses.replace(
+        config,
+        text_encoder=text_encoder,
+        unet=dataclasses.replace(config.unet, transformer_epsilon=1e-5, gelu="tanh"),
+        autoencoder=dataclasses.replace(config.autoencoder, epsilon=1e-5),
+        pad_token="end",
+    )
+
+
 def _from_dict(cls: Any, data: Any, where: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     if not isinstance(data, Mapping):
@@ -266,6 +316,24 @@ _PARTS = {
 
 SD_1 = ModelConfig(name="sd-1")
 """Stable Diffusion 1.1 to 1.5: epsilon prediction, 512x512, CLIP ViT-L/14."""
+
+SD_2 = ModelConfig(
+    name="sd-2",
+    text_encoder=TextEncoderConfig(
+        width=1024, depth=23, heads=16, mlp_width=4096, activation="gelu"
+    ),
+    unet=UNetConfig(heads=(5, 10, 20, 20), context_width=1024, linear_projection=True),
+    noise=NoiseConfig(prediction="v"),
+    defaults=Defaults(height=768, width=768),
+    pad_token="zero",
+)
+"""Stable Diffusion 2.0 and 2.1: v prediction, 768x768, OpenCLIP ViT-H/14 up to its last but one
+layer."""
+
+SD_2_BASE = dataclasses.replace(
+    SD_2, name="sd-2-base", noise=NoiseConfig(), defaults=Defaults(height=512, width=512)
+)
+"""Stable Diffusion 2.0 and 2.1 base: epsilon prediction, 512x512."""
 
 EMOJI = ModelConfig(
     name="emoji",

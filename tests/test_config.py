@@ -63,7 +63,7 @@ def test_a_whole_number_is_a_float_too():
     ("make", "words"),
     [
         (lambda: TextEncoderConfig(width=10, heads=3), "width 10 is not a multiple of its 3 heads"),
-        (lambda: TextEncoderConfig(activation="relu"), "'relu' is neither"),
+        (lambda: TextEncoderConfig(activation="relu"), "'relu' is not one of"),
         (lambda: UNetConfig(heads=(8,)), "heads .* and widths .* differ in length"),
         (lambda: UNetConfig(depths=(1,)), "depths .* and widths .* differ in length"),
         (lambda: UNetConfig(groups=7), "width 320 is not a multiple of 8 heads and 7 groups"),

@@ -15,17 +15,16 @@ from keras_sd.networks.layers import (
     Upsample,
     build_parts,
     conv,
+    rows,
 )
-
-EPSILON = 1e-6
 
 
 class PixelAttention(Block):
     """One head of self-attention over the pixels of a feature map, added to it."""
 
-    def __init__(self, width: int, groups: int, name: str):
+    def __init__(self, width: int, groups: int, epsilon: float, name: str):
         super().__init__(name=name)
-        self.norm = GroupNorm(width, groups, EPSILON, "norm")
+        self.norm = GroupNorm(width, groups, epsilon, "norm")
         self.attention = Attention(width, 1, "attention", bias=True)
 
     def call(self, x):
@@ -37,11 +36,11 @@ class PixelAttention(Block):
 class Middle(Block):
     """Residual block, attention, residual block at the smallest size."""
 
-    def __init__(self, width: int, groups: int, name: str):
+    def __init__(self, width: int, groups: int, epsilon: float, name: str):
         super().__init__(name=name)
-        self.residual1 = ResidualBlock(width, width, groups, EPSILON, "residual1")
-        self.attention = PixelAttention(width, groups, "attention")
-        self.residual2 = ResidualBlock(width, width, groups, EPSILON, "residual2")
+        self.residual1 = ResidualBlock(width, width, groups, epsilon, "residual1")
+        self.attention = PixelAttention(width, groups, epsilon, "attention")
+        self.residual2 = ResidualBlock(width, width, groups, epsilon, "residual2")
 
     def call(self, x):
         return self.residual2(self.attention(self.residual1(x)))
@@ -52,21 +51,21 @@ class Encoder(Block):
 
     def __init__(self, config: AutoencoderConfig, name: str):
         super().__init__(name=name)
-        widths, groups = config.widths, config.groups
+        widths, groups, epsilon = config.widths, config.groups, config.epsilon
         self.conv_in = conv(3, widths[0], "conv_in")
-        self.levels: list[list[ResidualBlock]] = []
+        self.blocks = config.blocks
+        self.levels: list[ResidualBlock] = []
         self.downsamples: list[Downsample] = []
         width_in = widths[0]
         for level, width in enumerate(widths):
-            row = []
-            for i in range(config.blocks):
-                row.append(ResidualBlock(width_in, width, groups, EPSILON, f"level_{level}_{i}"))
+            for i in range(self.blocks):
+                block = ResidualBlock(width_in, width, groups, epsilon, f"level_{level}_{i}")
+                self.levels.append(block)
                 width_in = width
-            self.levels.append(row)
             if level < len(widths) - 1:
                 self.downsamples.append(Downsample(width, f"downsample_{level}", pad=(0, 1)))
-        self.middle = Middle(widths[-1], groups, "middle")
-        self.norm_out = GroupNorm(widths[-1], groups, EPSILON, "norm_out")
+        self.middle = Middle(widths[-1], groups, epsilon, "middle")
+        self.norm_out = GroupNorm(widths[-1], groups, epsilon, "norm_out")
         self.conv_out = conv(widths[-1], 2 * config.latent_channels, "conv_out")
         self.moments = conv(
             2 * config.latent_channels, 2 * config.latent_channels, "moments", kernel=1
@@ -74,7 +73,7 @@ class Encoder(Block):
 
     def call(self, x):
         x = self.conv_in(x)
-        for level, row in enumerate(self.levels):
+        for level, row in enumerate(rows(self.levels, self.blocks)):
             for block in row:
                 x = block(x)
             if level < len(self.downsamples):
@@ -88,29 +87,28 @@ class Decoder(Block):
 
     def __init__(self, config: AutoencoderConfig, name: str):
         super().__init__(name=name)
-        widths, groups = config.widths, config.groups
+        widths, groups, epsilon = config.widths, config.groups, config.epsilon
         self.latent = conv(config.latent_channels, config.latent_channels, "latent", kernel=1)
         self.conv_in = conv(config.latent_channels, widths[-1], "conv_in")
-        self.middle = Middle(widths[-1], groups, "middle")
-        self.levels: list[list[ResidualBlock]] = []
+        self.middle = Middle(widths[-1], groups, epsilon, "middle")
+        self.blocks = config.blocks + 1
+        self.levels: list[ResidualBlock] = []
         self.upsamples: list[Upsample] = []
         width_in = widths[-1]
         for level in range(len(widths) - 1, -1, -1):
-            row = []
-            for i in range(config.blocks + 1):
-                row.append(
-                    ResidualBlock(width_in, widths[level], groups, EPSILON, f"level_{level}_{i}")
-                )
-                width_in = widths[level]
-            self.levels.append(row)
+            width = widths[level]
+            for i in range(self.blocks):
+                block = ResidualBlock(width_in, width, groups, epsilon, f"level_{level}_{i}")
+                self.levels.append(block)
+                width_in = width
             if level > 0:
-                self.upsamples.append(Upsample(widths[level], f"upsample_{level}"))
-        self.norm_out = GroupNorm(widths[0], groups, EPSILON, "norm_out")
+                self.upsamples.append(Upsample(width, f"upsample_{level}"))
+        self.norm_out = GroupNorm(widths[0], groups, epsilon, "norm_out")
         self.conv_out = conv(widths[0], 3, "conv_out")
 
     def call(self, x):
         x = self.middle(self.conv_in(self.latent(x)))
-        for level, row in enumerate(self.levels):
+        for level, row in enumerate(rows(self.levels, self.blocks)):
             for block in row:
                 x = block(x)
             if level < len(self.upsamples):

@@ -6,6 +6,8 @@ made, without a symbolic call (which takes minutes on torch) and for any height 
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -31,6 +33,15 @@ def build_parts(layer: keras.layers.Layer) -> None:
     for part in layer._flatten_layers(include_self=False, recursive=False):
         if not part.built:
             part.build(getattr(part, "input_width_shape", None))
+
+
+def rows(layers: list[Any], length: int) -> list[list[Any]]:
+    """A list of layers cut into rows of one resolution each.
+
+    A network does not keep them as a list of lists: what is in such a list, Keras before 3.15 does
+    not save.
+    """
+    return [layers[start : start + length] for start in range(0, len(layers), length)]
 
 
 def dense(width_in: int, width: int, name: str, use_bias: bool = True) -> keras.layers.Dense:
@@ -92,7 +103,8 @@ class GroupNorm(keras.layers.Layer):
     Args:
         width: channels.
         groups: divides `width`.
-        epsilon: 1e-5 in the UNet's residual blocks, 1e-6 in its transformers and the autoencoder.
+        epsilon: 1e-5 in the UNet's residual blocks; its transformers and the autoencoder have it
+            from their configs.
     """
 
     def __init__(self, width: int, groups: int, epsilon: float, name: str):
@@ -221,29 +233,35 @@ class Upsample(Block):
 
 
 class FeedForward(Block):
-    """GEGLU (Shazeer 2020): half of the hidden features gate the others through an exact gelu."""
+    """GEGLU (Shazeer 2020): half of the hidden features gate the others through a gelu.
 
-    def __init__(self, width: int, name: str):
+    Args:
+        width: features of a token, in and out.
+        gelu: `"exact"`, or `"tanh"`, its approximation.
+    """
+
+    def __init__(self, width: int, gelu: str, name: str):
         super().__init__(name=name)
+        self.approximate = gelu == "tanh"
         self.hidden = dense(width, 8 * width, "hidden")
         self.out = dense(4 * width, width, "out")
 
     def call(self, x):
         hidden, gate = ops.split(self.hidden(x), 2, axis=-1)
-        return self.out(hidden * ops.gelu(gate, approximate=False))
+        return self.out(hidden * ops.gelu(gate, approximate=self.approximate))
 
 
 class TransformerBlock(Block):
     """Self-attention, attention on the text, feed-forward: each normalised, each added."""
 
-    def __init__(self, width: int, heads: int, context_width: int, name: str):
+    def __init__(self, width: int, heads: int, context_width: int, gelu: str, name: str):
         super().__init__(name=name)
         self.norm1 = layer_norm(width, "norm1")
         self.self_attention = Attention(width, heads, "self_attention")
         self.norm2 = layer_norm(width, "norm2")
         self.cross_attention = Attention(width, heads, "cross_attention", context_width)
         self.norm3 = layer_norm(width, "norm3")
-        self.feed_forward = FeedForward(width, "feed_forward")
+        self.feed_forward = FeedForward(width, gelu, "feed_forward")
 
     def call(self, x, context):
         x = x + self.self_attention(self.norm1(x))
@@ -262,14 +280,16 @@ class SpatialTransformer(Block):
         context_width: int,
         groups: int,
         linear: bool,
+        epsilon: float,
+        gelu: str,
         name: str,
     ):
         super().__init__(name=name)
         self.linear = linear
-        self.norm = GroupNorm(width, groups, 1e-6, "norm")
+        self.norm = GroupNorm(width, groups, epsilon, "norm")
         self.proj_in = self._projection(width, "proj_in")
         self.blocks = [
-            TransformerBlock(width, heads, context_width, f"block_{i}") for i in range(depth)
+            TransformerBlock(width, heads, context_width, gelu, f"block_{i}") for i in range(depth)
         ]
         self.proj_out = self._projection(width, "proj_out")
 

@@ -19,7 +19,12 @@ def exact_gelu(x):
     return ops.gelu(x, approximate=False)
 
 
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": exact_gelu}
+def tanh_gelu(x):
+    """The approximation of gelu by tanh (Hendrycks & Gimpel 2016)."""
+    return ops.gelu(x, approximate=True)
+
+
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": exact_gelu, "gelu_tanh": tanh_gelu}
 
 
 class TextEmbedding(Block):

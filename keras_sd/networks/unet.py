@@ -18,6 +18,7 @@ from keras_sd.networks.layers import (
     build_parts,
     conv,
     dense,
+    rows,
 )
 
 
@@ -54,6 +55,8 @@ class Level(Block):
             config.context_width,
             config.groups,
             config.linear_projection,
+            config.transformer_epsilon,
+            config.gelu,
             "transformer",
         )
 
@@ -84,14 +87,13 @@ class UNet(keras.Model):
         self.conv_in = conv(config.in_channels, widths[0], "conv_in")
 
         skips = [widths[0]]
-        self.down: list[list[Level]] = []
+        self.down: list[Level] = []
         self.downsamples: list[Downsample] = []
         for level, width in enumerate(widths):
-            row = []
             for i in range(config.blocks):
-                row.append(Level(config, level, skips[-1], depths[level], f"down_{level}_{i}"))
+                block = Level(config, level, skips[-1], depths[level], f"down_{level}_{i}")
+                self.down.append(block)
                 skips.append(width)
-            self.down.append(row)
             if level < last:
                 self.downsamples.append(Downsample(width, f"downsample_{level}"))
                 skips.append(width)
@@ -101,16 +103,15 @@ class UNet(keras.Model):
             widths[last], widths[last], config.groups, 1e-5, "middle_residual", config.time_width
         )
 
-        self.up: list[list[Level]] = []
+        self.up: list[Level] = []
         self.upsamples: list[Upsample] = []
         width_in = widths[last]
         for level in range(last, -1, -1):
-            row = []
             for i in range(config.blocks + 1):
                 width_in += skips.pop()
-                row.append(Level(config, level, width_in, depths[level], f"up_{level}_{i}"))
+                block = Level(config, level, width_in, depths[level], f"up_{level}_{i}")
+                self.up.append(block)
                 width_in = widths[level]
-            self.up.append(row)
             if level > 0:
                 self.upsamples.append(Upsample(widths[level], f"upsample_{level}"))
 
@@ -128,7 +129,7 @@ class UNet(keras.Model):
         x = self.conv_in(ops.cast(latent, self.compute_dtype))
 
         skips = [x]
-        for level, row in enumerate(self.down):
+        for level, row in enumerate(rows(self.down, self.config.blocks)):
             for block in row:
                 x = block(x, time, context)
                 skips.append(x)
@@ -138,7 +139,7 @@ class UNet(keras.Model):
 
         x = self.middle_residual(self.middle(x, time, context), time)
 
-        for level, row in enumerate(self.up):
+        for level, row in enumerate(rows(self.up, self.config.blocks + 1)):
             for block in row:
                 x = block(ops.concatenate([x, skips.pop()], axis=-1), time, context)
             if level < len(self.upsamples):

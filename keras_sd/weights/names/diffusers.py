@@ -1,0 +1,197 @@
+"""The names of diffusers (UNet2DConditionModel, AutoencoderKL) and transformers (CLIPTextModel).
+
+These tables walk the architecture, and give every variable of a network with its shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from keras_sd.config import AutoencoderConfig, TextEncoderConfig, UNetConfig
+from keras_sd.weights.names import Table, Weight, under
+
+
+def text_encoder(config: TextEncoderConfig) -> Table:
+    """`CLIPTextModel`. Files of transformers 4 have every name under `text_model.`."""
+    width = config.width
+    table = [
+        Weight(
+            "embeddings.token_embedding.weight",
+            "embedding/tokens/embeddings",
+            (config.vocab_size, width),
+        ),
+        Weight(
+            "embeddings.position_embedding.weight",
+            "embedding/positions/embeddings",
+            (config.max_length, width),
+        ),
+        *_norm("final_layer_norm", "norm", width),
+    ]
+    layer = [
+        *_norm("layer_norm1", "norm1", width),
+        *_linear("self_attn.q_proj", "attention/query", width, width),
+        *_linear("self_attn.k_proj", "attention/key", width, width),
+        *_linear("self_attn.v_proj", "attention/value", width, width),
+        *_linear("self_attn.out_proj", "attention/out", width, width),
+        *_norm("layer_norm2", "norm2", width),
+        *_linear("mlp.fc1", "hidden", width, config.mlp_width),
+        *_linear("mlp.fc2", "out", config.mlp_width, width),
+    ]
+    for i in range(config.depth):
+        table += under(f"encoder.layers.{i}.", f"layer_{i}/", layer)
+    return table
+
+
+def unet(config: UNetConfig) -> Table:
+    """`UNet2DConditionModel`."""
+    widths, depths, last = config.widths, config.depths, len(config.widths) - 1
+    time = config.time_width
+    table = [
+        *_linear("time_embedding.linear_1", "time1", widths[0], time),
+        *_linear("time_embedding.linear_2", "time2", time, time),
+        *_conv("conv_in", "conv_in", config.in_channels, widths[0]),
+        *_norm("conv_norm_out", "norm_out", widths[0]),
+        *_conv("conv_out", "conv_out", widths[0], config.out_channels),
+    ]
+
+    def level(block: str, i: int, path: str, width_in: int, width: int, depth: int) -> None:
+        residual = _residual(width_in, width, time)
+        table.extend(under(f"{block}.resnets.{i}.", f"{path}/residual/", residual))
+        if depth:
+            transformer = _transformer(width, depth, config.context_width, config.linear_projection)
+            table.extend(under(f"{block}.attentions.{i}.", f"{path}/transformer/", transformer))
+
+    skips = [widths[0]]
+    for number, width in enumerate(widths):
+        block = f"down_blocks.{number}"
+        for i in range(config.blocks):
+            level(block, i, f"down_{number}_{i}", skips[-1], width, depths[number])
+            skips.append(width)
+        if number < last:
+            name = f"{block}.downsamplers.0.conv"
+            table += _conv(name, f"downsample_{number}/conv", width, width)
+            skips.append(width)
+
+    width = widths[last]
+    level("mid_block", 0, "middle", width, width, max(depths[last], 1))
+    residual = _residual(width, width, time)
+    table += under("mid_block.resnets.1.", "middle_residual/", residual)
+
+    for number in range(last, -1, -1):
+        block = f"up_blocks.{last - number}"
+        for i in range(config.blocks + 1):
+            width_in, width = width + skips.pop(), widths[number]
+            level(block, i, f"up_{number}_{i}", width_in, width, depths[number])
+        if number > 0:
+            table += _conv(f"{block}.upsamplers.0.conv", f"upsample_{number}/conv", width, width)
+    return table
+
+
+def autoencoder(config: AutoencoderConfig) -> Table:
+    """`AutoencoderKL`."""
+    widths, last, latent = config.widths, len(config.widths) - 1, config.latent_channels
+    table = [
+        *_conv("quant_conv", "encoder/moments", 2 * latent, 2 * latent, kernel=1),
+        *_conv("post_quant_conv", "decoder/latent", latent, latent, kernel=1),
+    ]
+    for half, conv_in, conv_out, norm_out in (
+        ("encoder", (3, widths[0]), (widths[last], 2 * latent), widths[last]),
+        ("decoder", (latent, widths[last]), (widths[0], 3), widths[0]),
+    ):
+        residual = _residual(widths[last], widths[last])
+        ends = [
+            *_conv("conv_in", "conv_in", *conv_in),
+            *under("mid_block.resnets.0.", "middle/residual1/", residual),
+            *under("mid_block.attentions.0.", "middle/attention/", _pixel_attention(widths[last])),
+            *under("mid_block.resnets.1.", "middle/residual2/", residual),
+            *_norm("conv_norm_out", "norm_out", norm_out),
+            *_conv("conv_out", "conv_out", *conv_out),
+        ]
+        table += under(f"{half}.", f"{half}/", ends)
+
+    width = widths[0]
+    for number in range(last + 1):
+        block = f"encoder.down_blocks.{number}"
+        for i in range(config.blocks):
+            width_in, width = width, widths[number]
+            path = f"encoder/level_{number}_{i}/"
+            table += under(f"{block}.resnets.{i}.", path, _residual(width_in, width))
+        if number < last:
+            name = f"{block}.downsamplers.0.conv"
+            table += _conv(name, f"encoder/downsample_{number}/conv", width, width)
+
+    width = widths[last]
+    for number in range(last, -1, -1):
+        block = f"decoder.up_blocks.{last - number}"
+        for i in range(config.blocks + 1):
+            width_in, width = width, widths[number]
+            path = f"decoder/level_{number}_{i}/"
+            table += under(f"{block}.resnets.{i}.", path, _residual(width_in, width))
+        if number > 0:
+            name = f"{block}.upsamplers.0.conv"
+            table += _conv(name, f"decoder/upsample_{number}/conv", width, width)
+    return table
+
+
+def _linear(name: str, path: str, width_in: int, width: int, bias: bool = True) -> Iterator[Weight]:
+    yield Weight(f"{name}.weight", f"{path}/kernel", (width_in, width), "linear")
+    if bias:
+        yield Weight(f"{name}.bias", f"{path}/bias", (width,))
+
+
+def _conv(name: str, path: str, width_in: int, width: int, kernel: int = 3) -> Iterator[Weight]:
+    yield Weight(f"{name}.weight", f"{path}/kernel", (kernel, kernel, width_in, width), "conv")
+    yield Weight(f"{name}.bias", f"{path}/bias", (width,))
+
+
+def _norm(name: str, path: str, width: int) -> Iterator[Weight]:
+    yield Weight(f"{name}.weight", f"{path}/gamma", (width,))
+    yield Weight(f"{name}.bias", f"{path}/beta", (width,))
+
+
+def _residual(width_in: int, width: int, time_width: int | None = None) -> Table:
+    return [
+        *_norm("norm1", "norm1", width_in),
+        *_conv("conv1", "conv1", width_in, width),
+        *(() if time_width is None else _linear("time_emb_proj", "time", time_width, width)),
+        *_norm("norm2", "norm2", width),
+        *_conv("conv2", "conv2", width, width),
+        *(_conv("conv_shortcut", "shortcut", width_in, width, 1) if width_in != width else ()),
+    ]
+
+
+def _transformer(width: int, depth: int, context_width: int, linear: bool) -> Table:
+    def projection(name: str, path: str) -> Iterator[Weight]:
+        return _linear(name, path, width, width) if linear else _conv(name, path, width, width, 1)
+
+    table = [
+        *_norm("norm", "norm", width),
+        *projection("proj_in", "proj_in"),
+        *projection("proj_out", "proj_out"),
+    ]
+    block = [
+        *_norm("norm1", "norm1", width),
+        *_attention("attn1.", "self_attention", width, width),
+        *_norm("norm2", "norm2", width),
+        *_attention("attn2.", "cross_attention", width, context_width),
+        *_norm("norm3", "norm3", width),
+        *_linear("ff.net.0.proj", "feed_forward/hidden", width, 8 * width),
+        *_linear("ff.net.2", "feed_forward/out", 4 * width, width),
+    ]
+    for i in range(depth):
+        table += under(f"transformer_blocks.{i}.", f"block_{i}/", block)
+    return table
+
+
+def _pixel_attention(width: int) -> Table:
+    attention = _attention("", "attention", width, width, bias=True)
+    return [*_norm("group_norm", "norm", width), *attention]
+
+
+def _attention(
+    name: str, path: str, width: int, context_width: int, bias: bool = False
+) -> Iterator[Weight]:
+    yield from _linear(f"{name}to_q", f"{path}/query", width, width, bias)
+    yield from _linear(f"{name}to_k", f"{path}/key", context_width, width, bias)
+    yield from _linear(f"{name}to_v", f"{path}/value", context_width, width, bias)
+    yield from _linear(f"{name}to_out.0", f"{path}/out", width, width)

@@ -259,6 +259,11 @@ class Tokenizer:
         size, length = self.vocab_size, self.max_length
         return f"Tokenizer(vocab_size={size}, max_length={length}, pad={self.pad!r})"
 
+    @property
+    def merges(self) -> list[str]:
+        """The merges, "first second" each, first the one that is applied first."""
+        return [f"{first} {second}" for first, second in self._ranks]
+
     def encode(self, text: str) -> list[int]:
         """Encode one prompt, however long.
 

@@ -151,7 +151,20 @@ def test_a_module_that_promises_to_need_little_keeps_to_it(name):
 
 
 def test_pure_tables_of_weight_names_need_only_the_standard_library():
-    assert not strangers(CORE_FILES["weights/names.py"])
+    tables = [path for path in CORE_FILES if path.startswith("weights/names/")]
+    assert len(tables) > 3
+    for path in tables:
+        names = CORE_FILES[path]
+        assert not strangers(names), path
+
+
+def test_of_the_weights_only_loading_needs_keras():
+    needing = {
+        path
+        for path, names in CORE_FILES.items()
+        if path.startswith("weights/") and "keras" in tops(names)
+    }
+    assert needing == {"weights/load.py"}
 
 
 def test_samplers_know_the_noise_and_nothing_else_of_keras_sd():

@@ -26,7 +26,8 @@ from keras_sd.sampling import sample
 from keras_sd.schedules import make_levels
 from keras_sd.weights import names
 from keras_sd.weights.load import load_state_dict
-from keras_sd.weights.readers import read_safetensors
+from keras_sd.weights.names import diffusers
+from keras_sd.weights.readers import read_file
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TOLERANCE = 2e-5
@@ -61,9 +62,9 @@ CONFIGS = {
     },
 }
 PARTS = {
-    "text_encoder": (TextEncoder, names.text_encoder, "text_encoder."),
-    "unet": (UNet, names.unet, "unet."),
-    "autoencoder": (Autoencoder, names.autoencoder, "vae."),
+    "text_encoder": (TextEncoder, diffusers.text_encoder, "text_encoder."),
+    "unet": (UNet, diffusers.unet, "unet."),
+    "autoencoder": (Autoencoder, diffusers.autoencoder, "vae."),
 }
 both_models = pytest.mark.parametrize("model", CONFIGS)
 sizes = pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def build(model, part):
     """A network with the reference's weights."""
     make, table, prefix = PARTS[part]
     config = CONFIGS[model][part]
-    tensors = read_safetensors(FIXTURES / f"{model}.safetensors")
+    tensors = read_file(FIXTURES / f"{model}.safetensors").tensors
     network = make(config)
     load_state_dict(
         network,
@@ -370,8 +371,8 @@ def test_the_goldens_are_what_the_libraries_make(tmp_path):
     spec.loader.exec_module(script)
     script.write(tmp_path)
     for model in CONFIGS:
-        made = read_safetensors(tmp_path / f"{model}.safetensors")
-        kept = read_safetensors(FIXTURES / f"{model}.safetensors")
+        made = read_file(tmp_path / f"{model}.safetensors").tensors
+        kept = read_file(FIXTURES / f"{model}.safetensors").tensors
         assert made.keys() == kept.keys()
         for name, value in kept.items():
             np.testing.assert_array_equal(made[name], value, err_msg=name)

@@ -26,16 +26,19 @@ from keras_sd.config import (
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
 from keras_sd.networks.initializers import weights_follow
 from keras_sd.pipeline import StableDiffusion
-from keras_sd.weights import load, names, save
+from keras_sd.weights import names, presets, save
+from keras_sd.weights.checkpoint import Part, read_preset
 from keras_sd.weights.load import (
-    list_presets,
-    load_preset,
+    arrays_of,
+    build_networks,
+    load_parts,
     load_state_dict,
-    load_weights,
-    read_preset,
     variables_of,
 )
-from keras_sd.weights.readers import WeightsError, read_header, read_safetensors, sha256
+from keras_sd.weights.names import diffusers, own
+from keras_sd.weights.presets import list_presets, locate
+from keras_sd.weights.readers import WeightsError, read_file, sha256
+from keras_sd.weights.readers.safetensors import read_header
 from keras_sd.weights.save import save_preset
 
 MERGES = ["c a", "ca t</w>", "d o", "do g</w>"]
@@ -60,14 +63,6 @@ def networks(config=TINY):
     }
 
 
-def values(models):
-    return {
-        f"{part}/{path}": ops.convert_to_numpy(variable.value)
-        for part, model in models.items()
-        for path, variable in variables_of(model).items()
-    }
-
-
 def same(a, b):
     assert a.keys() == b.keys()
     return all(np.array_equal(a[name], b[name]) for name in a)
@@ -79,16 +74,16 @@ def same(a, b):
 @pytest.mark.parametrize(
     ("table", "network", "config"),
     [
-        (names.text_encoder, TextEncoder, TextEncoderConfig(99, 7, 8, 3, 2, 16)),
-        (names.unet, UNet, TINY.unet),
+        (diffusers.text_encoder, TextEncoder, TextEncoderConfig(99, 7, 8, 3, 2, 16)),
+        (diffusers.unet, UNet, TINY.unet),
         (
-            names.unet,
+            diffusers.unet,
             UNet,
             UNetConfig(4, 4, (4, 8, 8, 12), (1, 2, 2, 4), (1, 2, 0, 1), 2, 6, 4, True),
         ),
-        (names.unet, UNet, UNetConfig(9, 4, (4, 4), (2, 2), (0, 0), 3, 6, 2)),
-        (names.autoencoder, Autoencoder, TINY.autoencoder),
-        (names.autoencoder, Autoencoder, AutoencoderConfig(4, (4, 4, 8, 8), 2, 2)),
+        (diffusers.unet, UNet, UNetConfig(9, 4, (4, 4), (2, 2), (0, 0), 3, 6, 2)),
+        (diffusers.autoencoder, Autoencoder, TINY.autoencoder),
+        (diffusers.autoencoder, Autoencoder, AutoencoderConfig(4, (4, 4, 8, 8), 2, 2)),
     ],
 )
 def test_a_table_has_every_variable_and_every_name_once(table, network, config):
@@ -99,33 +94,43 @@ def test_a_table_has_every_variable_and_every_name_once(table, network, config):
     assert len({entry.name for entry in entries}) == len(entries)
     for entry in entries:
         shape = tuple(variables[entry.path].shape)
+        assert entry.shape == shape
         assert entry.layout == {"kernel": {2: "linear", 4: "conv"}.get(len(shape))}.get(
             entry.path.split("/")[-1], "same"
         )
 
 
 def test_the_tables_of_stable_diffusion_have_the_sizes_known_of_its_files():
-    assert len(names.text_encoder(SD_1.text_encoder)) == 196
-    assert len(names.unet(SD_1.unet)) == 686
-    assert len(names.autoencoder(SD_1.autoencoder)) == 248
+    assert len(diffusers.text_encoder(SD_1.text_encoder)) == 196
+    assert len(diffusers.unet(SD_1.unet)) == 686
+    assert len(diffusers.autoencoder(SD_1.autoencoder)) == 248
 
 
-@pytest.mark.parametrize(
-    ("layout", "theirs", "ours"),
-    [("same", (3, 4), (3, 4)), ("linear", (3, 4), (4, 3)), ("conv", (5, 4, 3, 2), (3, 2, 4, 5))],
-)
-def test_layouts(layout, theirs, ours):
-    weight = names.Weight("a", "b", layout)
-    array = np.arange(np.prod(theirs)).reshape(theirs)
-    assert weight.shape(theirs) == ours
+LAYOUTS = {
+    "same": ((3, 4), (3, 4)),
+    "linear": ((4, 3), (3, 4)),
+    "conv": ((5, 4, 3, 2), (3, 2, 4, 5)),
+    "pointwise": ((4, 3, 1, 1), (3, 4)),
+    "keras_pointwise": ((1, 1, 3, 4), (3, 4)),
+}
+
+
+@pytest.mark.parametrize("part", [None, (0, 3), (2, 3)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(layout, part):
+    theirs, ours = LAYOUTS[layout]
+    weight = names.Weight("a", "b", ours, layout, part)
+    rows = theirs[0]
+    whole = (rows * 3, *theirs[1:]) if part else theirs
+    assert weight.file_shape == whole
+    array = np.arange(np.prod(whole)).reshape(whole)
     assert weight.ours(array).shape == ours
-    np.testing.assert_array_equal(weight.theirs(weight.ours(array)), array)
+    piece = array if part is None else array[part[0] * rows :][:rows]
+    np.testing.assert_array_equal(weight.theirs(weight.ours(array)), piece)
     if layout == "conv":
-        assert weight.ours(array)[2, 1, 3, 4] == array[4, 3, 2, 1]
-
-
-def test_a_layout_with_other_axes_has_no_shape_of_ours():
-    assert names.Weight("a", "b", "linear").shape((3, 4, 1, 1)) is None
+        assert weight.ours(array)[2, 1, 3, 4] == piece[4, 3, 2, 1]
+    elif layout in ("linear", "pointwise"):
+        assert weight.ours(array)[1, 2] == piece[2, 1].item()
 
 
 # Files
@@ -152,7 +157,10 @@ def file(tmp_path):
 
 
 def test_a_file_is_read_as_it_was_written(file):
-    read, header = read_safetensors(file), read_header(file)
+    found, (header, metadata) = read_file(file), read_header(file)
+    read = found.tensors
+    assert (found.path, found.format) == (file, "safetensors")
+    assert found.metadata == metadata == {"format": "pt"}
     assert read.keys() == header.keys() == arrays().keys()
     for name, array in arrays().items():
         assert read[name].dtype == array.dtype
@@ -162,7 +170,7 @@ def test_a_file_is_read_as_it_was_written(file):
 
 
 def test_tensors_are_views_of_the_file(file):
-    tensor = read_safetensors(file)["half"]
+    tensor = read_file(file).tensors["half"]
     base = tensor
     while not isinstance(base, np.memmap):
         base = base.base
@@ -221,14 +229,14 @@ def test_a_file_that_is_not_whole_is_refused(tmp_path, content, words):
     path = tmp_path / "bad.safetensors"
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=words) as caught:
-        read_safetensors(path)
+        read_file(path)
     assert str(path) in str(caught.value)
     assert len(str(caught.value)) < 1000
 
 
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError):
-        read_safetensors(tmp_path / "none.safetensors")
+        read_file(tmp_path / "none.safetensors")
 
 
 def test_any_damage_is_a_weights_error_or_harmless(tmp_path, file):
@@ -242,7 +250,7 @@ def test_any_damage_is_a_weights_error_or_harmless(tmp_path, file):
             del mutated[dice.randrange(len(mutated)) :]
         path.write_bytes(mutated)
         try:
-            for tensor in read_safetensors(path).values():
+            for tensor in read_file(path).tensors.values():
                 tensor.sum()
         except WeightsError:
             refused += 1
@@ -252,6 +260,16 @@ def test_any_damage_is_a_weights_error_or_harmless(tmp_path, file):
 # Loading
 
 
+def load(models, tensors, source="the weights"):
+    """Loads tensors with our own names."""
+    tables = own.tables(TINY)
+    parts = {
+        part: Part({n: t for n, t in tensors.items() if n.startswith(part)}, tables[part], source)
+        for part in models
+    }
+    load_parts(models, parts, source=source)
+
+
 @pytest.fixture(scope="module")
 def models():
     keras.utils.set_random_seed(0)
@@ -259,42 +277,42 @@ def models():
 
 
 def test_weights_load_into_every_variable(models):
-    tensors = {name: value + 1 for name, value in values(models).items()}
+    tensors = {name: value + 1 for name, value in arrays_of(models).items()}
     others = networks()
-    load_weights(others, tensors)
-    assert same(values(others), tensors)
+    load(others, tensors)
+    assert same(arrays_of(others), tensors)
 
 
 def test_everything_wrong_is_said_at_once_and_nothing_is_changed(models):
-    before = values(models)
+    before = arrays_of(models)
     tensors = {name: value + 1 for name, value in before.items()}
     tensors["unet/extra"] = tensors.pop("unet/conv_in/bias")
     tensors["unet/time1/bias"] = np.zeros(3, np.float32)
     tensors["autoencoder/encoder/conv_in/bias"] = np.zeros(4, np.int32)
     with pytest.raises(WeightsError) as caught:
-        load_weights(models, tensors, source="mine.safetensors")
+        load(models, tensors, source="mine.safetensors")
     message = str(caught.value)
     assert message.startswith("mine.safetensors does not fit, nothing was loaded:")
     assert "1 unexpected: unet/extra" in message
     assert "1 missing: unet/conv_in/bias" in message
-    assert "unet/time1/bias is (3,) and gives unet/time1/bias (3,), which is (32,)" in message
+    assert "unet/time1/bias is (3,), not (32,) (time1/bias (32,))" in message
     assert "1 not floating: autoencoder/encoder/conv_in/bias (int32)" in message
-    assert same(values(models), before)
+    assert same(arrays_of(models), before)
 
 
 def test_a_long_list_is_cut_but_counted(models):
     with pytest.raises(WeightsError, match=r"missing: .* and \d+ more$"):
-        load_weights(models, {})
+        load(models, {})
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_not_finite_are_refused_by_name(models, number):
-    before = values(models)
+    before = arrays_of(models)
     tensors = {name: value + 1 for name, value in before.items()}
     tensors["unet/middle/residual/conv1/kernel"][0, 1, 2, 3] = number
     with pytest.raises(WeightsError, match=r"1 not finite: unet/middle/residual/conv1/kernel$"):
-        load_weights(models, tensors)
-    assert same(values(models), before)
+        load(models, tensors)
+    assert same(arrays_of(models), before)
 
 
 def test_numbers_too_large_for_the_weights_dtype_are_refused():
@@ -304,7 +322,7 @@ def test_numbers_too_large_for_the_weights_dtype_are_refused():
     finally:
         keras.config.set_dtype_policy("float32")
     tensors = {name: np.ones(v.shape, "float32") for name, v in variables_of(encoder).items()}
-    table = [names.Weight(name, name) for name in tensors]
+    table = [names.Weight(name, name, tensor.shape) for name, tensor in tensors.items()]
     load_state_dict(encoder, tensors, table)
     tensors["norm/beta"][0] = 1e6
     with pytest.raises(WeightsError, match="1 not finite: norm/beta"):
@@ -314,26 +332,26 @@ def test_numbers_too_large_for_the_weights_dtype_are_refused():
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", ml_dtypes.bfloat16])
 def test_other_precisions_load(models, dtype):
-    tensors = {name: value.astype(dtype) for name, value in values(models).items()}
+    tensors = {name: value.astype(dtype) for name, value in arrays_of(models).items()}
     others = networks()
-    load_weights(others, tensors)
-    assert same(values(others), {name: v.astype("float32") for name, v in tensors.items()})
+    load(others, tensors)
+    assert same(arrays_of(others), {name: v.astype("float32") for name, v in tensors.items()})
 
 
 def test_what_was_loaded_is_not_the_file(tmp_path, models):
     path = tmp_path / "weights.safetensors"
-    tensors = values(models)
+    tensors = arrays_of(models)
     safetensors.numpy.save_file(tensors, path)
     others = networks()
-    load_weights(others, read_safetensors(path))
+    load(others, read_file(path).tensors)
     with open(path, "r+b") as file:
         file.seek(-4096, 2)
         file.write(b"\x7f" * 4096)
-    assert same(values(others), tensors)
+    assert same(arrays_of(others), tensors)
 
 
 def test_foreign_names_and_layouts(models):
-    table = names.unet(TINY.unet)
+    table = diffusers.unet(TINY.unet)
     ours = variables_of(models["unet"])
     theirs = {
         entry.name: np.ascontiguousarray(entry.theirs(ops.convert_to_numpy(ours[entry.path].value)))
@@ -341,15 +359,15 @@ def test_foreign_names_and_layouts(models):
     }
     other = UNet(TINY.unet)
     load_state_dict(other, theirs, table)
-    assert same(values({"unet": other}), values({"unet": models["unet"]}))
+    assert same(arrays_of({"unet": other}), arrays_of({"unet": models["unet"]}))
     theirs["mid_block.resnets.0.conv1.weight"] = np.zeros((8, 8, 3), np.float32)
-    with pytest.raises(WeightsError, match=r"conv1.weight is \(8, 8, 3\) and gives .* None"):
+    with pytest.raises(WeightsError, match=r"conv1.weight is \(8, 8, 3\), not \(8, 8, 3, 3\)"):
         load_state_dict(other, theirs, table)
 
 
 def test_a_table_for_another_network_is_refused(models):
-    with pytest.raises(WeightsError, match="does not fit the network"):
-        load_state_dict(models["unet"], {}, names.unet(SD_1.unet))
+    with pytest.raises(WeightsError, match="does not fit the model"):
+        load_state_dict(models["unet"], {}, diffusers.unet(SD_1.unet))
 
 
 # Preset folders
@@ -358,7 +376,9 @@ def test_a_table_for_another_network_is_refused(models):
 @pytest.fixture
 def preset(tmp_path, models):
     folder = tmp_path / "preset"
-    save_preset(folder, TINY, models, MERGES, ["dog", "cat"], dtype="float32", license="MIT")
+    save_preset(
+        folder, TINY, arrays_of(models), MERGES, ["dog", "cat"], dtype="float32", license="MIT"
+    )
     return folder
 
 
@@ -368,9 +388,8 @@ def test_a_preset_comes_back_as_it_was(preset, models):
     assert found.words == ("cat", "dog")
     assert found.license == "MIT"
     assert found.merges.read_text() == "".join(f"{line}\n" for line in MERGES)
-    parts = load_preset(preset)
-    assert same(values({name: parts[name] for name in models}), values(models))
-    assert parts["tokenizer"].max_length == 8
+    assert same(arrays_of(build_networks(found)), arrays_of(models))
+    assert StableDiffusion.from_preset(preset).tokenizer.max_length == 8
     assert sorted(path.name for path in preset.iterdir()) == [
         "config.json",
         "merges.txt",
@@ -379,13 +398,12 @@ def test_a_preset_comes_back_as_it_was(preset, models):
 
 
 def test_float16_is_the_default_and_saving_again_writes_the_same(preset, models, tmp_path):
-    save_preset(preset, TINY, models, preset / "merges.txt")
-    assert {info.dtype for info in read_header(preset / "model.safetensors").values()} == {"F16"}
-    parts = load_preset(preset)
-    again = {name: parts[name] for name in models}
-    half = {name: value.astype("float16") for name, value in values(models).items()}
-    assert same({n: v.astype("float16") for n, v in values(again).items()}, half)
-    save_preset(tmp_path / "again", TINY, again, MERGES)
+    save_preset(preset, TINY, arrays_of(models), preset / "merges.txt")
+    assert {info.dtype for info in read_header(preset / "model.safetensors")[0].values()} == {"F16"}
+    again = build_networks(read_preset(preset))
+    half = {name: value.astype("float16") for name, value in arrays_of(models).items()}
+    assert same({n: v.astype("float16") for n, v in arrays_of(again).items()}, half)
+    save_preset(tmp_path / "again", TINY, arrays_of(again), MERGES)
     for path in preset.iterdir():
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
 
@@ -425,7 +443,7 @@ def cut(name):
 @pytest.mark.parametrize(
     ("damage", "error", "words"),
     [
-        (lambda folder: (folder / "config.json").unlink(), FileNotFoundError, "config.json"),
+        (lambda folder: (folder / "config.json").unlink(), WeightsError, "no checkpoint"),
         (lambda folder: (folder / "merges.txt").unlink(), FileNotFoundError, "merges.txt"),
         (lambda folder: (folder / "model.safetensors").unlink(), FileNotFoundError, "model.safe"),
         (flip("model.safetensors"), WeightsError, "model.safetensors is damaged.*sha256"),
@@ -451,26 +469,26 @@ def test_a_damaged_preset_is_named_before_anything_is_built(
     preset, damage, error, words, monkeypatch
 ):
     damage(preset)
-    monkeypatch.setattr(load, "UNet", None)
+    monkeypatch.setattr("keras_sd.weights.load.UNet", None)
     with pytest.raises(error, match=words):
-        load_preset(preset)
+        StableDiffusion.from_preset(preset)
 
 
 def test_an_edited_config_does_not_fit_its_weights(preset):
     edit(lambda data: data["unet"].update(blocks=2))(preset)
-    with pytest.raises(WeightsError, match=r"(?s)model.safetensors does not fit.*missing"):
-        load_preset(preset)
+    with pytest.raises(WeightsError, match=r"(?s)preset does not fit.*missing"):
+        StableDiffusion.from_preset(preset)
 
 
 def test_a_preset_that_is_not_there_is_an_error_that_helps(tmp_path, monkeypatch, preset):
-    monkeypatch.setattr(load, "PRESETS", tmp_path)
+    monkeypatch.setattr(presets, "PRESETS", tmp_path)
     assert list_presets() == ["preset"]
-    assert load_preset("preset")["config"] == TINY
+    assert locate("preset") == preset
     with pytest.raises(FileNotFoundError, match=r"'preste'. Did you mean 'preset'\?"):
-        load_preset("preste")
-    with pytest.raises(FileNotFoundError, match="In the package: preset; or give the path"):
-        load_preset(tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match="no preset folder"):
+        locate("preste")
+    with pytest.raises(FileNotFoundError, match=r"Names: preset, sd-1.4, .*hf://owner/name"):
+        locate(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match=r"none is not complete: config.json is missing"):
         read_preset(tmp_path / "none")
 
 
@@ -483,14 +501,14 @@ def test_a_failed_save_leaves_the_old_preset(preset, models, monkeypatch):
 
     monkeypatch.setattr(save, "save_file", half)
     with pytest.raises(OSError, match="no space"):
-        save_preset(preset, TINY, models, MERGES)
+        save_preset(preset, TINY, arrays_of(models), MERGES)
     assert {path.name: path.read_bytes() for path in preset.iterdir()} == before
 
 
 def test_the_config_comes_last(preset, models, monkeypatch):
     """Stopped between the files, the folder is refused: the old config knows the old files."""
     replaced = []
-    original = save._replace
+    original = save.replace_file
 
     def stop(path, write):
         if path.name == "config.json":
@@ -498,19 +516,19 @@ def test_the_config_comes_last(preset, models, monkeypatch):
         replaced.append(path.name)
         original(path, write)
 
-    monkeypatch.setattr(save, "_replace", stop)
+    monkeypatch.setattr(save, "replace_file", stop)
     with pytest.raises(KeyboardInterrupt):
-        save_preset(preset, TINY, models, MERGES)
+        save_preset(preset, TINY, arrays_of(models), MERGES)
     assert replaced == ["model.safetensors", "merges.txt"]
     with pytest.raises(WeightsError, match=r"model.safetensors is damaged or was changed"):
         read_preset(preset)
 
 
 def test_what_cannot_be_saved_is_refused(tmp_path, models):
-    with pytest.raises(ValueError, match="'float16' or 'float32', not 'int8'"):
-        save_preset(tmp_path / "new", TINY, models, MERGES, dtype="int8")
+    with pytest.raises(ValueError, match="float16, bfloat16, float32 or None, not 'int8'"):
+        save_preset(tmp_path / "new", TINY, arrays_of(models), MERGES, dtype="int8")
     encoder = TextEncoder(TINY.text_encoder)
     variables_of(encoder)["norm/gamma"].assign(np.full(8, 1e6, "float32"))
     with pytest.raises(WeightsError, match="not finite as float16: text_encoder/norm/gamma"):
-        save_preset(tmp_path / "new", TINY, {**models, "text_encoder": encoder}, MERGES)
+        save_preset(tmp_path / "new", TINY, arrays_of({**models, "text_encoder": encoder}), MERGES)
     assert not (tmp_path / "new").exists()

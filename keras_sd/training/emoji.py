@@ -26,6 +26,7 @@ from keras_sd.pipeline import StableDiffusion
 from keras_sd.tokenizer import Tokenizer
 from keras_sd.training import pictures, trainers
 from keras_sd.training.bpe import learn_merges
+from keras_sd.weights.load import arrays_of
 from keras_sd.weights.save import save_preset
 
 
@@ -245,11 +246,7 @@ class _Run:
         save_preset(
             self.out,
             pipeline.config,
-            {
-                "text_encoder": pipeline.text_encoder,
-                "unet": pipeline.unet,
-                "autoencoder": pipeline.autoencoder,
-            },
+            arrays_of(pipeline.networks),
             (self.work / "merges.txt").read_text(encoding="utf-8").splitlines(),
             pictures.known_words(),
             license="Apache-2.0; trained on pictures of Noto Color Emoji (SIL OFL 1.1)",

@@ -1,32 +1,32 @@
-"""Writing a preset folder, which `keras_sd.weights.load` reads."""
+"""Writing a model: as a folder of ours, or as one file that other programs read."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import keras
-import numpy as np
-from keras import ops
 from safetensors.numpy import save_file
 
 from keras_sd.config import ModelConfig
-from keras_sd.weights.load import CONFIG, FORMAT, MERGES, WEIGHTS, variables_of
+from keras_sd.weights.checkpoint import CONFIG, FORMAT, MERGES, WEIGHTS
+from keras_sd.weights.files import Dtype, replace_file, tensors_of
+from keras_sd.weights.names import Table, original, own
 from keras_sd.weights.readers import WeightsError, sha256
+from keras_sd.weights.recognise import recognise
+
+_MAX_LISTED = 5
 
 
 def save_preset(
     folder: str | Path,
     config: ModelConfig,
-    models: Mapping[str, keras.Model],
+    arrays: Mapping[str, Any],
     merges: Sequence[str] | Path,
     words: Iterable[str] | None = None,
     *,
-    dtype: Literal["float16", "float32"] = "float16",
+    dtype: Dtype | None = "float16",
     license: str | None = None,
 ) -> None:
     """Writes a preset folder. Files that are there already are replaced, each at once; the config,
@@ -35,36 +35,28 @@ def save_preset(
     Args:
         folder: is made where there is none.
         config: the model's numbers.
-        models: the networks: `text_encoder`, `unet`, `autoencoder`.
+        arrays: every variable by `part/path`, in our layout: `load.arrays_of` has a model's,
+            `Checkpoint.arrays` those of a checkpoint.
         merges: of the tokenizer: pairs with a space between, in order, or the path of their file.
         words: the words the model was trained on, where it is few enough to say.
-        dtype: of the numbers in the file.
+        dtype: of the numbers in the file; None is as they are.
         license: of the weights.
 
     Raises:
-        WeightsError: a weight is not finite in this dtype; the message names it. Nothing was
-            written.
+        WeightsError: a weight is not finite in this dtype, or the arrays are not those of the
+            config; the message names them. Nothing was written.
         ValueError: another dtype.
     """
-    if dtype not in ("float16", "float32"):
-        raise ValueError(f"dtype is 'float16' or 'float32', not {dtype!r}")
     folder = Path(folder)
-    tensors = {
-        f"{part}/{path}": _array(variable, dtype)
-        for part, model in models.items()
-        for path, variable in variables_of(model).items()
-    }
-    damaged = [name for name, array in tensors.items() if not np.isfinite(array).all()]
-    if damaged:
-        raise WeightsError(f"Not saved, for these are not finite as {dtype}: {', '.join(damaged)}")
+    tensors = tensors_of(arrays, own.tables(config), dtype)
     if isinstance(merges, Path):
         text = merges.read_text(encoding="utf-8")
     else:
         text = "".join(f"{line}\n" for line in merges)
 
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / WEIGHTS, lambda path: save_file(tensors, path))
-    _replace(folder / MERGES, lambda path: path.write_bytes(text.encode()))
+    replace_file(folder / WEIGHTS, lambda path: save_file(tensors, path))
+    replace_file(folder / MERGES, lambda path: path.write_bytes(text.encode()))
     data = {
         "format": FORMAT,
         **config.to_dict(),
@@ -73,23 +65,76 @@ def save_preset(
         "words": None if words is None else sorted(words),
     }
     text_of_config = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-    _replace(folder / CONFIG, lambda path: path.write_bytes(text_of_config.encode()))
+    replace_file(folder / CONFIG, lambda path: path.write_bytes(text_of_config.encode()))
 
 
-def _array(variable: keras.Variable, dtype: str) -> np.ndarray:
-    value = ops.convert_to_numpy(variable.value)
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(value.astype(dtype, copy=False))
+def save_checkpoint(
+    path: str | Path,
+    config: ModelConfig,
+    arrays: Mapping[str, Any],
+    *,
+    dtype: Dtype | None = None,
+) -> None:
+    """Writes one `.safetensors` file in the layout of the original Stable Diffusion code, which
+    most other programs read.
+
+    Args:
+        path: of the file; one that is there is replaced at once.
+        config: the model's numbers.
+        arrays: every variable by `part/path`, see `save_preset`.
+        dtype: of the numbers in the file; None is as they are.
+
+    Raises:
+        WeightsError: see `save_preset`; or the file would be read back as another model, for such
+            files are known by their names and shapes. Nothing was written.
+        ValueError: another dtype, or a name that does not end in `.safetensors`.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path.name} is no name for a checkpoint; it ends in .safetensors")
+    tables = _original_tables(config)
+    _check_said(config, tables)
+    tensors = tensors_of(arrays, tables, dtype)
+    # The names and shapes of 2.x do not say what the UNet predicts. (One entry: safetensors writes
+    # several in any order, and the same model shall be the same file.)
+    metadata: dict[str, str] = {"modelspec.prediction_type": config.noise.prediction}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file beside its place and moves it there, whole or not at all."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
+def _original_tables(config: ModelConfig) -> dict[str, Table]:
+    return {
+        "text_encoder": original.text_encoder(config.text_encoder),
+        "unet": original.unet(config.unet),
+        "autoencoder": original.autoencoder(config.autoencoder),
+    }
+
+
+def _check_said(config: ModelConfig, tables: Mapping[str, Table]) -> None:
+    """A single file is known by its names and shapes alone. Those of some models are another's."""
+    shapes = {entry.name: entry.file_shape for table in tables.values() for entry in table}
+    wanted = config.to_dict()
     try:
-        write(Path(temporary))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        found = recognise(shapes, prediction=config.noise.prediction).config
+    except WeightsError as error:
+        raise WeightsError(f"The layout original has no place for this model: {error}") from error
+    read = None if found is None else found.to_dict()
+    # A run's defaults are nobody's in a file; they are the family's when it is read.
+    for data in (wanted, read or {}):
+        del data["name"], data["defaults"]
+    odd = list(_differences(wanted, read))
+    if odd:
+        more = f" and {len(odd) - _MAX_LISTED} more" if len(odd) > _MAX_LISTED else ""
+        raise WeightsError(
+            "The layout original has no place for this model's numbers, and its file would be read "
+            f"as another model: {'; '.join(odd[:_MAX_LISTED])}{more}. The layouts keras_sd and "
+            "diffusers have"
+        )
+
+
+def _differences(wanted: Any, read: Any, where: str = "") -> Iterator[str]:
+    if isinstance(wanted, Mapping) and isinstance(read, Mapping):
+        for key, value in wanted.items():
+            yield from _differences(value, read[key], f"{where}.{key}" if where else key)
+    elif wanted != read:
+        yield f"{where} is {wanted}, and would be {read}"

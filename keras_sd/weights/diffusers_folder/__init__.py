@@ -1,0 +1,147 @@
+"""The folders of diffusers' `StableDiffusionPipeline`.
+
+`model_index.json` names the class of every component, and each component has a folder with its
+settings and weights. `read_folder` says what model it is and `read_part` opens the weights of a
+part; `write_folder` is the way back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from keras_sd.config import ModelConfig
+from keras_sd.weights.diffusers_folder.configs import (
+    INDEX,
+    SCHEDULER,
+    read_config,
+)
+from keras_sd.weights.diffusers_folder.files import (
+    FOLDERS,
+    PartFiles,
+    find_weights,
+    read_tensors,
+)
+from keras_sd.weights.diffusers_folder.settings import Settings
+from keras_sd.weights.diffusers_folder.tokens import read_tokenizer
+from keras_sd.weights.diffusers_folder.write import write_folder
+from keras_sd.weights.families import family_of, unsupported
+from keras_sd.weights.names import Table, diffusers, under
+from keras_sd.weights.recognise import old_attention
+
+__all__ = [
+    "FOLDERS",
+    "INDEX",
+    "DiffusersFolder",
+    "PartFiles",
+    "read_folder",
+    "read_part",
+    "write_folder",
+]
+
+
+_POSITIONS = "embeddings.position_ids"
+"""0, 1, 2, ...: a buffer that transformers 4 kept among the weights of the text encoder."""
+
+
+@dataclass(frozen=True)
+class DiffusersFolder:
+    """What a folder says of its model; the weights are not opened yet.
+
+    Attributes:
+        path: of the folder.
+        pipeline: the class of diffusers that it is meant for.
+        family: what it is, for people: "Stable Diffusion 1.x".
+        config: the model's numbers.
+        weights: the files of each part, by our names of the parts.
+        merges: of the tokenizer: the path of their file, or the merges themselves, where they are
+            inside a `tokenizer.json`; None where the folder has no tokenizer.
+        vocab_size: tokens that the merges make. The text encoder may know more, which were added.
+        notes: what whoever uses it should know.
+        unsupported: why it cannot be run, or None.
+    """
+
+    path: Path
+    pipeline: str
+    family: str
+    config: ModelConfig
+    weights: Mapping[str, PartFiles]
+    merges: Path | tuple[str, ...] | None
+    vocab_size: int | None
+    notes: tuple[str, ...]
+    unsupported: str | None
+
+
+def read_folder(folder: str | Path, variant: str | None = None) -> DiffusersFolder:
+    """Reads the JSON files of a folder of diffusers', and finds its weights.
+
+    Args:
+        folder: with `model_index.json`.
+        variant: of the weights, such as `"fp16"` in `diffusion_pytorch_model.fp16.safetensors`. A
+            part that lacks it is taken without a variant. None is the weights without a variant,
+            or the only variant that there is.
+
+    Raises:
+        FileNotFoundError: a file is missing; the message names it.
+        WeightsError: a file is damaged, or the model is not one that we know; the message names
+            the file, the setting and what it may be.
+    """
+    folder = Path(folder)
+    needed = (INDEX, *(f"{name}/config.json" for name in FOLDERS.values()))
+    for name in needed:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder / name} is missing; a folder of diffusers' has {', '.join(needed)}"
+            )
+    there = (*needed, SCHEDULER) if (folder / SCHEDULER).is_file() else needed
+    jsons = {name: Settings.read(folder / name) for name in there}
+    notes: list[str] = []
+    tokens = read_tokenizer(folder / "tokenizer", notes)
+    config, pipeline = read_config(folder, jsons, tokens, notes)
+    return DiffusersFolder(
+        path=folder,
+        pipeline=pipeline,
+        family=family_of(config),
+        config=config,
+        weights=find_weights(folder, variant, notes),
+        merges=tokens.merges,
+        vocab_size=None if tokens.vocabulary is None else len(tokens.vocabulary),
+        notes=tuple(notes),
+        unsupported=unsupported(folder, config),
+    )
+
+
+def read_part(
+    folder: DiffusersFolder, part: str
+) -> tuple[dict[str, np.ndarray], Table, tuple[str, ...]]:
+    """Opens the weights of a part.
+
+    Args:
+        folder: what `read_folder` gave.
+        part: `"text_encoder"`, `"unet"` or `"autoencoder"`.
+
+    Returns:
+        The tensors by the names in the files, the table that fits those names, and the names that
+        are known and not part of the network, which are not among the tensors. Whether every
+        tensor is there, and of the right shape, is not looked at.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        WeightsError: a file is damaged, or the shards are not those of their index.
+    """
+    tensors = read_tensors(folder.weights[part])
+    config = folder.config
+    if part == "unet":
+        return tensors, diffusers.unet(config.unet), ()
+    if part == "autoencoder":
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        return tensors, old_attention(diffusers.autoencoder(config.autoencoder), shapes), ()
+    # transformers 4 has every name under `text_model.`.
+    prefix = "text_model." if any(name.startswith("text_model.") for name in tensors) else ""
+    ignored = tuple(name for name in tensors if name == prefix + _POSITIONS)
+    for name in ignored:
+        del tensors[name]
+    return tensors, under(prefix, "", diffusers.text_encoder(config.text_encoder)), ignored

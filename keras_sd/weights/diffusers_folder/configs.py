@@ -1,0 +1,416 @@
+"""The settings of diffusers and transformers as a `ModelConfig`.
+
+A setting that is not in its file has diffusers' default. Each one that changes what a network
+computes is taken over or refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_sd.config import (
+    AutoencoderConfig,
+    Defaults,
+    ModelConfig,
+    NoiseConfig,
+    TextEncoderConfig,
+    UNetConfig,
+)
+from keras_sd.weights.diffusers_folder.settings import Settings, shown
+from keras_sd.weights.diffusers_folder.tokens import Tokens, check_tokens
+from keras_sd.weights.readers import WeightsError
+
+INDEX = "model_index.json"
+"""The file that makes a folder one of diffusers'."""
+
+SCHEDULER = "scheduler/scheduler_config.json"
+"""The noise that the model was trained with. A folder without it is taken to have SD's."""
+
+VERSION = "0.30.0"
+"""Of diffusers, in what we write: before 0.9, some settings had another meaning."""
+
+# Pipelines whose networks are ours, but for the channels that the UNet takes.
+_PIPELINES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionInstructPix2PixPipeline",
+    "StableDiffusionDepth2ImgPipeline",
+)
+# Those that we write: the channels that their UNet takes, from those of a latent.
+CHANNELS: dict[str, Callable[[int], int]] = {
+    "StableDiffusionPipeline": lambda latent: latent,
+    "StableDiffusionInpaintPipeline": lambda latent: 2 * latent + 1,
+    "StableDiffusionInstructPix2PixPipeline": lambda latent: 2 * latent,
+}
+CLASSES = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+}
+_LEFT_OUT = ("feature_extractor", "image_encoder", "safety_checker", "depth_estimator")
+"""Components that take no part in making a picture from a text."""
+
+# Settings that have to be one of these; the first is diffusers' default.
+_UNET: dict[str, tuple[Any, ...]] = {
+    "act_fn": ("silu", "swish"),
+    "addition_embed_type": (None,),
+    "addition_time_embed_dim": (None,),
+    "attention_type": ("default",),
+    "center_input_sample": (False,),
+    "class_embed_type": (None,),
+    "class_embeddings_concat": (False,),
+    "conv_in_kernel": (3,),
+    "conv_out_kernel": (3,),
+    "cross_attention_norm": (None,),
+    "downsample_padding": (1,),
+    "dual_cross_attention": (False,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "flip_sin_to_cos": (True,),
+    "freq_shift": (0,),
+    "mid_block_only_cross_attention": (None, False),
+    "mid_block_scale_factor": (1,),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "norm_eps": (1e-5,),
+    "num_attention_heads": (None,),
+    "num_class_embeds": (None,),
+    "projection_class_embeddings_input_dim": (None,),
+    "resnet_out_scale_factor": (1,),
+    "resnet_skip_time_act": (False,),
+    "resnet_time_scale_shift": ("default",),
+    "reverse_transformer_layers_per_block": (None,),
+    "time_cond_proj_dim": (None,),
+    "time_embedding_act_fn": (None,),
+    "time_embedding_type": ("positional",),
+    "timestep_post_act": (None,),
+}
+_AUTOENCODER: dict[str, tuple[Any, ...]] = {
+    "act_fn": ("silu", "swish"),
+    "in_channels": (3,),
+    "latents_mean": (None,),
+    "latents_std": (None,),
+    "mid_block_add_attention": (True,),
+    "out_channels": (3,),
+    "shift_factor": (None,),
+    "use_post_quant_conv": (True,),
+    "use_quant_conv": (True,),
+}
+_SCHEDULER: dict[str, tuple[Any, ...]] = {
+    "rescale_betas_zero_snr": (False,),
+    "timestep_type": ("discrete",),
+    "trained_betas": (None,),
+    "use_flow_sigmas": (False, None),
+}
+# Settings without a say in what a network computes: training, precision, and where it came from.
+_UNET_IDLE = ("dropout", "upcast_attention", "addition_embed_type_num_heads")
+_AUTOENCODER_IDLE = ("force_upcast", "sample_size")
+
+# What only changes a run that leaves its sampler and schedule to the model.
+_RUN: dict[str, tuple[Any, ...]] = {
+    "clip_sample": (False,),
+    "interpolation_type": ("linear",),
+    "sigma_max": (None,),
+    "sigma_min": (None,),
+    "thresholding": (False,),
+    "use_beta_sigmas": (False, None),
+}
+SAMPLERS = {
+    "DDIMScheduler": "ddim",
+    "PNDMScheduler": "pndm",
+    "EulerDiscreteScheduler": "euler",
+}
+# Those of the same noise table, for which we have no sampler of the same name.
+_OTHER_SCHEDULERS = (
+    "DDIMInverseScheduler",
+    "DDIMParallelScheduler",
+    "DDPMParallelScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepInverseScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSDEScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LCMScheduler",
+    "LMSDiscreteScheduler",
+    "SASolverScheduler",
+    "TCDScheduler",
+    "UniPCMultistepScheduler",
+)
+SIGMAS = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential"}
+SPACINGS = {name: name for name in ("leading", "linspace", "trailing")}
+
+
+def read_config(
+    folder: Path, jsons: Mapping[str, Settings], tokens: Tokens, notes: list[str]
+) -> tuple[ModelConfig, str]:
+    """Reads the settings of all components.
+
+    Args:
+        folder: for messages, and the model's name.
+        jsons: the files by their path in the folder; all but the scheduler's have to be there.
+        tokens: of the tokenizer.
+        notes: gets what whoever uses the model should know.
+
+    Returns:
+        The config, and the class of the pipeline.
+
+    Raises:
+        WeightsError: the model is not one that we know; the message names the file, the setting
+            and what it may be.
+    """
+    index = jsons[INDEX]
+    pipeline, scheduler_class = _read_index(index, notes)
+    unet, sample_size = _read_unet(jsons["unet/config.json"], notes)
+    autoencoder = _read_autoencoder(jsons["vae/config.json"], notes)
+    text_encoder = _read_text_encoder(jsons["text_encoder/config.json"])
+    noise, defaults = _read_scheduler(jsons.get(SCHEDULER), scheduler_class, notes)
+    height, width = (size * autoencoder.factor for size in sample_size)
+    check_tokens(folder, tokens, text_encoder, notes)
+    data = {
+        "name": folder.resolve().name,
+        "text_encoder": dataclasses.asdict(text_encoder),
+        "unet": dataclasses.asdict(unet),
+        "autoencoder": dataclasses.asdict(autoencoder),
+        "noise": dataclasses.asdict(noise),
+        "defaults": {**dataclasses.asdict(defaults), "height": height, "width": width},
+        "pad_token": tokens.pad,
+    }
+    own = index.take("_keras_sd", {})
+    if not isinstance(own, dict) or not isinstance(own.get("defaults", {}), dict):
+        index.refuse("_keras_sd", "an object with a name and defaults")
+    if unknown := sorted(set(own) - {"name", "defaults"}):
+        index.refuse("_keras_sd", f"an object with a name and defaults; it has {unknown[0]!r} too")
+    data["defaults"] |= own.get("defaults", {})
+    data["name"] = own.get("name", data["name"])
+    try:
+        config = ModelConfig.from_dict(data)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise WeightsError(f"{folder}: {error}") from error
+    return config, pipeline
+
+
+def _read_index(index: Settings, notes: list[str]) -> tuple[str, str | None]:
+    """The classes of the pipeline and of its scheduler."""
+    pipeline = index.take("_class_name")
+    if pipeline not in _PIPELINES:
+        if not isinstance(pipeline, str):
+            index.refuse("_class_name", "the name of a pipeline of diffusers'")
+        raise WeightsError(
+            f"{index.path}: this is a {shown(pipeline)}, whose networks are not those of Stable "
+            f"Diffusion 1.x and 2.x. Known are {', '.join(_PIPELINES)}"
+        )
+    for name, classes in CLASSES.items():
+        found = _class_of(index, name)
+        if found is not None and found not in classes:
+            index.refuse(name, " or ".join(classes))
+    for name in index.values:
+        known = name in (*CLASSES, *_LEFT_OUT, "scheduler")
+        if not known and isinstance(index.values[name], list) and _class_of(index, name):
+            notes.append(f"{INDEX}: {name} is left out, nothing here uses it")
+    return pipeline, _class_of(index, "scheduler")
+
+
+def _class_of(index: Settings, name: str) -> str | None:
+    """The class of a component, or None where the folder leaves it out."""
+    value = index.take(name, [None, None])
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or not all(item is None or isinstance(item, str) for item in value)
+    ):
+        index.refuse(name, "a library and a class")
+    return value[1]
+
+
+def _read_unet(given: Settings, notes: list[str]) -> tuple[UNetConfig, tuple[int, int]]:
+    """The config, and the usual height and width of a latent."""
+    given.fixed({"_class_name": (CLASSES["unet"][0],), **_UNET})
+    levels = _level_count(given, (320, 640, 1280, 1280))
+    widths = given.sizes("block_out_channels", (320, 640, 1280, 1280), levels)
+    down = _block_types(given, "down_block_types", ("CrossAttnDownBlock2D", "DownBlock2D"), levels)
+    up = _block_types(given, "up_block_types", ("CrossAttnUpBlock2D", "UpBlock2D"), levels)
+    if up != down[::-1]:
+        given.refuse("up_block_types", "down_block_types in reverse")
+    layers = given.sizes("transformer_layers_per_block", 1, levels, most=64)
+    if not down[-1] and layers[-1] != 1:
+        given.refuse("transformer_layers_per_block", "1 where only the middle block attends")
+    only_cross = given.take("only_cross_attention", False)
+    if only_cross not in (False, [False] * levels):
+        given.refuse("only_cross_attention", "False")
+    context_width = given.same_size("cross_attention_dim", 1280, levels)
+    time_width = given.take("time_embedding_dim")
+    if time_width not in (None, 4 * widths[0]):
+        given.refuse("time_embedding_dim", f"None or {4 * widths[0]}")
+    config = _made(
+        given,
+        UNetConfig,
+        in_channels=given.size("in_channels", 4),
+        out_channels=given.size("out_channels", 4),
+        widths=widths,
+        # The heads at each level, whatever the name says: diffusers keeps it for old files.
+        heads=given.sizes("attention_head_dim", 8, levels),
+        depths=tuple(n if attends else 0 for n, attends in zip(layers, down, strict=True)),
+        blocks=given.same_size("layers_per_block", 2, levels, most=64),
+        context_width=context_width,
+        groups=given.size("norm_num_groups", 32),
+        linear_projection=given.flag("use_linear_projection", False),
+    )
+    sample_size = given.take("sample_size")
+    sizes = (64, 64) if sample_size is None else given.sizes("sample_size", 64, 2)
+    # Files of diffusers before 0.9 say 32 and mean 64; diffusers corrects them too.
+    version = given.values.get("_diffusers_version")
+    if isinstance(version, str) and re.match(r"0\.[0-8]\.", version) and max(sizes) < 64:
+        sizes = (64, 64)
+    _note_unknown(given, _UNET_IDLE, notes)
+    return config, (sizes[0], sizes[1])
+
+
+def _read_autoencoder(given: Settings, notes: list[str]) -> AutoencoderConfig:
+    given.fixed({"_class_name": (CLASSES["vae"][0],), **_AUTOENCODER})
+    levels = _level_count(given, (64,))
+    _block_types(given, "down_block_types", ("DownEncoderBlock2D",), levels)
+    _block_types(given, "up_block_types", ("UpDecoderBlock2D",), levels)
+    config = _made(
+        given,
+        AutoencoderConfig,
+        latent_channels=given.size("latent_channels", 4),
+        widths=given.sizes("block_out_channels", (64,), levels),
+        blocks=given.size("layers_per_block", 1, most=64),
+        groups=given.size("norm_num_groups", 32),
+        scale=given.number("scaling_factor", 0.18215),
+    )
+    _note_unknown(given, _AUTOENCODER_IDLE, notes)
+    return config
+
+
+def _read_text_encoder(given: Settings) -> TextEncoderConfig:
+    if given.values.get("model_type") == "clip":  # of a whole CLIP: the text's settings are inside
+        inner = given.take("text_config")
+        if not isinstance(inner, dict):
+            given.refuse("text_config", "an object")
+        given = Settings(given.path, inner)
+    given.fixed({"model_type": ("clip_text_model",)})
+    config: TextEncoderConfig = _made(
+        given,
+        TextEncoderConfig,
+        vocab_size=given.size("vocab_size", 49408, most=2**24),
+        max_length=given.size("max_position_embeddings", 77),
+        width=given.size("hidden_size", 512),
+        depth=given.size("num_hidden_layers", 12, most=256),
+        heads=given.size("num_attention_heads", 8),
+        mlp_width=given.size("intermediate_size", 2048, most=2**20),
+        activation=given.choice(
+            "hidden_act", "quick_gelu", {name: name for name in ("quick_gelu", "gelu")}
+        ),
+        epsilon=given.number("layer_norm_eps", 1e-5, below=1.0),
+    )
+    return config
+
+
+def _read_scheduler(
+    given: Settings | None, name: str | None, notes: list[str]
+) -> tuple[NoiseConfig, Defaults]:
+    if given is None:
+        notes.append(
+            "the folder has no scheduler: taken are Stable Diffusion's noise and epsilon prediction"
+        )
+        return NoiseConfig(), Defaults()
+    name = name or given.take("_class_name")
+    if not isinstance(name, str) or name not in (*SAMPLERS, *_OTHER_SCHEDULERS):
+        raise WeightsError(
+            f"{given.path}: a {shown(name)} is not known to have the noise of Stable Diffusion "
+            f"1.x and 2.x; known are {', '.join((*SAMPLERS, *_OTHER_SCHEDULERS))}"
+        )
+    given.fixed(_SCHEDULER)
+    start = given.number("beta_start", 0.0001, below=1.0)
+    end = given.number("beta_end", 0.02, below=1.0)
+    if end < start:
+        given.refuse("beta_end", f"at least beta_start, {start}")
+    noise = _made(
+        given,
+        NoiseConfig,
+        beta_schedule=given.choice(
+            "beta_schedule", "linear", {name: name for name in ("scaled_linear", "linear")}
+        ),
+        beta_start=start,
+        beta_end=end,
+        num_train_timesteps=given.size("num_train_timesteps", 1000, most=10**6),
+        prediction=given.choice(
+            "prediction_type", "epsilon", {"epsilon": "epsilon", "v_prediction": "v"}
+        ),
+        final_sigma=_read_final_sigma(given, name),
+    )
+    sampler = SAMPLERS.get(name)
+    if sampler is None:
+        notes.append(f"the folder asks for {name}; a run takes 'ddim' if you name no sampler")
+    for key, allowed in _RUN.items():
+        if (value := given.take(key, allowed[0])) not in allowed:
+            notes.append(f"the scheduler's {key} is {shown(value)}, which runs here do not follow")
+    spacing = given.choice(
+        "timestep_spacing", "linspace" if sampler == "euler" else "leading", SPACINGS
+    )
+    offset = given.take("steps_offset", 1)
+    if offset != 1 and spacing == "leading":
+        notes.append(f"the scheduler's steps_offset is {shown(offset)}; runs here have 1")
+    if sampler == "pndm" and not given.flag("skip_prk_steps", False):
+        notes.append("the scheduler's skip_prk_steps is False; 'pndm' here skips those steps")
+    for key, schedule in SIGMAS.items():
+        if given.take(key):
+            spacing = schedule
+    return noise, Defaults(sampler=sampler or "ddim", schedule=spacing)
+
+
+def _read_final_sigma(given: Settings, name: str) -> str:
+    if name == "EulerDiscreteScheduler":
+        ends = {"zero": "zero", "sigma_min": "first"}
+        return str(given.choice("final_sigmas_type", "zero", ends))
+    # Only DDIM's own default is true; Stable Diffusion's files say false.
+    return "zero" if given.flag("set_alpha_to_one", name == "DDIMScheduler") else "first"
+
+
+def _level_count(given: Settings, default: Sequence[int]) -> int:
+    value = given.take("block_out_channels", default)
+    if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= 8:
+        given.refuse("block_out_channels", "a list of 1 to 8 widths")
+    return len(value)
+
+
+def _block_types(given: Settings, key: str, types: Sequence[str], levels: int) -> list[bool]:
+    """For each level whether it is of the first of the `types`."""
+    cross, plain = types[0], types[-1]
+    default: list[str] = [cross]
+    if cross != plain:  # diffusers' defaults have four levels
+        default = [cross] * 3 + [plain] if "Down" in cross else [plain] + [cross] * 3
+    value = given.take(key, default)
+    if (
+        not isinstance(value, list)
+        or len(value) != levels
+        or any(item not in types for item in value)
+    ):
+        given.refuse(key, f"{levels} times {' or '.join(types)}, one for each block_out_channels")
+    return [item == cross for item in value]
+
+
+def _made(given: Settings, config: Any, **values: Any) -> Any:
+    try:
+        return config(**values)
+    except ValueError as error:
+        raise WeightsError(f"{given.path}: {error}") from error
+
+
+def _note_unknown(given: Settings, idle: Iterable[str], notes: list[str]) -> None:
+    unknown = [shown(key) for key in given.untaken() if key not in idle]
+    if unknown:
+        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+        file = f"{given.path.parent.name}/{given.path.name}"
+        notes.append(f"{file}: not known, and left out, are {', '.join(unknown[:10])}{more}")

@@ -1,0 +1,153 @@
+"""Which files hold the weights of a part: variants, formats, shards."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from keras_sd.weights.diffusers_folder.settings import Settings, shown
+from keras_sd.weights.readers import WeightsError, read_file
+
+FOLDERS = {"text_encoder": "text_encoder", "unet": "unet", "autoencoder": "vae"}
+"""What diffusers calls the folders of our parts."""
+
+
+@dataclass(frozen=True)
+class PartFiles:
+    """The files that hold the weights of a part.
+
+    Attributes:
+        files: one, or several shards.
+        shards: the file name of every tensor, as the index of the shards has it; None where there
+            is one file.
+    """
+
+    files: tuple[Path, ...]
+    shards: Mapping[str, str] | None = None
+
+
+def find_weights(folder: Path, variant: str | None, notes: list[str]) -> dict[str, PartFiles]:
+    """Finds the files of every part; see `read_folder`.
+
+    Args:
+        folder: with the folders of `FOLDERS`.
+        variant: of the weights, or None.
+        notes: gets what whoever uses the model should know.
+
+    Raises:
+        FileNotFoundError: a part has no weights, or not all of its shards.
+        WeightsError: there is no such variant, or an index of shards is damaged.
+    """
+    found = {part: _candidates(folder / name, part) for part, name in FOLDERS.items()}
+    for part, files in found.items():
+        if not files:
+            place = folder / FOLDERS[part]
+            there = ", ".join(sorted(path.name for path in place.iterdir())) or "nothing"
+            raise FileNotFoundError(
+                f"{place} has no weights that can be read ({stems(part)[0]}.safetensors or "
+                f"{stems(part)[1]}.bin, whole or in shards); there is {there}"
+            )
+    if variant is not None and not any(variant in files for files in found.values()):
+        raise WeightsError(f"{folder} has no variant {variant!r}; {_variants(found)}")
+    chosen = {}
+    for part, files in found.items():
+        name = FOLDERS[part]
+        if variant in files:
+            taken = variant
+        elif None in files:
+            taken = None
+            notes.append(f"{name} has no variant {variant!r}: it is taken without a variant")
+        elif variant is None and len(files) == 1:
+            (taken,) = files
+            notes.append(f"{name} has the variant {taken!r} only, which is taken")
+        else:
+            raise WeightsError(
+                f"{folder / name} has no weights {_named(variant)}; {_variants(found)}"
+            )
+        path = files[taken]
+        chosen[part] = _sharded(path) if path.suffix == ".json" else PartFiles((path,))
+    return chosen
+
+
+def _candidates(folder: Path, part: str) -> dict[str | None, Path]:
+    """The best file of weights, or index of shards, of every variant."""
+    found: dict[str | None, tuple[int, Path]] = {}
+    safe, unsafe = stems(part)
+    for path in sorted(folder.iterdir()):
+        for rank, (stem, suffix) in enumerate(((safe, "safetensors"), (unsafe, "bin"))):
+            for order, pattern in enumerate(
+                (
+                    rf"{stem}(?:\.(?P<variant>[^.]+))?\.{suffix}",
+                    rf"{stem}\.{suffix}\.index(?:\.(?P<variant>[^.]+))?\.json",
+                    rf"{stem}\.{suffix}\.(?P<variant>[^.]+)\.index\.json",  # of older versions
+                )
+            ):
+                match = re.fullmatch(pattern, path.name)
+                if match is None or re.search(r"-\d+-of-\d+\.", path.name):  # one of the shards
+                    continue
+                variant = match["variant"]
+                entry = (3 * rank + order, path)
+                found[variant] = min(found.get(variant, entry), entry)
+    return {variant: path for variant, (_, path) in found.items()}
+
+
+def stems(part: str) -> tuple[str, str]:
+    """How the names of `.safetensors` and `.bin` files begin."""
+    if part == "text_encoder":
+        return "model", "pytorch_model"
+    return "diffusion_pytorch_model", "diffusion_pytorch_model"
+
+
+def _variants(found: Mapping[str, Mapping[str | None, Path]]) -> str:
+    return "there is " + "; ".join(
+        f"{FOLDERS[part]}: {', '.join(sorted(map(_named, files)))}" for part, files in found.items()
+    )
+
+
+def _named(variant: str | None) -> str:
+    return "without a variant" if variant is None else f"of variant {variant!r}"
+
+
+def _sharded(path: Path) -> PartFiles:
+    index = Settings.read(path)
+    shards = index.take("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        index.refuse("weight_map", "an object with the file of every tensor")
+    files = {}
+    # No separator of any system, and no "..".
+    shard = re.compile(r"[A-Za-z0-9_.-]+\.(safetensors|bin)")
+    for name in shards.values():
+        if not isinstance(name, str) or not shard.fullmatch(name):
+            raise WeightsError(
+                f"{path}: {shown(name)} is not the name of a shard in the same folder"
+            )
+        files[name] = path.parent / name
+    for file in files.values():
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing, a shard of {path.name}")
+    return PartFiles(tuple(files[name] for name in sorted(files)), shards)
+
+
+def read_tensors(part: PartFiles) -> dict[str, np.ndarray]:
+    """Opens the files of a part, whose shards have to be what their index says.
+
+    Raises:
+        WeightsError: a file is damaged, or another shard than its index says.
+    """
+    found: dict[str, np.ndarray] = {}
+    for file in part.files:
+        tensors = read_file(file).tensors
+        if part.shards is not None:
+            wanted = {name for name, shard in part.shards.items() if shard == file.name}
+            if odd := sorted(wanted ^ set(tensors)):
+                more = f" and {len(odd) - 10} more" if len(odd) > 10 else ""
+                raise WeightsError(
+                    f"{file} is not the shard that its index says: either of them lacks "
+                    f"{', '.join(odd[:10])}{more}"
+                )
+        found.update(tensors)
+    return found

@@ -1,0 +1,306 @@
+"""Writing a folder that diffusers loads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save_file
+
+from keras_sd.config import ModelConfig
+from keras_sd.tokenizer import END, START, Tokenizer, read_merges
+from keras_sd.weights.diffusers_folder.configs import (
+    CHANNELS,
+    CLASSES,
+    INDEX,
+    SAMPLERS,
+    SCHEDULER,
+    SIGMAS,
+    SPACINGS,
+    VERSION,
+    read_config,
+)
+from keras_sd.weights.diffusers_folder.files import FOLDERS, stems
+from keras_sd.weights.diffusers_folder.settings import Settings
+from keras_sd.weights.diffusers_folder.tokens import PADS, Tokens
+from keras_sd.weights.files import Dtype, replace_file, tensors_of
+from keras_sd.weights.names import diffusers, under
+from keras_sd.weights.readers import WeightsError
+
+
+def write_folder(
+    folder: str | Path,
+    config: ModelConfig,
+    arrays: Mapping[str, Any],
+    merges: Sequence[str] | Path,
+    dtype: Dtype | None = None,
+) -> None:
+    """Writes a folder that `diffusers.StableDiffusionPipeline.from_pretrained` loads.
+
+    Files that are there already are replaced, each at once; `model_index.json` comes last, and is
+    taken away first, so that half a folder is never mistaken for a whole. What diffusers has no
+    setting for (the usual number of steps) is in `model_index.json` under `_keras_sd`.
+
+    Args:
+        folder: is made where there is none.
+        config: the model's numbers.
+        arrays: every variable by `part/path`, in our layout.
+        merges: of the tokenizer: pairs with a space between, in order, or the path of their file.
+        dtype: of the numbers in the files, `"float16"`, `"bfloat16"` or `"float32"`; None is as
+            they are.
+
+    Raises:
+        WeightsError: diffusers has no such model, the arrays are not those of the config, a number
+            is not finite in this dtype, or the folder has files that diffusers would read in place
+            of ours. Nothing was written.
+        ValueError: another dtype, or the merges are not those of the config.
+    """
+    folder = Path(folder)
+    lines = read_merges(merges) if isinstance(merges, Path) else list(merges)
+    tokenizer = Tokenizer(lines[: max(config.text_encoder.vocab_size - 514, 0)])
+    vocabulary = tokenizer.vocabulary
+    jsons = to_jsons(folder, config, vocabulary)
+    _refuse_rivals(folder)
+    tables = {
+        "text_encoder": under("text_model.", "", diffusers.text_encoder(config.text_encoder)),
+        "unet": diffusers.unet(config.unet),
+        "autoencoder": diffusers.autoencoder(config.autoencoder),
+    }
+    parts = {name: name.split("/")[0] for name in arrays}
+    if odd := sorted(name for name, part in parts.items() if part not in tables):
+        raise WeightsError(f"Not saved, for the weights are not those of the config: {odd[:10]}")
+    tensors = {
+        part: tensors_of(
+            {name: arrays[name] for name in arrays if parts[name] == part}, {part: table}, dtype
+        )
+        for part, table in tables.items()
+    }
+
+    (folder / INDEX).unlink(missing_ok=True)
+    for part, name in FOLDERS.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        replace_file(
+            folder / name / f"{stems(part)[0]}.safetensors",
+            partial(save_file, tensors[part], metadata={"format": "pt"}),
+        )
+    index = jsons.pop(INDEX)
+    texts = {name: _text(values) for name, values in jsons.items()}
+    header = "#version: 0.2"
+    texts["tokenizer/merges.txt"] = "\n".join([header, *lines[: len(vocabulary) - 514], ""])
+    texts[INDEX] = _text(index)
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        replace_file(folder / name, partial(_write_text, text))
+
+
+def _refuse_rivals(folder: Path) -> None:
+    """An index of shards goes before the one file, transformers 5's tokenizer before 4's."""
+    names = ["tokenizer/tokenizer.json", "tokenizer/added_tokens.json"]
+    for part, name in FOLDERS.items():
+        names.append(f"{name}/{stems(part)[0]}.safetensors.index.json")
+    if rivals := [name for name in names if (folder / name).exists()]:
+        raise WeightsError(
+            f"{folder} has {', '.join(rivals)}, which diffusers would read in place of what would "
+            "be written: take another folder"
+        )
+
+
+def _write_text(text: str, path: Path) -> None:
+    path.write_bytes(text.encode())
+
+
+def _text(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def to_jsons(
+    folder: Path, config: ModelConfig, vocabulary: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """The JSON files of a folder, which read back as the config.
+
+    Args:
+        folder: for messages.
+        config: the model's numbers.
+        vocabulary: of the tokenizer.
+
+    Returns:
+        What the files hold, by their path in the folder.
+
+    Raises:
+        WeightsError: diffusers has no such model.
+    """
+    pipeline = _pipeline_of(config)
+    scheduler = {ours: theirs for theirs, ours in SAMPLERS.items()}.get(
+        config.defaults.sampler, "DDIMScheduler"
+    )
+    index: dict[str, Any] = {
+        "_class_name": pipeline,
+        "_diffusers_version": VERSION,
+        **{
+            name: ["transformers" if name in ("text_encoder", "tokenizer") else "diffusers", first]
+            for name, (first, *_) in CLASSES.items()
+        },
+        "scheduler": ["diffusers", scheduler],
+        "feature_extractor": [None, None],
+        "safety_checker": [None, None],
+        "requires_safety_checker": False,
+    }
+    jsons = {
+        INDEX: index,
+        "unet/config.json": _unet_json(config),
+        "vae/config.json": _autoencoder_json(config),
+        "text_encoder/config.json": _text_encoder_json(config, len(vocabulary)),
+        SCHEDULER: _scheduler_json(config, scheduler),
+        **_tokenizer_jsons(config, vocabulary),
+    }
+
+    def read() -> ModelConfig:
+        given = {name: Settings(folder / name, values) for name, values in jsons.items()}
+        tokens = Tokens(vocabulary=tuple(vocabulary), pad=config.pad_token)
+        return read_config(folder, given, tokens, [])[0]
+
+    defaults = dataclasses.asdict(read().defaults)
+    wanted = dataclasses.asdict(config.defaults)
+    index["_keras_sd"] = {
+        "name": config.name,
+        "defaults": {key: value for key, value in wanted.items() if value != defaults[key]},
+    }
+    found = read()
+    if found != config:
+        odd = [
+            field.name
+            for field in dataclasses.fields(config)
+            if getattr(found, field.name) != getattr(config, field.name)
+        ]
+        raise WeightsError(f"{config.name}: diffusers has no settings for its {', '.join(odd)}")
+    return jsons
+
+
+def _pipeline_of(config: ModelConfig) -> str:
+    channels, latent = config.unet.in_channels, config.autoencoder.latent_channels
+    for pipeline, wanted in CHANNELS.items():
+        if channels == wanted(latent):
+            return pipeline
+    raise WeightsError(
+        f"{config.name}: diffusers has no pipeline for a UNet that takes {channels} channels where "
+        f"a latent has {latent}"
+    )
+
+
+def _one_or_all(values: Sequence[int]) -> int | list[int]:
+    return values[0] if len(set(values)) == 1 else list(values)
+
+
+def _unet_json(config: ModelConfig) -> dict[str, Any]:
+    unet, factor = config.unet, config.autoencoder.factor
+    cross = [depth > 0 for depth in unet.depths]
+    size = (config.defaults.height // factor, config.defaults.width // factor)
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "_diffusers_version": VERSION,
+        "act_fn": "silu",
+        "attention_head_dim": _one_or_all(unet.heads),
+        "block_out_channels": list(unet.widths),
+        "cross_attention_dim": unet.context_width,
+        "down_block_types": ["CrossAttnDownBlock2D" if c else "DownBlock2D" for c in cross],
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "in_channels": unet.in_channels,
+        "layers_per_block": unet.blocks,
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "norm_eps": 1e-5,
+        "norm_num_groups": unet.groups,
+        "out_channels": unet.out_channels,
+        "sample_size": _one_or_all(size),
+        "transformer_layers_per_block": _one_or_all([max(depth, 1) for depth in unet.depths]),
+        "up_block_types": ["CrossAttnUpBlock2D" if c else "UpBlock2D" for c in cross[::-1]],
+        "use_linear_projection": unet.linear_projection,
+    }
+
+
+def _autoencoder_json(config: ModelConfig) -> dict[str, Any]:
+    autoencoder = config.autoencoder
+    levels = len(autoencoder.widths)
+    return {
+        "_class_name": "AutoencoderKL",
+        "_diffusers_version": VERSION,
+        "act_fn": "silu",
+        "block_out_channels": list(autoencoder.widths),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "in_channels": 3,
+        "latent_channels": autoencoder.latent_channels,
+        "layers_per_block": autoencoder.blocks,
+        "norm_num_groups": autoencoder.groups,
+        "out_channels": 3,
+        "sample_size": max(config.defaults.height, config.defaults.width),
+        "scaling_factor": autoencoder.scale,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }
+
+
+def _text_encoder_json(config: ModelConfig, tokens: int) -> dict[str, Any]:
+    text = config.text_encoder
+    return {
+        "architectures": ["CLIPTextModel"],
+        "bos_token_id": tokens - 2,
+        "eos_token_id": tokens - 1,
+        "hidden_act": text.activation,
+        "hidden_size": text.width,
+        "intermediate_size": text.mlp_width,
+        "layer_norm_eps": text.epsilon,
+        "max_position_embeddings": text.max_length,
+        "model_type": "clip_text_model",
+        "num_attention_heads": text.heads,
+        "num_hidden_layers": text.depth,
+        "pad_token_id": tokens - 1 if config.pad_token == "end" else 0,
+        "projection_dim": text.width,
+        "vocab_size": text.vocab_size,
+    }
+
+
+def _scheduler_json(config: ModelConfig, name: str) -> dict[str, Any]:
+    noise, schedule = config.noise, config.defaults.schedule
+    values = {
+        "_class_name": name,
+        "_diffusers_version": VERSION,
+        "beta_end": noise.beta_end,
+        "beta_schedule": noise.beta_schedule,
+        "beta_start": noise.beta_start,
+        "num_train_timesteps": noise.num_train_timesteps,
+        "prediction_type": "v_prediction" if noise.prediction == "v" else "epsilon",
+        "steps_offset": 1,
+        "timestep_spacing": schedule if schedule in SPACINGS else "leading",
+        "trained_betas": None,
+    }
+    zero = noise.final_sigma == "zero"
+    if name == "EulerDiscreteScheduler":
+        values["final_sigmas_type"] = "zero" if zero else "sigma_min"
+        return values | {key: schedule == ours for key, ours in SIGMAS.items()}
+    if name == "PNDMScheduler":
+        return values | {"set_alpha_to_one": zero, "skip_prk_steps": True}
+    return values | {"set_alpha_to_one": zero, "clip_sample": False, "thresholding": False}
+
+
+def _tokenizer_jsons(config: ModelConfig, vocabulary: Sequence[str]) -> dict[str, dict[str, Any]]:
+    pads = {ours: theirs for theirs, ours in PADS.items()}
+    special = {
+        "bos_token": START,
+        "eos_token": END,
+        "pad_token": pads[config.pad_token],
+        "unk_token": END,
+    }
+    return {
+        "tokenizer/vocab.json": {token: number for number, token in enumerate(vocabulary)},
+        "tokenizer/special_tokens_map.json": special,
+        "tokenizer/tokenizer_config.json": {
+            "add_prefix_space": False,
+            "do_lower_case": True,
+            "model_max_length": config.text_encoder.max_length,
+            "tokenizer_class": "CLIPTokenizer",
+            **special,
+        },
+    }

@@ -1,0 +1,50 @@
+"""What a model is called among people, and whether keras_sd can run it."""
+
+from __future__ import annotations
+
+from keras_sd.config import ModelConfig
+
+_KINDS = {5: "inpainting", 4: "InstructPix2Pix", 1: "depth-to-image", 3: "x4 upscaler"}
+"""What for, by the channels that the UNet takes beside the latent."""
+
+
+def kind_of(in_channels: int, latent_channels: int) -> str:
+    """What a UNet is for that takes more than a latent and a text; "" where it does not."""
+    more = in_channels - latent_channels
+    return _KINDS.get(more, f"with {in_channels} input channels") if more else ""
+
+
+def family_of(config: ModelConfig, kind: str | None = None) -> str:
+    """The name of a Stable Diffusion model: `"Stable Diffusion 2.x base, 512x512"`.
+
+    Args:
+        config: the model's numbers.
+        kind: what the UNet is for; None goes by its channels.
+    """
+    if kind is None:
+        kind = kind_of(config.unet.in_channels, config.unet.out_channels)
+    second, v = config.unet.linear_projection, config.noise.prediction == "v"
+    name = f"Stable Diffusion {2 if second else 1}.x"
+    if kind:
+        return f"{name} {kind}"
+    if second:
+        return f"{name}, 768x768, v-prediction" if v else f"{name} base, 512x512"
+    return f"{name}, v-prediction" if v else name
+
+
+def unsupported(source: object, config: ModelConfig, kind: str | None = None) -> str | None:
+    """Why a model cannot be run, or None where it can.
+
+    Args:
+        source: what to call it, such as its path.
+        config: the model's numbers.
+        kind: see `family_of`.
+    """
+    if kind is None:
+        kind = kind_of(config.unet.in_channels, config.unet.out_channels)
+    if not kind:
+        return None
+    return (
+        f"{source} is {family_of(config, kind)}: it asks for more than noise and a text, and "
+        "keras_sd cannot give it that yet"
+    )

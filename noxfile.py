@@ -43,7 +43,7 @@ def prepare(session: nox.Session, backend: str) -> None:
 
 def run_tests(session: nox.Session, backend: str) -> None:
     """The suite on one backend, in an environment that does not have the other two."""
-    session.install(*CONSTRAINTS, ".", PACKAGE.get(backend, backend), "pytest")
+    session.install(*CONSTRAINTS, ".[hub]", PACKAGE.get(backend, backend), "pytest")
     prepare(session, backend)
     absent = [name for name in BACKENDS if name != backend]
     session.run(
@@ -54,7 +54,7 @@ def run_tests(session: nox.Session, backend: str) -> None:
         "sys.exit(f'also installed: {found}' if found else 0)",
         *absent,
     )
-    session.run("pytest", "-m", "not references and not examples", *session.posargs)
+    session.run("pytest", "-m", "not references and not examples and not fuzz", *session.posargs)
 
 
 @nox.session
@@ -183,6 +183,61 @@ def references(session: nox.Session) -> None:
     prepare(session, "torch")
     session.env["HF_HUB_OFFLINE"] = "1"
     session.run("pytest", "-m", "references", *session.posargs)
+
+
+@nox.session(default=False)
+def parity(session: nox.Session) -> None:
+    """Checkpoints of full size against diffusers, on each backend; and the memory of a load.
+
+    `nox -s parity -- bpe_simple_vocab_16e6.txt.gz [FOLDER]`: an hour on two cores, 16 GB of memory,
+    15 GB of disk in FOLDER, where the checkpoints are kept for another time.
+    """
+    if not session.posargs:
+        session.error("give the path of bpe_simple_vocab_16e6.txt.gz: nox -s parity -- PATH")
+    vocabulary, *folder = session.posargs
+    backends = [PACKAGE.get(backend, backend) for backend in BACKENDS]
+    session.install(*CONSTRAINTS, ".", *backends, "diffusers", "transformers")
+    prepare(session, "torch")
+    del session.env["OMP_NUM_THREADS"]  # these models are large
+    where = folder[0] if folder else session.create_tmp()
+    session.run("python", "benchmarks/parity.py", where, vocabulary)
+
+
+@nox.session(default=False, python="3.11")
+def keras_cv_reference(session: nox.Session) -> None:
+    """KerasCV's own classes: the fixture, then full size (8 GB of memory, 4 GB of disk)."""
+    tmp, script = Path(session.create_tmp()), "tests/fixtures/make_keras_cv_goldens.py"
+    # Keras 2 and its TensorFlow, apart from ours.
+    session.run("python", "-m", "venv", "--clear", str(tmp / "old"))
+    old = str(tmp / "old" / "bin" / "python")
+    pip = (old, "-m", "pip", "install", "--quiet")
+    session.run(*pip, "--no-deps", "keras-cv==0.9.0", external=True)
+    needed = ("tensorflow-cpu==2.15.1", "keras-core==0.1.7", "numpy<2", "packaging", "regex")
+    session.run(*pip, *needed, external=True)
+    session.install(*CONSTRAINTS, ".", "jax", "pytest")
+    prepare(session, "jax")
+    session.run(old, script, "--check", external=True)
+    session.env["KERAS_CV_FULL"] = str(tmp)
+    for parts in (
+        ["text_encoder"],
+        ["text_encoder_v2"],
+        ["image_encoder", "decoder"],
+        ["diffusion_model"],
+        ["diffusion_model_v2"],
+    ):
+        session.run(old, script, "--full", str(tmp), *parts, external=True)
+        test = "tests/test_keras_cv.py::test_full_networks_give_what_keras_cv_gives"
+        session.run("pytest", "-s", "-m", "references", *(f"{test}[{part}]" for part in parts))
+        for file in (*tmp.glob("*.h5"), *tmp.glob("*.npz")):
+            file.unlink()
+
+
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """Ten thousand damaged files of each format."""
+    session.install(*CONSTRAINTS, ".", "jax", "pytest")
+    prepare(session, "jax")
+    session.run("pytest", "-m", "fuzz", *session.posargs)
 
 
 @nox.session

@@ -12,14 +12,14 @@ import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from keras import ops
 
 from keras_sd import image, random, registry, sampling, schedules
 from keras_sd.backend import JitCompile, compile_step, resolve_jit_compile
-from keras_sd.config import ModelConfig, NoiseConfig
+from keras_sd.config import ModelConfig, NoiseConfig, check_size
 from keras_sd.denoiser import Denoiser
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
 from keras_sd.noise import Level, Levels, NoiseTable
@@ -27,10 +27,10 @@ from keras_sd.sampler import Sampler
 from keras_sd.sampling import Step
 from keras_sd.tokenizer import Tokenizer
 
-logger = logging.getLogger("keras_sd")
+if TYPE_CHECKING:
+    from keras_sd.weights.files import Dtype
 
-SIZE_UNIT = 8
-"""Heights and widths are multiples of this many pixels."""
+logger = logging.getLogger("keras_sd")
 
 
 class StableDiffusion:
@@ -44,6 +44,7 @@ class StableDiffusion:
         tokenizer: prompt -> token ids.
         words: the words the model was trained on, where it is few enough to say; a prompt with
             others still makes a picture, and a line of the log names them.
+        license: of the weights, which `save_preset` passes on.
         height: of the images, in pixels, a multiple of 8; None is the config's.
         width: likewise.
         jit_compile: `True`, `False` or `"auto"`; switched off by itself on torch.
@@ -61,6 +62,7 @@ class StableDiffusion:
         tokenizer: Tokenizer,
         *,
         words: Sequence[str] | None = None,
+        license: str | None = None,
         height: int | None = None,
         width: int | None = None,
         jit_compile: JitCompile = "auto",
@@ -73,6 +75,7 @@ class StableDiffusion:
         self.autoencoder = autoencoder
         self.tokenizer = tokenizer
         self.words = None if words is None else frozenset(words)
+        self.license = license
         self.table = noise_table(config.noise)
         jit = resolve_jit_compile(jit_compile)
         self._encode = compile_step(text_encoder, [text_encoder], jit)
@@ -87,26 +90,129 @@ class StableDiffusion:
         height: int | None = None,
         width: int | None = None,
         jit_compile: JitCompile = "auto",
+        text_encoder: str | Path | None = None,
+        unet: str | Path | None = None,
+        autoencoder: str | Path | None = None,
+        prediction: Literal["epsilon", "v"] | None = None,
+        ema: bool = False,
+        variant: str | None = None,
+        vocabulary: str | Path | None = None,
+        compat: str | None = None,
     ) -> StableDiffusion:
-        """Loads a model with everything it needs.
+        """Loads a model with everything it needs, in the global dtype policy.
 
         Args:
-            preset: `"emoji"`, the model in the package, or the path of a preset folder.
+            preset: `"emoji"`, the model in the package; the path of a checkpoint, a file or a
+                folder of any layout in docs/checkpoints.md, for which the network is never used;
+                a name such as `"sd-1.5"` or `hf://owner/name[@revision]`, which is fetched once.
             height: of the images, in pixels, a multiple of 8; None is the preset's.
             width: likewise.
             jit_compile: `True`, `False` or `"auto"`; switched off by itself on torch.
+            text_encoder: path of a file whose text encoder takes the place of the preset's.
+            unet: likewise.
+            autoencoder: likewise; what others call a VAE file.
+            prediction: what the UNet gives, for files that cannot say it: `"epsilon"` or `"v"`.
+            ema: take the averaged weights of the UNet, from a file that has both.
+            variant: of the files in a diffusers folder, such as `"fp16"`.
+            vocabulary: path of CLIP's merges, where none lie beside the weights: `merges.txt` or
+                `bpe_simple_vocab_16e6.txt.gz`.
+            compat: `"keras_cv"` computes as KerasCV did, for weights that were trained with it.
 
         Raises:
-            ValueError: a size that does not work, or a damaged preset (`WeightsError`).
-            FileNotFoundError: there is no such preset.
+            ValueError: a size that does not work, or a checkpoint that is damaged, is of another
+                kind or cannot be run (`WeightsError`).
+            FileNotFoundError: there is no such preset, or a file of it is missing.
+            OSError: it is not on this machine and could not be fetched (`FetchError`).
         """
-        from keras_sd.weights import load
+        from keras_sd.weights.load import build_networks
+        from keras_sd.weights.presets import open_preset
+        from keras_sd.weights.readers import WeightsError
+        from keras_sd.weights.vocabulary import tokenizer_of
 
         for name, size in (("height", height), ("width", width)):
             if size is not None:
                 check_size(name, size)
-        parts = load.load_preset(preset)
-        return cls(**parts, height=height, width=width, jit_compile=jit_compile)
+        checkpoint = open_preset(
+            preset,
+            text_encoder=text_encoder,
+            unet=unet,
+            autoencoder=autoencoder,
+            prediction=prediction,
+            ema=ema,
+            variant=variant,
+            compat=compat,
+        )
+        if checkpoint.unsupported:
+            raise WeightsError(f"{checkpoint.path}: {checkpoint.unsupported}")
+        tokenizer = tokenizer_of(checkpoint, vocabulary)
+        for note in checkpoint.notes:
+            logger.warning("%s", note)
+        return cls(
+            checkpoint.config,
+            **build_networks(checkpoint),
+            tokenizer=tokenizer,
+            words=checkpoint.words,
+            license=checkpoint.license,
+            height=height,
+            width=width,
+            jit_compile=jit_compile,
+        )
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """The three networks by name."""
+        return {
+            "text_encoder": self.text_encoder,
+            "unet": self.unet,
+            "autoencoder": self.autoencoder,
+        }
+
+    def save_preset(
+        self,
+        folder: str | Path,
+        *,
+        layout: Literal["keras_sd", "diffusers"] = "keras_sd",
+        dtype: Dtype | None = None,
+    ) -> None:
+        """Writes the model as a folder that `from_preset` reads, whole or not at all.
+
+        Args:
+            folder: is made where there is none; files in it of the same names are replaced.
+            layout: ours, or the one of diffusers' `StableDiffusionPipeline`.
+            dtype: of the numbers; None is the networks' own.
+
+        Raises:
+            ValueError: another layout or dtype; a number that is not finite (`WeightsError`).
+        """
+        from keras_sd.weights.diffusers_folder import write_folder
+        from keras_sd.weights.load import arrays_of
+        from keras_sd.weights.save import save_preset
+
+        arrays, merges = arrays_of(self.networks), self.tokenizer.merges
+        if layout == "keras_sd":
+            save_preset(
+                folder, self.config, arrays, merges, self.words, dtype=dtype, license=self.license
+            )
+        elif layout == "diffusers":
+            write_folder(folder, self.config, arrays, merges, dtype=dtype)
+        else:
+            raise ValueError(f"layout is 'keras_sd' or 'diffusers', not {layout!r}")
+
+    def save_checkpoint(self, path: str | Path, *, dtype: Dtype | None = None) -> None:
+        """Writes the weights as one `.safetensors` file in the original layout, which most other
+        programs read. It has no vocabulary: that is CLIP's for every Stable Diffusion.
+
+        Args:
+            path: of the file, which ends in `.safetensors`.
+            dtype: of the numbers; None is the networks' own.
+
+        Raises:
+            ValueError: another dtype or ending; a number that is not finite (`WeightsError`).
+        """
+        from keras_sd.weights.load import arrays_of
+        from keras_sd.weights.save import save_checkpoint
+
+        save_checkpoint(path, self.config, arrays_of(self.networks), dtype=dtype)
 
     def text_to_image(
         self,
@@ -315,23 +421,6 @@ class _NoiseSource:
 
     def __call__(self, now: Level, nxt: Level) -> Any:
         return ops.convert_to_tensor(self.draw())
-
-
-def check_size(name: str, size: int) -> int:
-    """A height or width that works.
-
-    Raises:
-        ValueError: it is not a positive multiple of 8; the message has the two nearest.
-    """
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise ValueError(f"{name} is a number of pixels, not {size!r}")
-    if size < SIZE_UNIT or size % SIZE_UNIT:
-        below = max(SIZE_UNIT, size // SIZE_UNIT * SIZE_UNIT)
-        raise ValueError(
-            f"{name} {size} is not a multiple of {SIZE_UNIT}; the nearest that work are "
-            f"{below} and {below + SIZE_UNIT}"
-        )
-    return size
 
 
 def _pair(

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from keras_sd import cli, image, registry
+from keras_sd.cli import backends
 from keras_sd.image import read_metadata
 from keras_sd.registry import SamplerInfo
 
@@ -67,7 +68,7 @@ def fake(monkeypatch, tmp_path):
         vars(module).update(vars(content))
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(registry, "get_sampler", lambda name: name)
-    monkeypatch.setattr(cli, "_is_installed", lambda name: True)
+    monkeypatch.setattr(backends, "_is_installed", lambda name: True)
     # Set, then deleted: so that what the command sets is taken back after the test.
     for variable in ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL"):
         monkeypatch.setenv(variable, "")
@@ -131,13 +132,27 @@ def test_generate_with_defaults(fake, capsys) -> None:
 
 
 def test_generate_with_everything(fake, capsys) -> None:
+    for name in ("m", "vae.safetensors", "unet.ckpt", "clip.bin", "merges.txt"):
+        Path(name).touch()
     arguments = """generate cat --model m --negative dog --sampler s --schedule karras --steps 5
-        --guidance 2.5 --seed 0 --count 2 --size 64x32 --output cat.png --backend torch"""
+        --guidance 2.5 --seed 0 --count 2 --size 64x32 --output cat.png --backend torch
+        --variant fp16 --prediction v --ema --autoencoder vae.safetensors --unet unet.ckpt
+        --text-encoder clip.bin --vocabulary merges.txt --compat keras_cv"""
     assert cli.main(arguments.split()) == 0
     assert capsys.readouterr().out == "cat-1.png\ncat-2.png\n"
-    assert files() == ["cat-1.png", "cat-2.png"]
+    assert sorted(Path().glob("*.png")) == [Path("cat-1.png"), Path("cat-2.png")]
+    loading = {
+        "variant": "fp16",
+        "prediction": "v",
+        "ema": True,
+        "autoencoder": Path("vae.safetensors"),
+        "unet": Path("unet.ckpt"),
+        "text_encoder": Path("clip.bin"),
+        "vocabulary": Path("merges.txt"),
+        "compat": "keras_cv",
+    }
     (model, built), (_, run) = fake.calls
-    assert (model, built) == ("m", {"height": 32, "width": 64})
+    assert (model, built) == ("m", {"height": 32, "width": 64, **loading})
     assert run == {
         "negative_prompt": "dog",
         "batch_size": 2,
@@ -147,7 +162,11 @@ def test_generate_with_everything(fake, capsys) -> None:
         "sampler": "s",
         "schedule": "karras",
     }
-    assert [read_metadata(name)["image"] for name in files()] == [0, 1]
+    assert [read_metadata(f"cat-{number}.png")["image"] for number in (1, 2)] == [0, 1]
+    made = read_metadata("cat-1.png")
+    assert {name: made[name] for name in loading} == {
+        name: str(value) if isinstance(value, Path) else value for name, value in loading.items()
+    }
     with image.Image.open("cat-2.png") as second:
         assert np.asarray(second).max() == 1
     assert read_metadata("cat-1.png")["backend"] == os.environ["KERAS_BACKEND"] == "torch"
@@ -229,10 +248,10 @@ def test_size(fake, size: str, height: int, width: int) -> None:
 BAD_INPUT = [
     (
         ["--size", "100"],
-        "a width of 100 pixels is not a multiple of 8; the nearest that work are 96 and 104",
+        "--size: width 100 is not a multiple of 8; the nearest that work are 96 and 104",
     ),
-    (["--size", "64x68"], "a height of 68 pixels .* 64 and 72"),
-    (["--size", "0"], "width of 0 pixels is too small; the least is 8"),
+    (["--size", "64x68"], "--size: height 68 .* 64 and 72"),
+    (["--size", "0"], "width 0 is not .* 8 and 16"),
     (["--size", "64x"], "--size is '64x'; it is WIDTHxHEIGHT"),
     (["--size", "-64"], "--size is '-64'"),
     (["--steps", "0"], "steps"),
@@ -250,6 +269,12 @@ BAD_INPUT = [
     (["--output", "cat.jpg"], "--output is cat.jpg: neither a folder that exists nor a name"),
     (["--output", "nowhere/"], "--output is nowhere: neither a folder that exists nor a name"),
     (["--output", "x" * 300 + ".png"], "File name too long"),
+    (["--prediction", "x0"], "'epsilon', 'v'"),
+    (["--compat", "diffusers"], "keras_cv"),
+    (["--autoencoder", "no.safetensors"], "--autoencoder: there is no file no.safetensors"),
+    (["--text-encoder", "."], "--text-encoder: there is no file ."),
+    (["--model", "sd-1.55"], "Did you mean 'sd-1.5'"),
+    (["--model", "no/folder/here"], "no/folder/here"),
     (["--wrong"], "No such option"),
 ]
 
@@ -293,7 +318,8 @@ def test_help_and_samplers_import_nothing_heavy() -> None:
 import sys
 from keras_sd.cli import main
 assert main(["--help"]) == main([]) == main(["samplers"]) == main(["--version"]) == 0
-assert main(["generate", "--help"]) == 0
+for command in ("generate", "inspect", "convert", "models", "fetch"):
+    assert main([command, "--help"]) == 0
 heavy = {"keras", "jax", "tensorflow", "torch", "numpy", "PIL", "ftfy", "regex", "rich"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
@@ -317,7 +343,7 @@ def test_samplers_are_listed(capsys, monkeypatch) -> None:
 
 
 def test_no_backend_installed(fake, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(cli, "_is_installed", lambda name: False)
+    monkeypatch.setattr(backends, "_is_installed", lambda name: False)
     assert cli.main(["generate", "cat"]) == 2
     line = error_line(capsys)
     for name in ("jax", "tensorflow", "torch"):
@@ -345,7 +371,7 @@ def test_no_backend_installed(fake, capsys, monkeypatch) -> None:
 def test_backend_choice(
     fake, capsys, monkeypatch, tmp_path, installed, asked, variable, configured, expected
 ) -> None:
-    monkeypatch.setattr(cli, "_is_installed", lambda name: name in installed)
+    monkeypatch.setattr(backends, "_is_installed", lambda name: name in installed)
     if variable:
         monkeypatch.setenv("KERAS_BACKEND", variable)
     if configured:
@@ -361,7 +387,7 @@ def test_backend_choice(
 
 @pytest.mark.parametrize("option", [True, False])
 def test_backend_that_is_not_installed(fake, capsys, monkeypatch, option: bool) -> None:
-    monkeypatch.setattr(cli, "_is_installed", lambda name: name == "jax")
+    monkeypatch.setattr(backends, "_is_installed", lambda name: name == "jax")
     if not option:
         monkeypatch.setenv("KERAS_BACKEND", "torch")
     assert cli.main(["generate", "cat", *(["--backend", "torch"] if option else [])]) == 2
@@ -377,7 +403,7 @@ def test_is_installed(tmp_path, monkeypatch) -> None:
     (tmp_path / "whole" / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     names = ("whole", "left_behind", "not_there")
-    assert [cli._is_installed(name) for name in names] == [True, False, False]
+    assert [backends._is_installed(name) for name in names] == [True, False, False]
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,10 @@ from keras_sd.config import (
     NoiseConfig,
     TextEncoderConfig,
     UNetConfig,
+    check_size,
 )
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
-from keras_sd.pipeline import StableDiffusion, check_size
+from keras_sd.pipeline import StableDiffusion
 from keras_sd.registry import SamplerNotFoundError
 from keras_sd.tokenizer import PromptTooLongError, Tokenizer
 from keras_sd.training.bpe import learn_merges

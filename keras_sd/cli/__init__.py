@@ -1,0 +1,69 @@
+"""The `keras-sd` command; each module has the commands that belong together.
+
+Nothing heavy is imported before it is needed: `--help` and `samplers` need neither Keras nor NumPy,
+what only reads files needs no Keras, and `generate` checks all it can before it imports Keras,
+which takes seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer.main import get_command
+
+from keras_sd import __version__
+from keras_sd.cli.checkpoints import convert, fetch, inspect, models
+from keras_sd.cli.draw import generate, samplers
+from keras_sd.cli.terminal import notes, report, say
+from keras_sd.cli.train import train_emoji
+
+app = typer.Typer(
+    name="keras-sd",
+    help="Stable Diffusion for Keras 3: pictures from a prompt, on TensorFlow, JAX or torch.",
+    add_completion=False,
+    # Plain help: rich would double the time that --help takes.
+    rich_markup_mode=None,
+)
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"keras-sd {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+for _command in (generate, samplers, models, fetch, inspect, convert, train_emoji):
+    app.command(_command.__name__.replace("_", "-"))(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: What follows `keras-sd`; the process's own arguments if None.
+
+    Returns:
+        The exit status: 0, 2 for bad input, 1 for another failure, 130 when stopped by Ctrl-C.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        with notes():
+            status = get_command(app).main(arguments, prog_name="keras-sd", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        status = 130
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        status = report(error)
+    if status == 130:
+        say("stopped")
+    return status if isinstance(status, int) else 0

@@ -1,0 +1,122 @@
+"""What the command says: lines on stderr, tables, progress bars. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from keras_sd.sampling import Step
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def say(line: str) -> None:
+    """A line on stderr: stdout is for what was asked for."""
+    typer.echo(line, err=True)
+
+
+def report(error: Exception) -> int:
+    """Print an error in one line and return the exit status it deserves."""
+    # Typer's own errors, about the command line, bring a message and a status.
+    usage: Any = getattr(error, "format_message", None)
+    message = " ".join((usage() if usage else str(error)).split()) or type(error).__name__
+    if usage:
+        say(f"error: {message}")
+        return int(getattr(error, "exit_code", 2))
+    if isinstance(error, (ValueError, TypeError, FileNotFoundError, FileExistsError)):
+        say(f"error: {message}")
+        return 2
+    if isinstance(error, OSError):
+        say(f"error: {message}")
+        return 1
+    say(f"error: {type(error).__name__}: {message} (--debug shows where)")
+    return 1
+
+
+@contextmanager
+def notes() -> Iterator[None]:
+    """Show what the library logs, unknown words of a prompt for one, as notes on stderr."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: say(f"note: {record.getMessage()}")  # type: ignore[method-assign]
+    logger = logging.getLogger("keras_sd")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table whose columns are as wide as they have to be."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+def size(count: int) -> str:
+    """Bytes for people, as shops and download pages count them: 4265146304 is "4.27 GB"."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count} bytes"
+
+
+@contextmanager
+def steps_bar(total: int) -> Iterator[Callable[[Step], None]]:
+    """A bar of sampler steps, if stderr is a terminal; yields the callback that moves it."""
+    with _bar() as progress:
+        if progress is None:
+            yield lambda step: None
+            return
+        # The first step compiles the model, which can take longer than all the others together.
+        task = progress.add_task("preparing", total=total)
+
+        def advance(step: Step) -> None:
+            progress.update(task, description="drawing", completed=step.index, total=step.total)
+
+        yield advance
+
+
+@contextmanager
+def bytes_bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes, if stderr is a terminal; yields what is called with (done, total)."""
+    with _bar(of_bytes=True) as progress:
+        if progress is None:
+            yield lambda done, total: None
+            return
+        task = progress.add_task(description, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _bar(of_bytes: bool = False) -> Iterator[Progress | None]:
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn() if of_bytes else MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield progress

@@ -143,7 +143,7 @@ class StableDiffusion:
             compat=compat,
         )
         if checkpoint.unsupported:
-            raise WeightsError(f"{checkpoint.path}: {checkpoint.unsupported}")
+            raise WeightsError(checkpoint.unsupported)
         tokenizer = tokenizer_of(checkpoint, vocabulary)
         for note in checkpoint.notes:
             logger.warning("%s", note)

@@ -328,3 +328,38 @@ def test_the_defaults_of_a_whole_model_are_kept(tmp_path):
     for layout in ("keras_sd", "diffusers"):
         path = write(make(config), layout, tmp_path)
         assert open_checkpoint(path).config.defaults == config.defaults
+
+
+@pytest.mark.references
+@pytest.mark.parametrize("layout", ["diffusers", "original"])
+def test_diffusers_makes_the_same_latents_of_what_we_write(model, layout, tmp_path):
+    torch = pytest.importorskip("torch")
+    pipelines = pytest.importorskip("diffusers")
+    torch.set_num_threads(1)
+    folder = write(model, "diffusers", tmp_path)
+    if layout == "diffusers":
+        theirs = pipelines.StableDiffusionPipeline.from_pretrained(folder)
+    else:
+        file = write(model, "original", tmp_path)
+        theirs = pipelines.StableDiffusionPipeline.from_single_file(
+            file, config=str(folder), local_files_only=True
+        )
+    theirs.scheduler = pipelines.DDIMScheduler.from_pretrained(folder / "scheduler")
+    theirs.set_progress_bar_config(disable=True)
+    noise = np.random.default_rng(1).normal(size=(1, 16, 16, 4)).astype("float32")
+    latents = theirs(
+        "cat dog",
+        negative_prompt="dog",
+        num_inference_steps=5,
+        guidance_scale=7.5,
+        latents=torch.from_numpy(noise).permute(0, 3, 1, 2),
+        height=32,
+        width=32,
+        output_type="latent",
+    ).images
+    *_, step = model.stream(
+        "cat dog", "dog", num_steps=5, unconditional_guidance_scale=7.5, diffusion_noise=noise
+    )
+    expected = latents.permute(0, 2, 3, 1).numpy()
+    found = keras.ops.convert_to_numpy(step.latent)
+    assert np.abs(found - expected).max() < 2e-5 * np.abs(expected).max()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
+
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 from keras import ops
@@ -10,7 +13,12 @@ from keras import ops
 from keras_sd.backend import compile_step
 from keras_sd.config import AutoencoderConfig, TextEncoderConfig, UNetConfig
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
-from keras_sd.networks.initializers import HostConstant, HostUniform, weights_follow
+from keras_sd.networks.initializers import (
+    HostConstant,
+    HostUniform,
+    host_zeros,
+    weights_follow,
+)
 
 TEXT = TextEncoderConfig(vocab_size=40, max_length=6, width=8, depth=1, heads=2, mlp_width=16)
 SPATIAL = UNetConfig(
@@ -173,3 +181,20 @@ def test_the_text_encoder_is_causal():
     before, after = (run(encoder, tokens) for tokens in (TOKENS, changed))
     np.testing.assert_allclose(after[:, :4], before[:, :4], atol=1e-6)
     assert np.abs(after[:, 4:] - before[:, 4:]).max() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_large_zeros_have_pages_of_their_own(dtype):
+    large, small = host_zeros((512, 513), dtype), host_zeros((3, 0), dtype)
+    assert isinstance(large.base.base.obj, mmap.mmap)
+    assert isinstance(small, np.ndarray)
+    assert (large.shape, small.shape) == ((512, 513), (3, 0))
+    assert large.dtype == small.dtype == getattr(ml_dtypes, dtype, dtype)
+    assert not large.astype("float32").any()
+    variable = keras.Variable(ops.convert_to_tensor(large, dtype), dtype=dtype)
+    values = host_zeros((512, 513), dtype)
+    values[...] = np.arange(513)
+    variable.assign(values)
+    del values
+    kept = ops.convert_to_numpy(ops.cast(variable.value, "float32"))
+    np.testing.assert_array_equal(kept, np.tile(np.arange(513).astype(large.dtype), (512, 1)))

@@ -7,6 +7,7 @@ jax does not compile a generator for every shape (which takes longer than the wh
 from __future__ import annotations
 
 import math
+import mmap
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,12 @@ from contextvars import ContextVar
 from typing import Any
 
 import keras
+import ml_dtypes
 import numpy as np
 from keras import ops
+
+_PAGES = 2**18
+"""Bytes from which on an array has pages of its own."""
 
 _WEIGHTS_FOLLOW = ContextVar("weights_follow", default=False)
 
@@ -30,6 +35,20 @@ def weights_follow() -> Iterator[None]:
         _WEIGHTS_FOLLOW.reset(token)
 
 
+def host_zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """An array of zeros in pages of its own, for what becomes the value of a variable.
+
+    Such pages take no memory before they are written to; jax and TensorFlow take them over without
+    a copy, since they are aligned; and they go back to the system when the array is gone, where
+    memory from the heap would stay with the process in pieces.
+    """
+    numpy_dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    size = math.prod(shape) * numpy_dtype.itemsize
+    if size < _PAGES:
+        return np.zeros(shape, numpy_dtype)
+    return np.frombuffer(mmap.mmap(-1, size), numpy_dtype).reshape(shape)
+
+
 class HostInitializer(keras.initializers.Initializer):
     """An initializer whose values `draw(shape)` makes with NumPy, float32."""
 
@@ -38,8 +57,8 @@ class HostInitializer(keras.initializers.Initializer):
 
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
         shape = tuple(int(size) for size in shape)
-        follow = _WEIGHTS_FOLLOW.get()
-        values = np.zeros(shape, np.float32) if follow else self.draw(shape)
+        dtype = keras.backend.standardize_dtype(dtype)
+        values = host_zeros(shape, dtype) if _WEIGHTS_FOLLOW.get() else self.draw(shape)
         return ops.convert_to_tensor(values, dtype)
 
 

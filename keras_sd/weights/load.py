@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -11,10 +11,13 @@ import numpy as np
 from keras import ops
 
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
-from keras_sd.networks.initializers import weights_follow
+from keras_sd.networks.initializers import host_zeros, weights_follow
 from keras_sd.weights.checkpoint import Checkpoint, Part, refuse
 from keras_sd.weights.names import Table, Weight
 from keras_sd.weights.readers import WeightsError, release
+
+_PIECE = 2**24
+"""Bytes of a file that are in memory at a time."""
 
 
 def build_networks(checkpoint: Checkpoint) -> dict[str, keras.Model]:
@@ -63,22 +66,19 @@ def load_parts(
     refuse(source, found)
 
     # Twice over the data: no variable is touched before all numbers are known to be good, and no
-    # more than one tensor is in memory at a time.
+    # more than a piece of the file and one variable are in memory beside the model.
     damaged = []
     for name, model in models.items():
         variables = variables_of(model)
-        for entry, tensor in _entries(parts[name]):
-            if not np.isfinite(_converted(tensor, variables[entry.path])).all():
+        for entry in parts[name].table:
+            pieces = _pieces(entry, parts[name], variables[entry.path])
+            if not all(np.isfinite(numbers).all() for _, numbers in pieces):
                 damaged.append(entry.name)
-            release(tensor)
     refuse(source, {"not finite": dict.fromkeys(damaged)})
     for name, model in models.items():
         variables = variables_of(model)
-        for entry, tensor in _entries(parts[name]):
-            variable = variables[entry.path]
-            # A copy of its own: jax keeps what it is given, which may be a view of the file.
-            variable.assign(np.array(entry.ours(_converted(tensor, variable)), order="C"))
-            release(tensor)
+        for entry in parts[name].table:
+            _assign(entry, parts[name], variables[entry.path])
 
 
 def load_state_dict(
@@ -130,12 +130,24 @@ def _check_table(name: str, table: Table, variables: Mapping[str, keras.Variable
         raise WeightsError(f"The table does not fit the {name}: {sorted(odd) or 'a path twice'}")
 
 
-def _entries(part: Part) -> list[tuple[Weight, Any]]:
-    return [(entry, part.tensors[entry.name]) for entry in part.table]
+def _assign(entry: Weight, part: Part, variable: keras.Variable) -> None:
+    # Memory of its own: jax keeps what it is given, which must not be a view of the file.
+    value = host_zeros(entry.shape, variable.dtype)
+    theirs = entry.theirs(value)
+    for rows, numbers in _pieces(entry, part, variable):
+        theirs[rows] = numbers
+    variable.assign(value)
 
 
-def _converted(tensor: Any, variable: keras.Variable) -> np.ndarray:
-    """A tensor in the variable's dtype, in the file's layout."""
-    dtype = np.dtype(ml_dtypes.bfloat16 if variable.dtype == "bfloat16" else variable.dtype)
-    with np.errstate(over="ignore"):
-        return np.asarray(tensor).astype(dtype, copy=False)
+def _pieces(
+    entry: Weight, part: Part, variable: keras.Variable
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """What a variable gets, in the file's layout and the variable's dtype, some rows at a time."""
+    dtype = np.dtype(getattr(ml_dtypes, variable.dtype, variable.dtype))
+    tensor = entry.rows(np.asarray(part.tensors[entry.name]))
+    step = max(1, _PIECE * len(tensor) // max(tensor.nbytes, 1))
+    for start in range(0, len(tensor), step):
+        rows = slice(start, start + step)
+        with np.errstate(over="ignore"):
+            yield rows, tensor[rows].astype(dtype, copy=False)
+        release(tensor[rows])

@@ -57,12 +57,17 @@ class Weight:
             shape = (shape[0] * self.part[1], *shape[1:])
         return shape
 
+    def rows(self, array: Any) -> Any:
+        """What is ours of the tensor of the file: all of it, or its part; a view."""
+        if self.part is None:
+            return array
+        index, parts = self.part
+        rows = array.shape[0] // parts
+        return array[index * rows : (index + 1) * rows]
+
     def ours(self, array: Any) -> Any:
         """The tensor of the file as our variable, a view of it."""
-        if self.part is not None:
-            index, parts = self.part
-            rows = array.shape[0] // parts
-            array = array[index * rows : (index + 1) * rows]
+        array = self.rows(array)
         match self.layout:
             case "same":
                 return array

@@ -216,7 +216,8 @@ def keras_cv_reference(session: nox.Session) -> None:
     session.run(*pip, *needed, external=True)
     session.install(*CONSTRAINTS, ".", "jax", "pytest")
     prepare(session, "jax")
-    session.run(old, script, "--check", external=True)
+    theirs = {"KERAS_BACKEND": "tensorflow"}
+    session.run(old, script, "--check", external=True, env=theirs)
     session.env["KERAS_CV_FULL"] = str(tmp)
     for parts in (
         ["text_encoder"],
@@ -225,7 +226,7 @@ def keras_cv_reference(session: nox.Session) -> None:
         ["diffusion_model"],
         ["diffusion_model_v2"],
     ):
-        session.run(old, script, "--full", str(tmp), *parts, external=True)
+        session.run(old, script, "--full", str(tmp), *parts, external=True, env=theirs)
         test = "tests/test_keras_cv.py::test_full_networks_give_what_keras_cv_gives"
         session.run("pytest", "-s", "-m", "references", *(f"{test}[{part}]" for part in parts))
         for file in (*tmp.glob("*.h5"), *tmp.glob("*.npz")):

@@ -10,15 +10,66 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from reprlib import repr as shown
 from typing import Any, Literal
 
 SIZE_UNIT = 8
 """Heights and widths are multiples of this many pixels."""
 
 
+# The largest numbers of a config, many times those of any model there is: a config comes from a
+# file, and what is made from it grows with them.
+MAX_LEVELS = 8
+"""Resolutions of a network."""
+MAX_BLOCKS = 8
+"""Residual blocks a resolution."""
+MAX_DEPTH = 32
+"""Transformer blocks after a residual block."""
+MAX_LAYERS = 128
+"""Layers of a text encoder."""
+MAX_WIDTH = 16_384
+"""Features, channels, heads, groups, tokens of a prompt, pixels."""
+MAX_MLP_WIDTH = 65_536
+MAX_VOCABULARY = 2**20
+MAX_TIMESTEPS = 1_000_000
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _require_sizes(where: str, config: Any, most: int, *names: str, least: int = 1) -> None:
+    """Every one of the fields is a whole number from `least` to `most`."""
+    for name in names:
+        value = getattr(config, name)
+        _require(
+            type(value) is int and least <= value <= most,
+            f"{where}: {name} is {shown(value)}, not a whole number from {least} to {most}",
+        )
+
+
+def _require_levels(where: str, config: Any, most: int, *names: str, least: int = 1) -> None:
+    """Every one of the fields is a whole number from `least` to `most` for each of 1 to
+    `MAX_LEVELS` resolutions."""
+    for name in names:
+        values = getattr(config, name)
+        _require(
+            isinstance(values, tuple)
+            and 1 <= len(values) <= MAX_LEVELS
+            and all(type(value) is int and least <= value <= most for value in values),
+            f"{where}: {name} is {shown(values)}, not 1 to {MAX_LEVELS} whole numbers from "
+            f"{least} to {most}",
+        )
+
+
+def _require_number(where: str, config: Any, name: str, below: float) -> None:
+    """The field is above 0 and below `below`, which no infinity and no NaN is."""
+    value = getattr(config, name)
+    _require(
+        0 < value < below,
+        f"{where}: {name} is {shown(value)}, not above 0 and below {below:g}",
+    )
 
 
 @dataclass(frozen=True)
@@ -47,6 +98,12 @@ class TextEncoderConfig:
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
+        where = "text encoder"
+        _require_sizes(where, self, MAX_VOCABULARY, "vocab_size")
+        _require_sizes(where, self, MAX_WIDTH, "max_length", "width", "heads")
+        _require_sizes(where, self, MAX_LAYERS, "depth")
+        _require_sizes(where, self, MAX_MLP_WIDTH, "mlp_width")
+        _require_number(where, self, "epsilon", 1.0)
         _require(
             self.width % self.heads == 0,
             f"text encoder: width {self.width} is not a multiple of its {self.heads} heads",
@@ -90,6 +147,13 @@ class UNetConfig:
     gelu: Literal["exact", "tanh"] = "exact"
 
     def __post_init__(self) -> None:
+        _require_sizes(
+            "unet", self, MAX_WIDTH, "in_channels", "out_channels", "context_width", "groups"
+        )
+        _require_sizes("unet", self, MAX_BLOCKS, "blocks")
+        _require_levels("unet", self, MAX_WIDTH, "widths", "heads")
+        _require_levels("unet", self, MAX_DEPTH, "depths", least=0)
+        _require_number("unet", self, "transformer_epsilon", 1.0)
         for name in ("heads", "depths"):
             _require(
                 len(getattr(self, name)) == len(self.widths),
@@ -132,6 +196,11 @@ class AutoencoderConfig:
     epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
+        _require_sizes("autoencoder", self, MAX_WIDTH, "latent_channels", "groups")
+        _require_sizes("autoencoder", self, MAX_BLOCKS, "blocks")
+        _require_levels("autoencoder", self, MAX_WIDTH, "widths")
+        _require_number("autoencoder", self, "scale", 1e6)
+        _require_number("autoencoder", self, "epsilon", 1.0)
         for width in self.widths:
             _require(
                 width % self.groups == 0,
@@ -167,6 +236,13 @@ class NoiseConfig:
     final_sigma: Literal["first", "zero"] = "first"
 
     def __post_init__(self) -> None:
+        _require_sizes("noise", self, MAX_TIMESTEPS, "num_train_timesteps")
+        _require_number("noise", self, "beta_start", 1.0)
+        _require_number("noise", self, "beta_end", 1.0)
+        _require(
+            self.beta_start <= self.beta_end,
+            f"noise: beta_end is {self.beta_end}, not at least beta_start, {self.beta_start}",
+        )
         for name, allowed in (
             ("beta_schedule", ("scaled_linear", "linear")),
             ("prediction", ("epsilon", "v")),
@@ -197,6 +273,14 @@ class Defaults:
     schedule: str = "leading"
     num_steps: int = 50
     guidance_scale: float = 7.5
+
+    def __post_init__(self) -> None:
+        _require_sizes("defaults", self, MAX_WIDTH, "height", "width")
+        _require_sizes("defaults", self, MAX_TIMESTEPS, "num_steps")
+        _require(
+            abs(self.guidance_scale) < 1e6,
+            f"defaults: guidance_scale is {self.guidance_scale}, not between -1e6 and 1e6",
+        )
 
 
 @dataclass(frozen=True)
@@ -275,7 +359,7 @@ def keras_cv(config: ModelConfig) -> ModelConfig:
 def _from_dict(cls: Any, data: Any, where: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     if not isinstance(data, Mapping):
-        raise ValueError(f"{where}: expected an object with {', '.join(fields)}, not {data!r}")
+        raise ValueError(f"{where}: expected an object with {', '.join(fields)}, not {shown(data)}")
     unknown = sorted(set(data) - set(fields))
     if unknown:
         raise ValueError(
@@ -290,7 +374,7 @@ def _from_dict(cls: Any, data: Any, where: str) -> Any:
             values[name] = _checked_type(fields[name], value, f"{where}.{name}")
     try:
         return cls(**values)
-    except (TypeError, ZeroDivisionError) as error:
+    except TypeError as error:
         raise ValueError(f"{where}: {error}") from error
 
 
@@ -300,9 +384,9 @@ def _checked_type(of: dataclasses.Field, value: Any, where: str) -> Any:
     wanted = str if of.default is dataclasses.MISSING else type(of.default)
     accepted = (int, float) if wanted is float else (wanted,)
     if type(value) not in accepted:
-        raise ValueError(f"{where}: expected {wanted.__name__}, not {value!r}")
+        raise ValueError(f"{where}: expected {wanted.__name__}, not {shown(value)}")
     if wanted is tuple and any(type(item) is not int for item in value):
-        raise ValueError(f"{where}: expected integers, not {value!r}")
+        raise ValueError(f"{where}: expected integers, not {shown(value)}")
     return value
 
 

@@ -141,6 +141,7 @@ class StableDiffusion:
             ema=ema,
             variant=variant,
             compat=compat,
+            needs_vocabulary=vocabulary is None,
         )
         if checkpoint.unsupported:
             raise WeightsError(checkpoint.unsupported)
@@ -177,12 +178,16 @@ class StableDiffusion:
         """Writes the model as a folder that `from_preset` reads, whole or not at all.
 
         Args:
-            folder: is made where there is none; files in it of the same names are replaced.
+            folder: is made where there is none. An older model of the same layout in it is
+                replaced; if anything goes wrong, it is as it was.
             layout: ours, or the one of diffusers' `StableDiffusionPipeline`.
             dtype: of the numbers; None is the networks' own.
 
         Raises:
-            ValueError: another layout or dtype; a number that is not finite (`WeightsError`).
+            ValueError: another layout or dtype; a number that is not finite, or a model that the
+                layout has no place for (`WeightsError`).
+            FileExistsError: there is a model of another layout in the folder or, for diffusers',
+                any file that would not be replaced.
         """
         from keras_sd.weights.diffusers_folder import write_folder
         from keras_sd.weights.load import arrays_of
@@ -207,7 +212,8 @@ class StableDiffusion:
             dtype: of the numbers; None is the networks' own.
 
         Raises:
-            ValueError: another dtype or ending; a number that is not finite (`WeightsError`).
+            ValueError: another dtype or ending; a number that is not finite, or a model that the
+                layout has no place for (`WeightsError`).
         """
         from keras_sd.weights.load import arrays_of
         from keras_sd.weights.save import save_checkpoint

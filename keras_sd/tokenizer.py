@@ -43,6 +43,9 @@ END_OF_WORD = "</w>"
 #: Size of the vocabulary of OpenAI's CLIP; its merges file is five times longer than what it uses.
 CLIP_VOCAB_SIZE = 49408
 
+_MAX_MERGES = 16_000_000
+"""Bytes of text; the file of OpenAI's CLIP has 3 MB."""
+
 _SPECIAL = regex.compile(r"(<\|startoftext\|>|<\|endoftext\|>)")
 _SPACES = regex.compile(r"\s+")
 _WORD = regex.compile(
@@ -158,13 +161,17 @@ def read_merges(path: str | os.PathLike[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is not text, or a line is not a merge.
+        ValueError: The file is not text, has more of it than 16 MB, or a line is not a merge.
     """
     path = Path(path)
-    data = path.read_bytes()
+    with open(path, "rb") as file:
+        data = file.read(_MAX_MERGES + 1)
     try:
         if data.startswith(b"\x1f\x8b"):
-            data = gzip.decompress(data)
+            with gzip.open(path) as unpacked:
+                data = unpacked.read(_MAX_MERGES + 1)
+        if len(data) > _MAX_MERGES:
+            raise ValueError(f"{path} is no merges file: it has more than {_MAX_MERGES} bytes")
         text = data.decode("utf-8")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a merges file: {error}") from error

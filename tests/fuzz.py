@@ -146,6 +146,25 @@ def write_hdf5(file: h5py.File, chunks: bool = True) -> None:
         file.create_dataset("chunks/plain", data=numbers, chunks=(7, 4))
 
 
+def disordered(file: h5py.File, name: str, numbers: np.ndarray) -> None:
+    """A dataset whose bytes are compressed first and shuffled then, as h5py never does."""
+    made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    made.set_chunk(tuple(-(-size // 2) for size in numbers.shape))
+    made.set_deflate(4)
+    made.set_shuffle()
+    kind, space = h5py.h5t.py_create(numbers.dtype), h5py.h5s.create_simple(numbers.shape)
+    dataset = h5py.h5d.create(file.id, name.encode(), kind, space, made)
+    dataset.write(space, space, numbers)
+
+
+@cache
+def whole_disordered() -> bytes:
+    made = io.BytesIO()
+    with h5py.File(made, "w") as file:
+        disordered(file, "a", np.arange(180, dtype="f4").reshape(20, 9))
+    return made.getvalue()
+
+
 # Damage.
 
 
@@ -338,9 +357,11 @@ def damaged_legacy(rng: random.Random) -> bytes:
 def damaged_hdf5(rng: random.Random) -> bytes:
     files = whole_hdf5()
     data = rng.choice(files)
-    kind = rng.randrange(12)
+    kind = rng.randrange(13)
     if kind == 0:
         return spliced(list(files), rng)
+    if kind == 12:
+        return damaged(whole_disordered(), rng)
     if kind < 6:
         return damaged(data, rng)
     made = bytearray(data)

@@ -152,7 +152,7 @@ def test_generate_with_everything(fake, capsys) -> None:
         "compat": "keras_cv",
     }
     (model, built), (_, run) = fake.calls
-    assert (model, built) == ("m", {"height": 32, "width": 64, **loading})
+    assert (str(model), built) == ("m", {"height": 32, "width": 64, **loading})
     assert run == {
         "negative_prompt": "dog",
         "batch_size": 2,
@@ -271,8 +271,11 @@ BAD_INPUT = [
     (["--output", "x" * 300 + ".png"], "File name too long"),
     (["--prediction", "x0"], "'epsilon', 'v'"),
     (["--compat", "diffusers"], "keras_cv"),
-    (["--autoencoder", "no.safetensors"], "--autoencoder: there is no file no.safetensors"),
-    (["--text-encoder", "."], "--text-encoder: there is no file ."),
+    (
+        ["--autoencoder", "no.safetensors"],
+        "--autoencoder: there is no file or folder no.safetensors",
+    ),
+    (["--vocabulary", "."], "--vocabulary: there is no file ."),
     (["--model", "sd-1.55"], "Did you mean 'sd-1.5'"),
     (["--model", "no/folder/here"], "no/folder/here"),
     (["--wrong"], "No such option"),

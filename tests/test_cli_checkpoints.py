@@ -28,13 +28,15 @@ from keras_sd.config import (
     TextEncoderConfig,
     UNetConfig,
 )
-from keras_sd.weights import fetch, inspection, presets, save
+from keras_sd.weights import fetch, inspection, presets, recognise, save
 from keras_sd.weights.checkpoint import open_checkpoint
 from keras_sd.weights.convert import convert
 from keras_sd.weights.inspection import inspect
-from keras_sd.weights.names import diffusers, keras_cv, original, own
+from keras_sd.weights.names import diffusers, keras_cv, original, own, weights_h5
 from keras_sd.weights.presets import PRESETS
+from keras_sd.weights.readers import WeightsError
 from keras_sd.weights.save import save_checkpoint, save_preset
+from keras_sd.weights.vocabulary import tokenizer_of
 
 MERGES = ["c a", "ca t</w>", "d o", "do g</w>"]
 TINY = replace(
@@ -380,6 +382,7 @@ def test_inspect_a_part_alone(capsys, part, layout):
     ("arguments", "words"),
     [
         (["nowhere"], "There is no file or folder nowhere; `keras-sd models`"),
+        (["~nouser/x"], "There is no file or folder ~nouser/x; `keras-sd models`"),
         (["sd-2.1"], "`keras-sd fetch sd-2.1` gets it"),
         (["sd-1.5", "--variant", "fp16"], "`keras-sd fetch sd-1.5 --variant fp16` gets it"),
         (["hf://owner/name"], "`keras-sd fetch hf://owner/name` gets it"),
@@ -415,6 +418,206 @@ def test_inspect_tells_how_far_it_is_and_keeps_nothing(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert "reading" in run(capsys, "inspect", "tiny")[1]
+
+
+# What files may say to a terminal
+
+EVIL = "x\x1b[2K\r\n  result        whole: every tensor fits\x1b[8m"
+
+
+def test_names_that_would_move_the_cursor_are_escaped(capsys):
+    save_file(file_tensors() | {EVIL: np.zeros(3, np.float32)}, "evil.safetensors")
+    for arguments in (
+        ["inspect", "evil.safetensors"],
+        ["inspect", "evil.safetensors", "--full"],
+        ["convert", "evil.safetensors", "out.safetensors"],
+    ):
+        out, err = run(capsys, *arguments, status=1 if arguments[0] == "inspect" else 2)
+        assert "1 unexpected: 'x\\x1b[2K\\r" in err or "unexpected!   1: 'x\\x1b[2K\\r" in out
+        assert "\x1b" not in out + err
+        assert not any(line.startswith("  result") for line in out.splitlines())
+    with pytest.raises(WeightsError) as caught:
+        open_checkpoint("evil.safetensors").check()
+    assert repr(EVIL) in str(caught.value)
+    assert EVIL not in str(caught.value)
+
+
+def test_a_name_and_a_license_that_would_move_the_cursor_are_escaped(capsys):
+    write_preset("evil", replace(TINY, name=EVIL), license=EVIL)
+    out, _ = run(capsys, "inspect", "evil")
+    assert "\x1b" not in out
+    assert "\r" not in out
+    assert out.count("x\\x1b[2K") == 2
+    assert sum(line.startswith("  result") for line in out.splitlines()) == 1
+
+
+# Folders of ours, and what is none
+
+
+def edit_config(folder, **changes):
+    path = Path(folder, "config.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("license", [5, ["CC0"], {}, True])
+def test_a_license_is_a_string(license):
+    edit_config(write_preset("tiny"), license=license)
+    with pytest.raises(WeightsError, match=r"config\.json: license is .* not a string or null"):
+        open_checkpoint("tiny")
+
+
+def test_a_model_with_added_tokens_comes_back():
+    config = replace(TINY, text_encoder=replace(TINY.text_encoder, vocab_size=520))
+    write_preset("added", config)
+    found = open_checkpoint("added")
+    assert found.vocab_size == 514 + len(MERGES) == 518
+    assert tokenizer_of(found).vocab_size == 518
+    convert(found, "folder", to="diffusers")
+    convert(open_checkpoint("folder"), "again", to="keras_sd")
+    assert tokenizer_of(open_checkpoint("again")).merges == tokenizer_of(found).merges
+    less = replace(TINY, text_encoder=replace(TINY.text_encoder, vocab_size=516))
+    assert open_checkpoint(write_preset("less", less)).vocab_size == 516
+
+
+def test_a_folder_of_two_models_is_refused():
+    convert(open_checkpoint(write_preset("tiny")), "both", to="diffusers")
+    Path("both/config.json").write_text('{"model_type": "something"}')
+    assert open_checkpoint("both").layout == "diffusers"
+    for file in Path("tiny").iterdir():
+        Path("both", file.name).write_bytes(file.read_bytes())
+    with pytest.raises(WeightsError, match=r"two models: model_index.json .* config.json"):
+        open_checkpoint("both")
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("vae", "autoencoder"), ("unet", "unet"), ("text_encoder", "text_encoder")]
+)
+def test_a_folder_of_one_component(name, part):
+    convert(open_checkpoint(write_preset("tiny")), "folder", to="diffusers")
+    with pytest.raises(
+        WeightsError, match=rf"is the {name} of a diffusers folder.*folder above it, or {part}="
+    ):
+        open_checkpoint(Path("folder", name))
+    other = {n: a + np.float16(1) for n, a in random_arrays(TINY).items()}
+    write_preset("other", arrays=other)
+    found = open_checkpoint("other", **{part: Path("folder", name)})
+    ours = random_arrays(TINY)
+    wanted = {n: ours[n] if n.startswith(f"{part}/") else a for n, a in other.items()}
+    assert_same({n: np.array(a) for n, a in found.arrays().items()}, wanted)
+    (file,) = found.parts[part].files
+    assert found.files.count(file) == 1
+    wrong = next(other for other in PARTS if other != part)
+    with pytest.raises(WeightsError, match=f"is no {wrong}, it holds the {part}"):
+        open_checkpoint("other", **{wrong: Path("folder", name)})
+
+    half = file.with_suffix(".fp16.safetensors")
+    half.write_bytes(file.read_bytes())
+    assert open_checkpoint("other", **{part: Path("folder", name)}).parts[part].files == (file,)
+    file.rename(file.with_suffix(".bf16.safetensors"))
+    with pytest.raises(WeightsError, match=rf"several files: .*bf16.* Give one: {part}=FILE"):
+        open_checkpoint("other", **{part: Path("folder", name)})
+
+
+# Parts of other files
+
+
+@pytest.mark.parametrize("source", ["whole.safetensors", "tiny", "folder"])
+def test_a_part_of_a_whole_model(source):
+    file_tensors()
+    convert(open_checkpoint(write_preset("tiny")), "folder", to="diffusers")
+    other = {n: a + np.float16(1) for n, a in random_arrays(TINY).items()}
+    save_checkpoint("other.safetensors", TINY, other)
+    ours = random_arrays(TINY)
+    for part in PARTS:
+        wanted = {n: ours[n] if n.startswith(f"{part}/") else a for n, a in other.items()}
+        assert_same(arrays_at("other.safetensors", **{part: source}), wanted)
+
+
+def test_a_part_of_another_model_is_named_by_a_few_facts():
+    write_preset("tiny")
+    text = replace(TINY.text_encoder, width=128, max_length=9, depth=3, mlp_width=32)
+    unet = replace(TINY.unet, widths=(64, 64), context_width=128)
+    vae = replace(TINY.autoencoder, blocks=2)
+    write_preset("odd", replace(TINY, text_encoder=text, unet=unet, autoencoder=vae))
+    for part, words in (
+        ("text_encoder", "max_length is 9, not 8; width is 128, not 64; depth is 3, not 1 and 1"),
+        ("unet", "widths is [64, 64], not [32, 64]; context_width is 128, not 64"),
+        ("autoencoder", "decoder/level_0_2/conv1/bias is (32,), not None; decoder/level_0_2/conv1"),
+    ):
+        with pytest.raises(WeightsError) as caught:
+            open_checkpoint("tiny", **{part: "odd"})
+        message = str(caught.value)
+        assert message.startswith(f"odd is the {part} of another model than tiny: {words}")
+        assert len(message) < 400
+
+
+def test_what_was_said_of_a_part_goes_with_it(monkeypatch):
+    monkeypatch.setattr(recognise, "SD_1", TINY)  # whose autoencoder a file without one lacks
+    tensors = file_tensors()
+    Path("whole.safetensors").rename("full.safetensors")
+    unet = {n: a for n, a in tensors.items() if n.startswith(original.UNET)}
+    vae = {n: a for n, a in tensors.items() if n.startswith(original.AUTOENCODER)}
+    averages = {original.ema_name(name): array for name, array in unet.items()}
+    save_file({n: a for n, a in (tensors | averages).items() if n not in vae}, "bare.safetensors")
+    save_file(vae, "vae.safetensors")
+    save_file(unet | {"betas": np.zeros(3, np.float32)}, "unet.safetensors")
+    found = open_checkpoint("bare.safetensors")
+    assert [note[:13] for note in found.notes] == ["It has no aut", "It also holds"]
+    found = open_checkpoint("bare.safetensors", autoencoder="vae.safetensors")
+    assert [note[:13] for note in found.notes] == ["It also holds"]
+    assert "betas" not in found.ignored
+    both = {"autoencoder": "vae.safetensors", "unet": "unet.safetensors"}
+    found = open_checkpoint("bare.safetensors", **both)
+    assert found.notes == ()
+    assert "betas" in found.ignored
+    assert not found.problems()
+    assert found.files == (Path("bare.safetensors"), *map(Path, reversed(both.values())))
+
+
+def test_notes_on_the_variants_of_a_replaced_part_go_with_it():
+    convert(open_checkpoint(write_preset("tiny")), "folder", to="diffusers")
+    vae = Path("folder/vae/diffusion_pytorch_model.safetensors")
+    vae.rename(vae.with_suffix(".fp16.safetensors"))
+    assert "vae has" in " ".join(open_checkpoint("folder").notes)
+    assert open_checkpoint("folder", autoencoder="tiny").notes == ()
+
+
+def test_the_family_is_that_of_the_prediction_in_the_end():
+    convert(open_checkpoint(write_preset("two", TINY_2)), "folder", to="diffusers")
+    assert open_checkpoint("folder").family == "Stable Diffusion 2.x, 768x768, v-prediction"
+    found = open_checkpoint("folder", prediction="epsilon")
+    assert found.family == "Stable Diffusion 2.x base, 512x512"
+    assert found.prediction_from == "the option prediction"
+
+
+def test_a_unet_says_what_it_predicts():
+    tensors = file_tensors(TINY_2)
+    unet = {n: a for n, a in tensors.items() if n.startswith(original.UNET)}
+    save_checkpoint("base.safetensors", replace(TINY_2, noise=NoiseConfig()), random_arrays(TINY_2))
+    save_file(tensors, "silent.safetensors")
+    save_file(unet, "unet_v.safetensors", {"modelspec.prediction_type": "v"})
+    save_file(unet, "unet.safetensors")
+
+    found = open_checkpoint("base.safetensors", unet="unet_v.safetensors")
+    assert found.config.noise.prediction == "v"
+    assert "modelspec.prediction_type" in found.prediction_from
+    assert found.family == "Stable Diffusion 2.x, 768x768, v-prediction"
+    (note,) = found.notes
+    assert "UNet of unet_v.safetensors predicts v" in note
+    assert "base.safetensors epsilon: v is taken" in note
+
+    found = open_checkpoint("base.safetensors", unet="unet_v.safetensors", prediction="epsilon")
+    assert (found.config.noise.prediction, found.notes) == ("epsilon", ())
+    assert open_checkpoint("base.safetensors", unet="unet.safetensors").notes == ()
+
+    assert open_checkpoint("silent.safetensors", unet="unet_v.safetensors").notes == ()
+    (note,) = open_checkpoint("silent.safetensors", unet="unet.safetensors").notes
+    assert "cannot say what its UNet predicts" in note
+
+    write_preset("folder", replace(TINY_2, noise=NoiseConfig()))
+    found = open_checkpoint("silent.safetensors", unet="folder")
+    assert found.config.noise.prediction == "epsilon"
+    assert "folder, config.json" in found.prediction_from
 
 
 # KerasCV: its files have the shapes of the real models, which a test makes small.
@@ -483,6 +686,126 @@ def test_inspect_and_convert_keras_cv(capsys, small_keras_cv):
     assert open_checkpoint("ours").config == TINY
 
 
+def write_keras_cv(path, table, arrays, network):
+    with h5py.File(path, "w") as target:
+        for entry in table:
+            target[entry.name] = entry.theirs(arrays[f"{network}/{entry.path}"])
+
+
+def test_half_an_autoencoder_of_keras_cv(capsys, small_keras_cv):
+    Path("kerascv/encoder.weights.h5").unlink()
+    with pytest.raises(WeightsError) as caught:
+        open_checkpoint("kerascv").check()
+    message = str(caught.value)
+    assert "1 missing: autoencoder (decoder.weights.h5 is one half of it, and" in message
+    assert "image encoder (vae_encoder.h5) belongs beside it" in message
+    with pytest.raises(
+        WeightsError, match=r"decoder.weights.h5 is one half of the autoencoder alone.*'s decoder"
+    ):
+        open_checkpoint("kerascv", autoencoder="kerascv/decoder.weights.h5")
+    for file in ("text_encoder", "diffusion_model"):
+        Path(f"kerascv/{file}.weights.h5").unlink()
+    with pytest.raises(
+        WeightsError,
+        match=r"no diffusion model .* only decoder.weights.h5 \(decoder\)\..*\(vae_encoder.h5\)",
+    ):
+        open_checkpoint("kerascv")
+
+
+def test_files_of_something_else_beside_those_of_keras_cv(capsys, small_keras_cv):
+    Path("kerascv/._decoder.h5").write_bytes(b"\0\5\26\7" + bytes(100))
+    Path("kerascv/notes.h5").write_bytes(b"no hdf5")
+    with h5py.File("kerascv/resnet.h5", "w") as target:
+        target["dense/kernel"] = np.zeros((3, 4), "float32")
+    found = open_checkpoint("kerascv")
+    found.check()
+    assert_same({n: np.array(a) for n, a in found.arrays().items()}, small_keras_cv)
+    notes = " ".join(found.notes)
+    for words in ("._decoder.h5 is hidden", "notes.h5 is not used", "resnet.h5 is not used"):
+        assert words in notes
+    assert [file.name.split(".")[0] for file in found.files] == [
+        "text_encoder",
+        "diffusion_model",
+        "encoder",
+        "decoder",
+    ]
+    Path("kerascv/diffusion_model.weights.h5").unlink()
+    with pytest.raises(WeightsError, match=r"no diffusion model of .*notes.h5 is not used"):
+        open_checkpoint("kerascv")
+
+
+def test_two_models_of_keras_cv_in_one_folder(small_keras_cv):
+    arrays = random_arrays(TINY_2, "float32")
+    v1, v2 = Path("kerascv/diffusion_model.weights.h5"), Path("kerascv/v2.weights.h5")
+    write_keras_cv(v2, keras_cv.unet(TINY_2.unet), arrays, "unet")
+    with pytest.raises(
+        WeightsError,
+        match=r"the diffusion model is in diffusion_model.weights.h5 and in v2.weights.h5 "
+        r"\(unet=FILE chooses one\)",
+    ):
+        open_checkpoint("kerascv")
+    for file, config in ((v1, TINY), (v2, TINY_2)):
+        found = open_checkpoint("kerascv", unet=file)
+        found.check()
+        assert found.config.unet == config.unet
+        assert file in found.files
+        assert len(found.files) == 4
+    decoder = Path("kerascv/decoder.weights.h5").read_bytes()
+    Path("kerascv/decoder_2.h5").write_bytes(decoder)
+    with pytest.raises(WeightsError, match=r"the decoder is in .*autoencoder=FILE chooses"):
+        open_checkpoint("kerascv", unet=v1)
+    write_preset("tiny")
+    open_checkpoint("kerascv", unet=v1, autoencoder="tiny").check()
+    # Of something else: what the text encoder is of says which version the model is.
+    open_checkpoint("kerascv", unet="tiny", autoencoder="tiny").check()
+
+
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [
+        ("text_encoder", r"text encoder alone; .*from_preset\(..., text_encoder=FILE\)"),
+        ("diffusion_model", r"diffusion model alone; .*from_preset\(..., unet=FILE\)"),
+        ("encoder", "image encoder alone; a folder with KerasCV's other files is a model$"),
+    ],
+)
+def test_one_file_of_keras_cv_is_named(small_keras_cv, file, what):
+    with pytest.raises(WeightsError, match=f"is KerasCV's {what}"):
+        open_checkpoint(f"kerascv/{file}.weights.h5")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_inspect_what_keras_saved_of_a_network_of_ours(capsys, part):
+    wide = replace(
+        TINY,
+        text_encoder=replace(TINY.text_encoder, depth=2, mlp_width=96),
+        unet=UNetConfig(4, 4, (32, 64, 64), (8, 8, 8), (0, 2, 1), 2, 64),
+        autoencoder=AutoencoderConfig(4, (32, 64, 64), 2),
+    )
+    for config in (TINY, wide):
+        table = weights_h5.TABLES[part](getattr(config, part))
+        write_keras_cv("x.weights.h5", table, random_arrays(config, "float32"), part)
+        with h5py.File("x.weights.h5", "r+") as target:
+            target["optimizer/vars/0"] = np.zeros(3, "float32")
+        found = run_json(capsys, "inspect", "x.weights.h5")
+        assert found["family"] == f"the {part.replace('_', ' ')} of a model, alone"
+        assert found["parts"][part]["tensors"] == len(table)
+        assert found["ignored"] == ["optimizer/vars/0"]
+        with pytest.raises(WeightsError, match=rf"the {part} of a model alone.*{part}=FILE"):
+            open_checkpoint("x.weights.h5")
+        write_preset("whole", config)
+        assert open_checkpoint("whole", **{part: "x.weights.h5"}).ignored == ("optimizer/vars/0",)
+        other = wide if config is TINY else TINY
+        write_preset("other", other)
+        with pytest.raises(WeightsError, match=f"the {part} of another model than tiny: "):
+            open_checkpoint("other", **{part: "x.weights.h5"})
+
+    with h5py.File("x.weights.h5", "r+") as target:
+        del target[table[-1].name]
+        target["stranger"] = np.zeros(3, "float32")
+    problems = run_json(capsys, "inspect", "x.weights.h5", status=1)["problems"]
+    assert problems == {"unexpected": ["stranger"], "missing": [table[-1].name]}
+
+
 # convert
 
 
@@ -510,14 +833,17 @@ def test_convert_a_name_and_its_variant(capsys, monkeypatch):
     file_tensors()
     asked = []
 
-    def locate(preset, variant):
-        asked.append((preset, variant))
+    def locate(preset, variant, *, needs_vocabulary):
+        asked.append((preset, variant, needs_vocabulary))
         return Path("whole.safetensors")
 
     monkeypatch.setattr(presets, "locate", locate)
     run(capsys, "convert", "sd-9", "x.safetensors", "--variant", "fp16")
-    assert asked == [("sd-9", "fp16")]
+    assert asked == [("sd-9", "fp16", False)]
     assert_same(arrays_at("x.safetensors"), random_arrays(TINY))
+    _, err = run(capsys, "convert", "sd-9", "x", "--to", "diffusers", status=2)
+    assert "keras-sd fetch clip-vocabulary" in err
+    assert asked[1:] == [("sd-9", None, True)]
 
 
 def test_convert_to_another_dtype(capsys):
@@ -704,7 +1030,7 @@ def test_convert_leaves_nothing_half_written(capsys, monkeypatch, to):
         (["x.safetensors", "--to", "diffusers"], "a folder, no name with .safetensors"),
         (["x", "--to", "onnx"], "'keras_sd', 'diffusers', 'original'"),
         (["x.safetensors", "--dtype", "int8"], "'float16', 'bfloat16', 'float32'"),
-        (["x.safetensors", "--unet", "gone.ckpt"], "--unet: there is no file gone.ckpt"),
+        (["x.safetensors", "--unet", "gone.ckpt"], "--unet: there is no file or folder gone.ckpt"),
         (["x", "--to", "keras_sd", "--vocabulary", "gone.txt"], "--vocabulary: there is no file"),
         (["x.safetensors", "--variant", "fp16"], "variant 'fp16'"),
         (["x.safetensors", "--ema"], "averaged weights"),
@@ -736,7 +1062,7 @@ def test_convert_says_what_a_single_file_cannot(capsys):
     write_preset("odd", odd)
     _, err = run(capsys, "convert", "odd", "x.safetensors", status=2)
     assert "noise.beta_end is 0.02, and would be 0.012" in err
-    assert "pad_token is zero, and would be end" in err
+    assert "filled with the token 'zero'" in err
     assert files() == ["odd"]
 
 
@@ -794,6 +1120,11 @@ def test_fetch(capsys, monkeypatch):
     assert len(calls) == 2
 
 
+def test_the_vocabulary_has_no_variant(capsys):
+    _, err = run(capsys, "fetch", "clip-vocabulary", "--variant", "x", status=2)
+    assert "clip-vocabulary has no variant 'x'" in err
+
+
 def test_fetch_of_an_unknown_name(capsys):
     _, err = run(capsys, "fetch", "sd-1.55", status=2)
     assert "Did you mean 'sd-1.5'" in err
@@ -825,3 +1156,61 @@ heavy = {{"keras", "jax", "tensorflow", "torch", "PIL", "huggingface_hub"}}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True)
+
+
+# Names and paths
+
+
+def test_a_path_goes_before_a_name(capsys, caplog):
+    for name in ("emoji", "sd-1.5"):
+        write_preset(name)
+        assert presets.locate(name) == Path(name)
+        assert presets.open_preset(name).config == TINY
+        (record, _) = caplog.records
+        assert f"{Path(name).absolute()} is a path here" in record.getMessage()
+        caplog.clear()
+        out, err = run(capsys, "inspect", name, "--quick")
+        assert out.startswith(f"{name}: tiny\n")
+        assert "is a path here, so this is not the model of that name" in err
+        caplog.clear()
+        assert presets.locate(Path(name)) == Path(name)
+        assert not caplog.records
+
+
+def test_the_vocabulary_is_fetched_before_weights_that_come_without_one(monkeypatch):
+    calls = []
+
+    def fetch_vocabulary():
+        calls.append("vocabulary")
+
+    def resolve(preset, *, variant, others):
+        calls.append(preset)
+        return Path("whole.safetensors")
+
+    file_tensors()
+    monkeypatch.setattr(fetch, "fetch_vocabulary", fetch_vocabulary)
+    monkeypatch.setattr(fetch, "resolve", resolve)
+    for preset in ("sd-1.5", "hf://owner/name/x.safetensors"):
+        assert presets.open_preset(preset).layout == "original"
+        assert calls == ["vocabulary", preset]
+        calls.clear()
+        presets.open_preset(preset, needs_vocabulary=False)
+        assert calls == [preset]
+        calls.clear()
+    for preset in ("hf://owner/name", "nowhere"):  # a folder, which may have its own; nothing
+        presets.locate(preset)
+        assert calls == [preset]
+        calls.clear()
+    for local in ("whole.safetensors", Path("whole.safetensors"), "emoji"):
+        presets.open_preset(local)
+        assert calls == []
+    with pytest.raises(ValueError, match="has no variant 'bf16'"):
+        presets.locate("sd-1.5", "bf16")
+    assert calls == []
+
+    with monkeypatch.context() as offline:
+        offline.setenv("HF_HUB_OFFLINE", "1")
+        presets.locate("sd-1.5")
+    monkeypatch.setattr(fetch, "find_vocabulary", lambda: Path("here"))
+    presets.locate("sd-1.5")
+    assert calls == ["sd-1.5", "sd-1.5"]

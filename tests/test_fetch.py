@@ -22,13 +22,15 @@ import sys
 import threading
 import urllib.parse
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from keras_sd.config import SD_1
 from keras_sd.weights import fetch, hub, sources, vocabulary
+from keras_sd.weights.checkpoint import Checkpoint
 from keras_sd.weights.fetch import FetchError
 
 COMMIT, LATER = "1" * 40, "2" * 40
@@ -1127,6 +1129,52 @@ def test_the_real_vocabulary(home):
     merges.write_text(text.replace("\ni n\n", "\nn i\n", 1), encoding="utf-8")
     with pytest.raises(ValueError, match="not those of CLIP"):
         fetch.find_vocabulary(merges)
+
+
+def checkpoint_of(tokens: int, merges: Path | None = None, **about) -> Checkpoint:
+    text = replace(SD_1.text_encoder, vocab_size=tokens)
+    config = replace(SD_1, text_encoder=text)
+    return Checkpoint(Path("x"), "original", "", config, {}, merges=merges, **about)
+
+
+@needs_vocabulary
+@pytest.mark.parametrize("size", [49408, 49409, 49500])
+@pytest.mark.parametrize("given", [True, False])
+def test_tokens_that_were_added_leave_those_of_clip_as_they_are(home, caplog, size, given):
+    if not given:
+        ours = vocabulary.places()[0]
+        ours.parent.mkdir(parents=True)
+        shutil.copy(REAL_VOCABULARY, ours)
+    path = REAL_VOCABULARY if given else None
+    tokenizer = vocabulary.tokenizer_of(checkpoint_of(size), path)
+    assert tokenizer.vocab_size == 49408
+    assert tokenizer.encode("a cat") == [49406, 320, 2368, 49407]
+    assert ("cannot be typed" in caplog.text) == (size > 49408)
+
+
+def test_a_preset_with_tokens_that_were_added_knows_its_own(home, caplog):
+    merges = home / "merges.txt"
+    merges.write_text("c a\nca t</w>\n")
+    tokenizer = vocabulary.tokenizer_of(checkpoint_of(517, merges))
+    assert tokenizer.encode("cat") == [514, 513, 515]
+    assert "knows 1 token more than the vocabulary" in caplog.text
+    caplog.clear()
+    for checkpoint in (checkpoint_of(516, merges), checkpoint_of(516, merges, vocab_size=516)):
+        assert vocabulary.tokenizer_of(checkpoint).encode("cat") == [514, 513, 515]
+    assert not caplog.text
+
+
+def test_a_vocabulary_that_is_given_to_a_model_is_checked(small, home):
+    path = home / "merges.txt"
+    path.write_text("c a\nca t</w>\n")
+    with pytest.raises(ValueError, match=r"merges.txt is not CLIP's vocabulary"):
+        vocabulary.tokenizer_of(checkpoint_of(49408), path)
+    # A smaller model has one of its own, which only its author knows.
+    assert vocabulary.tokenizer_of(checkpoint_of(516), path).encode("cat") == [514, 513, 515]
+    for size in (516, 49408):
+        for missing in (home / "none.txt", home):
+            with pytest.raises(FileNotFoundError, match=f"no vocabulary file {missing}$"):
+                vocabulary.tokenizer_of(checkpoint_of(size), missing)
 
 
 # --- The modules -----------------------------------------------------------------------

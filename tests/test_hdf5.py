@@ -10,7 +10,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from fuzz import bounded, nothing_executed, whole_hdf5
+from fuzz import bounded, disordered, nothing_executed, whole_hdf5
 
 from keras_sd.weights.readers import WeightsError, hdf5
 
@@ -231,6 +231,14 @@ def deep(file):
 )
 def test_what_keras_does_not_write(fill, match, form, tmp_path):
     refused(written(tmp_path, fill, **FORMS[form]), match)
+
+
+@pytest.mark.parametrize("form", ["default", "v108"])
+def test_filters_in_another_order(form, tmp_path):
+    def fill(file):
+        disordered(file, "a", np.arange(600, dtype="f4").reshape(30, 20))
+
+    refused(written(tmp_path, fill, **FORMS[form]), "'a', which is written with gzip before shuf")
 
 
 def test_chunks_that_were_not_written(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -16,9 +17,14 @@ from keras_sd.config import (
     TextEncoderConfig,
     UNetConfig,
 )
-from keras_sd.weights.names import diffusers, original
-from keras_sd.weights.readers import WeightsError
-from keras_sd.weights.recognise import old_attention, recognise, recognise_part
+from keras_sd.weights.names import diffusers, keras_cv, original
+from keras_sd.weights.readers import WeightsError, read_file
+from keras_sd.weights.recognise import (
+    old_attention,
+    recognise,
+    recognise_part,
+    stated_prediction,
+)
 
 TINY_1 = ModelConfig(
     "sd-1",
@@ -118,6 +124,31 @@ def test_families_have_names(config, prediction, family):
         assert found.unsupported is None
     else:
         assert f"the file is {family}: it asks for more" in found.unsupported
+
+
+@pytest.mark.parametrize(
+    ("channels", "labels", "family", "names"),
+    [
+        (5, False, "depth-to-image", ["depth_model.model.scratch.layer1_rn.weight"]),
+        (7, False, "x4 upscaler", ["low_scale_model.model.encoder.conv_in.weight"]),
+        (4, True, "unCLIP", ["embedder.model.visual.proj", "noise_augmentor.data_mean"]),
+    ],
+)
+def test_networks_beside_the_three_are_ignored_where_the_family_has_them(
+    channels, labels, family, names
+):
+    label = f"{original.UNET}label_emb.0.0.weight"
+    shapes = {**file_of(with_input(TINY_2, channels)), **dict.fromkeys(names, (3,))}
+    if labels:
+        shapes[label] = (4, 4)
+    found = recognise(shapes, prediction="v")
+    assert family in found.family
+    assert set(names) <= set(found.ignored)
+    # There is no variable for the embedding of labels: such a file does not fit.
+    assert found.leftover == ((label,) if labels else ())
+    # In a file of another family nobody knows them.
+    other = {**file_of(TINY_2), **dict.fromkeys(names, (3,))}
+    assert set(recognise(other, prediction="v").leftover) == set(names)
 
 
 def test_unclip_is_told_by_its_embedding_of_labels():
@@ -272,6 +303,20 @@ def test_who_says_what_the_unet_predicts(
         assert found.config.defaults.height == {"v": 768, "epsilon": 512}[expected]
 
 
+def test_what_a_file_says_can_be_asked_for_alone(tmp_path):
+    path = tmp_path / "x.safetensors"
+    assert stated_prediction({}) is None
+    assert stated_prediction({}, {}, path) is None
+    assert stated_prediction({"v_pred": ()}) == ("v", "the file's tensor v_pred")
+    path.with_suffix(".yaml").write_text("model:\n  params:\n    parameterization: v\n")
+    assert stated_prediction({}, {}, path) == ("v", str(path.with_suffix(".yaml")))
+    said = {"modelspec.prediction_type": "epsilon"}
+    where = "the file's metadata, modelspec.prediction_type"
+    assert stated_prediction({"v_pred": ()}, said, path) == ("epsilon", where)
+    with pytest.raises(WeightsError, match=r"x\.safetensors: .*predicts 'x0'"):
+        stated_prediction({}, {"modelspec.prediction_type": "x0"}, path)
+
+
 def test_nobody_says_what_the_unet_predicts(tmp_path):
     found = recognise(file_of(TINY_1), path=tmp_path / "model.ckpt")
     assert found.config.noise.prediction == "epsilon"
@@ -411,6 +456,78 @@ def test_a_stranger_is_named_beside_parts_of_ours():
         recognise(shapes)
 
 
+def test_float8_is_named(tmp_path):
+    header = {"x": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}
+    text = json.dumps(header).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(2))
+    with pytest.raises(WeightsError, match="float8 is not read") as caught:
+        read_file(path)
+    assert f"{path}: tensor 'x': dtype 'F8_E4M3'" in str(caught.value)
+
+
+def test_a_controlnet_is_named_that_has_its_model_with_it():
+    shapes = {**file_of(TINY_1), "control_model.input_hint_block.0.weight": (16, 3, 3, 3)}
+    with pytest.raises(WeightsError, match=r"a ControlNet with the model .*control_model\.input"):
+        recognise(shapes)
+
+
+def many(prefix, levels, blocks, depth):
+    """Names that say how much there is of everything, and little else."""
+    shapes = {
+        f"{prefix}input_blocks.0.0.weight": (32, 4, 3, 3),
+        f"{prefix}out.2.weight": (4, 32, 3, 3),
+        f"{prefix}middle_block.1.proj_in.weight": (32, 32, 1, 1),
+        f"{prefix}middle_block.1.transformer_blocks.0.attn2.to_k.weight": (32, 64),
+    }
+    for level in range(levels):
+        first = 1 + level * (blocks + 1)
+        for block in range(blocks):
+            shapes[f"{prefix}input_blocks.{first + block}.0.out_layers.3.weight"] = (32, 32, 3, 3)
+        for i in range(depth):
+            name = f"input_blocks.{first}.1.transformer_blocks.{i}.attn2.to_k.weight"
+            shapes[prefix + name] = (32, 64)
+    return shapes
+
+
+@pytest.mark.parametrize(
+    ("levels", "blocks", "depth", "words"),
+    [
+        (1, 200, 200, "is not whole: a UNet with 200 blocks"),
+        (8, 8, 32, "is not whole: .* 256 transformers .* has 87040 tensors or more, and the file"),
+        (1, 200, 0, "unet: blocks is 200, not a whole number from 1 to 8"),
+        (200, 1, 0, "unet: widths is .*not 1 to 8"),
+    ],
+)
+def test_names_do_not_make_a_network_that_nobody_has(levels, blocks, depth, words, monkeypatch):
+    # Before a table is made: this one would have up to millions of entries.
+    monkeypatch.setattr(original, "unet", None)
+    shapes = many("", levels, blocks, depth)
+    with pytest.raises(WeightsError, match=words):
+        recognise_part(shapes)
+    both = {**many(original.UNET, levels, blocks, depth), **text_encoder(TINY_1.text_encoder)}
+    with pytest.raises(WeightsError, match=words):
+        recognise(both)
+
+
+def test_a_text_encoder_has_no_more_layers_than_any():
+    layer = "text_model.encoder.layers.{}.mlp.fc1.weight"
+    shapes = shapes_of(original.clip(TINY_1.text_encoder, "text_model."))
+    shapes |= {layer.format(i): (96, 64) for i in range(129)}
+    with pytest.raises(WeightsError, match="depth is 129, not a whole number from 1 to 128"):
+        recognise_part(shapes)
+
+
+def test_a_file_of_keras_cv_has_no_more_tokens_than_any():
+    table = keras_cv.text_encoder(SD_1.text_encoder)
+    shapes = {entry.name: entry.file_shape for entry in table}
+    tokens = next(e.name for e in table if e.path == "embedding/tokens/embeddings")
+    for count, expected in ((49500, 49500), (0, 49408), (2**40, 49408)):
+        found = keras_cv.recognise({**shapes, tokens: (count, 768)}, None)
+        # What does not fit is listed with all else that does not.
+        assert found.config.text_encoder.vocab_size == expected
+
+
 def test_a_whole_model_is_one_whatever_is_beside_it():
     name = "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha"
     assert recognise({**file_of(TINY_1), name: ()}).leftover == (name,)
@@ -526,14 +643,39 @@ SINGLE = [
 def test_a_part_alone(config, part, make):
     table = make(getattr(config, part))
     shapes = {**shapes_of(table), "embeddings.position_ids": (1, 77), "loss.logvar": ()}
-    assert recognise_part(shapes, config) == (part, table)
-    assert recognise_part(shapes) == (part, table)
+    ignored = ("embeddings.position_ids", "loss.logvar")
+    assert recognise_part(shapes, config) == (part, table, ignored)
+    assert recognise_part(shapes) == (part, table, ignored)
+
+
+def test_what_a_part_has_beside_the_network_is_ignored():
+    whole = replace(SD_2.text_encoder, depth=24)
+    table = original.openclip(SD_2.text_encoder)
+    used = {entry.name for entry in table}
+    shapes = {
+        **shapes_of(original.openclip(whole)),
+        f"{original.OPENCLIP}text_projection": (1024, 1024),
+        f"{original.OPENCLIP}logit_scale": (),
+        "mine": (3,),
+    }
+    part, found, ignored = recognise_part(shapes, SD_2)
+    assert (part, found) == ("text_encoder", table)
+    # The layer that is not run, of which every other name is like those of the layers that are.
+    assert f"{original.OPENCLIP}transformer.resblocks.23.ln_1.bias" in ignored
+    assert set(ignored) == shapes.keys() - used - {"mine"}
+
+    table = original.unet(TINY_1.unet)
+    averages = {original.ema_name(entry.name): entry.file_shape for entry in table}
+    shapes = {**shapes_of(table), **averages, "model_ema.decay": (), "mine": ()}
+    part, found, ignored = recognise_part(shapes, TINY_1)
+    assert (part, found) == ("unet", table)
+    assert set(ignored) == {*averages, "model_ema.decay"}
 
 
 def test_what_the_shapes_do_not_tell_is_the_models():
     config = replace(TINY_1, autoencoder=replace(TINY_1.autoencoder, groups=4, scale=1.0))
     table = diffusers.autoencoder(config.autoencoder)
-    assert recognise_part(shapes_of(table), config) == ("autoencoder", table)
+    assert recognise_part(shapes_of(table), config) == ("autoencoder", table, ())
 
 
 def test_a_part_of_another_model_is_refused():
@@ -572,7 +714,7 @@ def test_old_files_of_diffusers_call_the_attention_otherwise(pointwise):
     assert "encoder.mid_block.attentions.0.query.weight" in names
     assert "decoder.mid_block.attentions.0.proj_attn.bias" in names
     assert len(names - {entry.name for entry in new}) == 16
-    assert recognise_part(shapes_of(table), TINY_1) == ("autoencoder", table)
+    assert recognise_part(shapes_of(table), TINY_1) == ("autoencoder", table, ())
     assert old_attention(new, shapes_of(table)) == table
     assert old_attention(new, shapes_of(new)) == new
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzz import bounded
 
 from keras_sd.tokenizer import (
     END,
@@ -155,6 +156,17 @@ def test_reads_every_kind_of_merges_file(tmp_path: Path, header: str, compress: 
 def test_reads_windows_line_ends(tmp_path: Path) -> None:
     (tmp_path / "merges.txt").write_bytes(b"#version: 0.2\r\nc a\r\nca t</w>\r\n")
     assert Tokenizer(tmp_path / "merges.txt").vocabulary[512:514] == ("ca", "cat</w>")
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_no_more_text_is_read_than_merges_have(tmp_path: Path, compress: bool) -> None:
+    path = tmp_path / "merges.txt"
+    with gzip.open(path, "wb", 1) if compress else open(path, "wb") as file:
+        for _ in range(200):
+            file.write(b"a b\n" * 2**18)
+    too_much = pytest.raises(ValueError, match=r"merges\.txt .* more than 16000000 bytes")
+    with bounded(memory=2**26), too_much:
+        read_merges(path)
 
 
 @pytest.mark.parametrize(

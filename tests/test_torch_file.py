@@ -157,6 +157,14 @@ def test_the_state_dict_and_all_else(tmp_path):
     assert list(read(tmp_path, archive(state(state_dict=tensor())))) == ["state_dict"]
 
 
+def test_embeddings_of_textual_inversion_are_named(tmp_path):
+    plain = state(string_to_token=b"}", string_to_param=b"}" + text("*") + tensor() + b"s")
+    refused(tmp_path, archive(plain), "x.ckpt is a textual inversion embedding; keras_sd reads")
+    # torch 1 has them in a module, which no network is saved as.
+    module = b"ctorch.nn.modules.container\nParameterDict\n)\x81}b"
+    refused(tmp_path, archive(state(string_to_param=module)), "is a textual inversion embedding")
+
+
 def test_no_tensors_by_name(tmp_path):
     refused(tmp_path, archive(state(epoch=integer(2))), "no tensors by name; there is: 'epoch'")
     refused(tmp_path, archive(b"\x80\x02" + tensor() + b"."), "holds _Tensor, not a dictionary")

@@ -505,23 +505,20 @@ def test_a_failed_save_leaves_the_old_preset(preset, models, monkeypatch):
     assert {path.name: path.read_bytes() for path in preset.iterdir()} == before
 
 
-def test_the_config_comes_last(preset, models, monkeypatch):
-    """Stopped between the files, the folder is refused: the old config knows the old files."""
-    replaced = []
-    original = save.replace_file
+def test_the_config_goes_first_and_comes_last(preset, models, monkeypatch):
+    """Whatever a power cut leaves is the old preset, the new one, or none at all."""
+    original, moved = Path.rename, []
 
-    def stop(path, write):
-        if path.name == "config.json":
-            raise KeyboardInterrupt
-        replaced.append(path.name)
-        original(path, write)
+    def rename(path, target):
+        moved.append((path.parent == preset, path.name))
+        original(path, target)
 
-    monkeypatch.setattr(save, "replace_file", stop)
-    with pytest.raises(KeyboardInterrupt):
-        save_preset(preset, TINY, arrays_of(models), MERGES)
-    assert replaced == ["model.safetensors", "merges.txt"]
-    with pytest.raises(WeightsError, match=r"model.safetensors is damaged or was changed"):
-        read_preset(preset)
+    monkeypatch.setattr(Path, "rename", rename)
+    save_preset(preset, TINY, arrays_of(models), MERGES)
+    assert len(moved) == 6
+    assert moved[0] == (True, "config.json")
+    assert moved[-1] == (False, "config.json")
+    assert [old for old, _ in moved] == [True] * 3 + [False] * 3
 
 
 def test_what_cannot_be_saved_is_refused(tmp_path, models):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from keras_sd.cli import loading
-from keras_sd.cli.terminal import Debug, bytes_bar, say, size, table
+from keras_sd.cli.terminal import Debug, bytes_bar, printable, say, size, table
 
 if TYPE_CHECKING:
     from keras_sd.weights.inspection import PartReport, Report
@@ -131,10 +131,9 @@ def _here(name: str, variant: str | None) -> tuple[Path, str | None]:
     """What a path or a name stands for on this machine, where nothing is fetched for it; and the
     variant, if that is still to be looked for in there."""
     from keras_sd.weights.fetch import list_sources
-    from keras_sd.weights.presets import PRESETS, list_presets
+    from keras_sd.weights.presets import here
 
-    path = PRESETS / name if name in list_presets() else Path(name).expanduser()
-    if path.exists():
+    if (path := here(name)) is not None:
         return path, variant
     known = {(source.name, source.variant): source.path for source in list_sources()}
     if found := known.get((name, variant)):
@@ -149,7 +148,7 @@ def _here(name: str, variant: str | None) -> tuple[Path, str | None]:
 
 def _lines(report: Report, most: int | None) -> Iterator[str]:
     """The report for people: a line a fact, its name in front."""
-    yield f"{report.path}: {report.family}" if report.family else report.path
+    yield printable(f"{report.path}: {report.family}" if report.family else report.path)
     rows = []
     if report.error:
         rows.append(("error", " ".join(report.error.split())))
@@ -193,7 +192,10 @@ def _part(part: PartReport) -> str:
 
 
 def _some(names: list[str], most: int | None) -> str:
-    shown = names if most is None else names[:most]
+    shown = [
+        name if name.isprintable() else repr(name)
+        for name in (names if most is None else names[:most])
+    ]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more (--full lists them)" if more else "")
 
@@ -244,11 +246,12 @@ def convert(
         text_encoder=text_encoder,
     )
     merges = loading.given(vocabulary=vocabulary).get("vocabulary")
+    needed = to != "original" and merges is None
 
     from keras_sd.weights.convert import convert as write
     from keras_sd.weights.presets import open_preset
 
-    checkpoint = open_preset(source, variant=variant, **options)
+    checkpoint = open_preset(source, variant=variant, needs_vocabulary=needed, **options)
     for note in checkpoint.notes:
         say(f"note: {note}")
     if checkpoint.unsupported:

@@ -98,13 +98,15 @@ def generate(
         get_sampler(sampler)
     from keras_sd.weights.presets import locate
 
-    locate(model, variant)
+    locate(model, variant, needs_vocabulary=vocabulary is None)
 
     # 2. The model.
     backends.silence()
     from keras_sd.pipeline import StableDiffusion
 
-    pipeline = StableDiffusion.from_preset(model, height=height, width=width, **options)
+    # That a path goes before a name was noted above, and a Path is never a name.
+    source = Path(model) if os.path.exists(model) else model
+    pipeline = StableDiffusion.from_preset(source, height=height, width=width, **options)
     defaults = pipeline.config.defaults
     sampler = sampler or defaults.sampler
     schedule = schedule or defaults.schedule

@@ -20,10 +20,12 @@ Ema = Annotated[
     typer.Option("--ema", help="Take the averaged weights of the UNet, where a file has both."),
 ]
 Autoencoder = Annotated[
-    Path | None, typer.Option(help="A file to take the autoencoder (VAE) from.")
+    Path | None, typer.Option(help="A file or folder to take the autoencoder (VAE) from.")
 ]
-Unet = Annotated[Path | None, typer.Option(help="A file to take the UNet from.")]
-TextEncoder = Annotated[Path | None, typer.Option(help="A file to take the text encoder from.")]
+Unet = Annotated[Path | None, typer.Option(help="A file or folder to take the UNet from.")]
+TextEncoder = Annotated[
+    Path | None, typer.Option(help="A file or folder to take the text encoder from.")
+]
 Vocabulary = Annotated[
     Path | None,
     typer.Option(help="CLIP's merges, where none lie beside the weights: .txt or .txt.gz."),
@@ -31,13 +33,17 @@ Vocabulary = Annotated[
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """The options that were given, each file among them known to be there.
+    """The options that were given, each path among them known to be there.
 
     Raises:
         FileNotFoundError: one is not; the message names its option.
     """
     found = {name: value for name, value in options.items() if value not in (None, False)}
     for name, value in found.items():
-        if isinstance(value, Path) and not value.is_file():
-            raise FileNotFoundError(f"--{name.replace('_', '-')}: there is no file {value}")
+        if not isinstance(value, Path):
+            continue
+        file_only = name == "vocabulary"
+        if not (value.is_file() if file_only else value.exists()):
+            what = "file" if file_only else "file or folder"
+            raise FileNotFoundError(f"--{name.replace('_', '-')}: there is no {what} {value}")
     return found

@@ -18,9 +18,16 @@ if TYPE_CHECKING:
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
+def printable(text: str) -> str:
+    """The text in one line, and nothing in it that a terminal would obey: names of tensors and the
+    like come from files, and may be made to move the cursor. Such characters stand as escapes."""
+    line = " ".join(text.splitlines()) if "\n" in text else text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
+
+
 def say(line: str) -> None:
     """A line on stderr: stdout is for what was asked for."""
-    typer.echo(line, err=True)
+    typer.echo(printable(line), err=True)
 
 
 def report(error: Exception) -> int:
@@ -56,6 +63,7 @@ def notes() -> Iterator[None]:
 
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """The lines of a table whose columns are as wide as they have to be."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))

@@ -6,29 +6,50 @@ is done with weights (running, converting, inspecting) starts from the `Checkpoi
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import ml_dtypes
 import numpy as np
 
 from keras_sd import config as configs
 from keras_sd.config import ModelConfig
+from keras_sd.tokenizer import read_merges
 from keras_sd.weights import diffusers_folder, recognise
-from keras_sd.weights.families import unsupported
+from keras_sd.weights.diffusers_folder.configs import SCHEDULER
+from keras_sd.weights.families import family_of, unsupported
 from keras_sd.weights.files import read_json
-from keras_sd.weights.names import Table, keras_cv, original, own, under, weights_h5
-from keras_sd.weights.readers import (
-    TensorFile,
-    WeightsError,
-    hdf5,
-    read_file,
-    release,
-    sha256,
+from keras_sd.weights.names import keras_cv, own, under, weights_h5
+from keras_sd.weights.parts import (
+    OF_KERAS_CV,
+    OF_TRAINING,
+    Alone,
+    Part,
+    check_fits,
+    component_file,
+    component_of,
+    open_alone,
+    printable,
+    read_keras_cv,
+    shapes_of,
 )
+from keras_sd.weights.readers import TensorFile, WeightsError, read_file, sha256
+
+__all__ = [
+    "CONFIG",
+    "FORMAT",
+    "MERGES",
+    "PARTS",
+    "WEIGHTS",
+    "Checkpoint",
+    "Part",
+    "Prediction",
+    "open_checkpoint",
+    "open_part",
+    "read_preset",
+    "refuse",
+]
 
 CONFIG, WEIGHTS, MERGES = "config.json", "model.safetensors", "merges.txt"
 """The files of a preset folder."""
@@ -42,64 +63,10 @@ Prediction = Literal["epsilon", "v"]
 PARTS = ("text_encoder", "unet", "autoencoder")
 """Of a model, by the names that they have everywhere."""
 
-_OF_TRAINING = re.compile(r"optimizer(_weights)?/")
-"""What Keras saves beside the weights of a model that is being trained."""
-
 _COMPAT = {"keras_cv": configs.keras_cv}
 """Whose arithmetic weights may need, by name."""
 
 _MAX_LISTED = 10
-
-
-@dataclass(frozen=True)
-class Part:
-    """The weights of one network.
-
-    Attributes:
-        tensors: as the file has them, by the table's names.
-        table: which variable is in which tensor.
-        source: the file, for messages.
-    """
-
-    tensors: Mapping[str, np.ndarray]
-    table: Table
-    source: str
-
-    def problems(self) -> dict[str, list[str]]:
-        """What does not fit, by kind, from names, shapes and dtypes alone; empty where all do."""
-        wanted = {entry.name: entry for entry in self.table}
-        both = [name for name in wanted if name in self.tensors]
-        found = {
-            "unexpected": sorted(set(self.tensors) - set(wanted)),
-            "missing": sorted(set(wanted) - set(self.tensors)),
-            "misshapen": [
-                f"{name} is {shape}, not {wanted[name].file_shape} ({wanted[name].path} "
-                f"{wanted[name].shape})"
-                for name in both
-                if (shape := tuple(self.tensors[name].shape)) != wanted[name].file_shape
-            ],
-            "not floating": [
-                f"{name} ({self.tensors[name].dtype})"
-                for name in both
-                if not is_floating(self.tensors[name].dtype)
-            ],
-        }
-        return {kind: names for kind, names in found.items() if names}
-
-    def not_finite(self) -> list[str]:
-        """The names of the tensors with a NaN or an infinity; reads all of the numbers."""
-        found = []
-        for entry in self.table:
-            tensor = self.tensors[entry.name]
-            if entry.name not in found and not np.isfinite(np.asarray(tensor)).all():
-                found.append(entry.name)
-            release(tensor)
-        return found
-
-    def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Every variable: its path and its value, in our layout and the file's dtype."""
-        for entry in self.table:
-            yield entry.path, entry.ours(np.asarray(self.tensors[entry.name]))
 
 
 @dataclass(frozen=True)
@@ -122,6 +89,8 @@ class Checkpoint:
         ignored: names that are known and no part of the model, such as a table of betas.
         notes: what whoever uses it should know.
         unsupported: why it cannot be run, or None.
+        prediction_from: how it is known what the UNet predicts.
+        absent: what there is to say of a part that is not there, by its name.
     """
 
     path: Path
@@ -137,6 +106,13 @@ class Checkpoint:
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     unsupported: str | None = None
+    prediction_from: str = ""
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that the weights are in."""
+        return tuple(dict.fromkeys(file for part in self.parts.values() for file in part.files))
 
     def problems(self) -> dict[str, list[str]]:
         """What does not fit, of all parts together; see `Part.problems`."""
@@ -144,7 +120,9 @@ class Checkpoint:
         if self.leftover:
             found["unexpected"] = list(self.leftover)
         if absent := [
-            f"{part} (give one: {part}=FILE)" for part in PARTS if part not in self.parts
+            f"{part} ({self.absent.get(part, f'give one: {part}=FILE')})"
+            for part in PARTS
+            if part not in self.parts
         ]:
             found["missing"] = absent
         for part in self.parts.values():
@@ -157,7 +135,7 @@ class Checkpoint:
 
         Raises:
             WeightsError: a tensor has no variable, a variable no tensor, or a shape or dtype does
-                not fit. The message lists all of them.
+                not fit. The message lists the first ten of each kind.
         """
         refuse(str(self.path), self.problems())
 
@@ -182,14 +160,17 @@ def open_checkpoint(
     variant: str | None = None,
     compat: str | None = None,
 ) -> Checkpoint:
-    """Opens a checkpoint of any layout. Only headers are read; no network, no Keras.
+    """Opens a checkpoint of any layout. Only headers are read, but the files of a folder of ours
+    are hashed; no network, no Keras.
 
     Args:
         path: of a file or folder, see docs/checkpoints.md.
-        text_encoder: path of a file whose text encoder takes the place of the checkpoint's.
+        text_encoder: path of what holds the text encoder that takes the place of the checkpoint's:
+            a file with it alone, its folder inside of a diffusers folder, or any checkpoint.
         unet: likewise.
         autoencoder: likewise.
-        prediction: what the UNet gives, for files that cannot say it.
+        prediction: what the UNet gives, for files that cannot say it. None is what the file of the
+            UNet says, or else the checkpoint.
         ema: take the averaged weights of the UNet, from a file that has both.
         variant: of the files in a diffusers folder, such as `"fp16"`.
         compat: `"keras_cv"` for the arithmetic of KerasCV.
@@ -209,69 +190,169 @@ def open_checkpoint(
     ):
         if value is not None and value not in allowed:
             raise ValueError(f"{name} is {' or '.join(map(repr, allowed))}, not {value!r}")
+    named = {"text_encoder": text_encoder, "unet": unet, "autoencoder": autoencoder}
+    given = {part: Path(file) for part, file in named.items() if file is not None}
     if path.is_dir():
-        checkpoint = _open_folder(path, variant, ema)
+        checkpoint = _open_folder(path, variant, ema, given)
     elif variant is not None:
         raise ValueError(f"variant {variant!r} is of files in a folder, and {path} is one file")
     else:
         checkpoint = _open_file(path, prediction, ema)
-
-    replaced = {"text_encoder": text_encoder, "unet": unet, "autoencoder": autoencoder}
-    parts = dict(checkpoint.parts)
-    for part, file in replaced.items():
-        if file is not None:
-            parts[part] = open_part(part, file, checkpoint.config)
-    config = checkpoint.config
+    checkpoint = _with_parts(checkpoint, given)
     if prediction is not None:
-        config = replace(config, noise=replace(config.noise, prediction=prediction))
+        checkpoint = _with_prediction(checkpoint, prediction, "the option prediction")
+    elif "unet" in given and (stated := _stated_prediction(given["unet"])):
+        checkpoint = _with_stated(checkpoint, given["unet"], *stated)
     if compat is not None:
-        config = _COMPAT[compat](config)
-    return replace(checkpoint, parts=parts, config=config)
+        checkpoint = replace(checkpoint, config=_COMPAT[compat](checkpoint.config))
+    return checkpoint
 
 
-def open_part(part: str, path: str | Path, config: ModelConfig) -> Part:
-    """Opens a file that holds one part of a model.
+def open_part(part: str, path: str | Path, config: ModelConfig) -> Alone:
+    """Opens what shall be one part of a model.
 
     Args:
         part: `"text_encoder"`, `"unet"` or `"autoencoder"`.
-        path: of the file.
+        path: of a file that holds it, alone or with others; of its folder inside of a diffusers
+            folder; or of the folder of a whole model.
         config: of the model it shall be part of.
 
     Raises:
         WeightsError: the file is damaged, holds something else, or is of another size.
         FileNotFoundError: there is no such file.
     """
-    file = read_file(path)
-    found: str
-    if own_part := weights_h5.part_of(file.tensors):
-        found, table = own_part, weights_h5.TABLES[own_part](getattr(config, own_part))
-    elif file.format == "hdf5":
-        file, of_keras_cv = read_keras_cv(Path(path))
-        found, table = of_keras_cv.part, of_keras_cv.table
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file or folder {path}")
+    file = _file_of(path)
+    if file is None:
+        found = _one_of(open_checkpoint(path), part)
     else:
-        found, table = recognise.recognise_part(_shapes(file), config, path=Path(path))
-    if found != part:
-        raise WeightsError(f"{path} is no {part}, it holds the {found}")
-    used = {entry.name for entry in table}
-    tensors = {
-        name: tensor
-        for name, tensor in file.tensors.items()
-        if name in used or not (original.is_ignored(name) or _OF_TRAINING.match(name))
-    }
-    return Part(tensors, table, str(path))
+        try:
+            found = open_alone(file, config)
+        except WeightsError as error:
+            try:
+                whole = open_checkpoint(file)
+            except WeightsError:
+                raise error from None
+            found = _one_of(whole, part)
+    if found.name in ("encoder", "decoder"):
+        raise WeightsError(
+            f"{path} is one half of the autoencoder alone, KerasCV's {OF_KERAS_CV[found.name]}. "
+            "Both halves lie in a folder with KerasCV's other files; or give a file with a whole "
+            "autoencoder"
+        )
+    if found.name != part:
+        raise WeightsError(f"{path} is no {part}, it holds the {found.name}")
+    check_fits(path, part, found.part.table, config)
+    return found
 
 
-def _open_folder(folder: Path, variant: str | None, ema: bool) -> Checkpoint:
+def _file_of(path: Path) -> Path | None:
+    """The file that may hold a part: the path itself, or the weights in a component's folder; None
+    for the folder of a whole model."""
+    if not path.is_dir():
+        return path
+    component = component_of(path)
+    return None if component is None else component_file(path, component)
+
+
+def _one_of(whole: Checkpoint, part: str) -> Alone:
+    if part not in whole.parts:
+        raise WeightsError(f"{whole.path} has no {part}")
+    return Alone(part, whole.parts[part], ())
+
+
+def _with_parts(checkpoint: Checkpoint, given: Mapping[str, Path]) -> Checkpoint:
+    """The checkpoint with parts of other files; what was said of those they replace is dropped."""
+    if not given:
+        return checkpoint
+    found = {part: open_part(part, path, checkpoint.config) for part, path in given.items()}
+    ignored = [name for one in found.values() for name in one.ignored]
+    changed = replace(
+        checkpoint,
+        parts={**checkpoint.parts, **{name: one.part for name, one in found.items()}},
+        ignored=tuple(dict.fromkeys([*checkpoint.ignored, *ignored])),
+        notes=tuple(n for n in checkpoint.notes if _about(checkpoint.layout, n) not in given),
+    )
+    return _named_anew(changed) if "unet" in given else changed
+
+
+def _about(layout: str, note: str) -> str | None:
+    """The part that a note is about, if it is about one."""
+    for part in PARTS:
+        if f"{part}=FILE" in note or note.startswith(f"{diffusers_folder.FOLDERS[part]} has "):
+            return part
+    # All else that the names and shapes of one file tell is about its UNet. That it cannot say
+    # what it predicts is as true of one that takes its place.
+    of_unet = layout == "original" and "cannot say what its UNet predicts" not in note
+    return "unet" if of_unet else None
+
+
+def _with_prediction(checkpoint: Checkpoint, prediction: Prediction, who: str) -> Checkpoint:
+    config = checkpoint.config
+    if prediction == config.noise.prediction:
+        return replace(checkpoint, prediction_from=who)
+    config = replace(config, noise=replace(config.noise, prediction=prediction))
+    return _named_anew(replace(checkpoint, config=config, prediction_from=who))
+
+
+def _with_stated(
+    checkpoint: Checkpoint, file: Path, prediction: Prediction, who: str
+) -> Checkpoint:
+    """With what the file of the UNet says that it predicts."""
+    notes = [n for n in checkpoint.notes if "cannot say what its UNet predicts" not in n]
+    before = checkpoint.config.noise.prediction
+    if prediction != before:
+        notes.append(
+            f"The UNet of {file} predicts {prediction} ({who}), that of {checkpoint.path} "
+            f"{before}: {prediction} is taken. The option prediction overrules it."
+        )
+    return replace(_with_prediction(checkpoint, prediction, who), notes=tuple(notes))
+
+
+def _stated_prediction(path: Path) -> tuple[Prediction, str] | None:
+    """What a file or folder says that its UNet predicts, and where."""
+    place = _file_of(path)
+    if place is None:
+        whole = open_checkpoint(path)
+        return whole.config.noise.prediction, f"{path}, {whole.prediction_from}"
+    file = read_file(place)
+    return recognise.stated_prediction(shapes_of(file), file.metadata, place)
+
+
+def _named_anew(checkpoint: Checkpoint) -> Checkpoint:
+    """With the family, and whether it can be run, as the config now is."""
+    config, family = checkpoint.config, checkpoint.family
+    if checkpoint.layout in ("diffusers", "original"):
+        family = family_of(config)
+    reason = unsupported(checkpoint.path, config)
+    return replace(checkpoint, family=family, unsupported=reason)
+
+
+def _open_folder(
+    folder: Path, variant: str | None, ema: bool, given: Mapping[str, Path]
+) -> Checkpoint:
     if ema:
         raise ValueError(f"{folder} is a folder: its files have the averaged weights or not")
-    if (folder / "model_index.json").is_file():
+    if (folder / diffusers_folder.INDEX).is_file():
+        if _is_preset(folder):
+            raise WeightsError(
+                f"{folder} is two models: {diffusers_folder.INDEX} is of a diffusers folder, "
+                f"{CONFIG} with a format of one of keras_sd. Remove one of the two"
+            )
         return _open_diffusers(folder, variant)
     if variant is not None:
         raise ValueError(f"variant {variant!r} is of a diffusers folder, and {folder} is none")
+    if part := component_of(folder):
+        raise WeightsError(
+            f"{folder} is the {folder.name} of a diffusers folder, one part of a model: give the "
+            f"folder above it, or {part}={folder} with another model"
+        )
     if (folder / CONFIG).is_file():
         return read_preset(folder)
     if paths := sorted(folder.glob("*.h5")):
-        return _open_keras_cv(folder, paths)
+        return _open_keras_cv(folder, paths, given)
     there = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
     raise WeightsError(
         f"{folder} is no checkpoint: a preset folder has {CONFIG}, a diffusers folder "
@@ -279,14 +360,26 @@ def _open_folder(folder: Path, variant: str | None, ema: bool) -> Checkpoint:
     )
 
 
+def _is_preset(folder: Path) -> bool:
+    path = folder / CONFIG
+    if not path.is_file():
+        return False
+    try:
+        return "format" in read_json(path)
+    except WeightsError:  # Whatever it is, it is not ours.
+        return False
+
+
 def _open_diffusers(folder: Path, variant: str | None) -> Checkpoint:
     found = diffusers_folder.read_folder(folder, variant)
     parts: dict[str, Part] = {}
     ignored: list[str] = []
     for part in PARTS:
-        tensors, table, known = diffusers_folder.read_part(found, part)
-        parts[part] = Part(tensors, table, str(folder / diffusers_folder.FOLDERS[part]))
-        ignored += known
+        if part in found.weights:
+            tensors, table, known = diffusers_folder.read_part(found, part)
+            source = str(folder / diffusers_folder.FOLDERS[part])
+            parts[part] = Part(tensors, table, source, tuple(found.weights[part].files))
+            ignored += known
     return Checkpoint(
         folder,
         "diffusers",
@@ -298,23 +391,56 @@ def _open_diffusers(folder: Path, variant: str | None) -> Checkpoint:
         ignored=tuple(ignored),
         notes=found.notes,
         unsupported=found.unsupported,
+        prediction_from=SCHEDULER,
     )
 
 
-def _open_keras_cv(folder: Path, paths: list[Path]) -> Checkpoint:
-    """A folder with the files of KerasCV's classes, as its cache is one."""
-    files: dict[str, tuple[TensorFile, keras_cv.Recognised]] = {}
+_KerasCV = tuple[TensorFile, keras_cv.Recognised]
+
+
+def _open_keras_cv(folder: Path, paths: list[Path], given: Mapping[str, Path]) -> Checkpoint:
+    """A folder with the files of KerasCV's classes, as its cache is one: there may be those of
+    several models, and files of something else."""
+    there: dict[str, list[_KerasCV]] = {}
+    notes: list[str] = []
     for path in paths:
-        file, found = read_keras_cv(path)
-        if found.part in files:
-            raise WeightsError(
-                f"{folder} has two files with the {found.part}, {files[found.part][0].path.name} "
-                f"and {path.name}: keep one of them there"
-            )
-        files[found.part] = (file, found)
-    if "unet" not in files:
-        raise WeightsError(f"{folder} has no diffusion model of KerasCV's, only {', '.join(files)}")
-    config = files["unet"][1].config
+        if path.name.startswith("."):
+            notes.append(f"{path} is hidden, and not looked at.")
+            continue
+        try:
+            file, found = read_keras_cv(path)
+        except WeightsError as error:
+            notes.append(f"{path.name} is not used: {error}.")
+        else:
+            there.setdefault(found.part, []).append((file, found))
+    for part, path in given.items():
+        if (chosen := _given_keras_cv(part, path)) is not None:
+            there[part] = [chosen]
+        elif len(there.get(part, ())) > 1:
+            del there[part]
+    if "autoencoder" in given:
+        there.pop("encoder", None)
+        there.pop("decoder", None)
+    if several := [
+        f"the {OF_KERAS_CV[part]} is in {' and in '.join(file.path.name for file, _ in files)} "
+        f"({_option(part)}=FILE chooses one)"
+        for part, files in there.items()
+        if len(files) > 1
+    ]:
+        raise WeightsError(f"{folder} has files of several models: {'; '.join(several)}")
+
+    files = {part: found[0] for part, found in there.items()}
+    absent = _half_alone(files)
+    if "unet" in files:
+        config = files["unet"][1].config
+    elif "unet" in given and "text_encoder" in files:
+        config = files["text_encoder"][1].config
+    else:
+        has = ", ".join(f"{file.path.name} ({OF_KERAS_CV[p]})" for p, (file, _) in files.items())
+        more = " ".join([*(f"{text}." for text in absent.values()), *notes])
+        raise WeightsError(
+            f"{folder} has no diffusion model of KerasCV's, only {has or 'other files'}. {more}"
+        )
     if "text_encoder" in files:
         text = files["text_encoder"][1].config.text_encoder
         if text.width != config.unet.context_width:
@@ -323,23 +449,22 @@ def _open_keras_cv(folder: Path, paths: list[Path]) -> Checkpoint:
                 f"model expects {config.unet.context_width}: one is of 1.x, the other of 2.x"
             )
         config = replace(config, text_encoder=text)
-    notes = [
+    notes.insert(
+        0,
         "KerasCV computed with other epsilons and another gelu than Stable Diffusion was trained "
-        "with. Weights that were trained with KerasCV expect that: compat='keras_cv'."
-    ]
+        "with. Weights that were trained with KerasCV expect that: compat='keras_cv'.",
+    )
     parts: dict[str, Part] = {
         part: _keras_cv_part(*files[part]) for part in ("text_encoder", "unet") if part in files
     }
-    match [half for half in ("encoder", "decoder") if half in files]:
-        case ["encoder", "decoder"]:
-            encoder, decoder = (_keras_cv_part(*files[half]) for half in ("encoder", "decoder"))
-            parts["autoencoder"] = Part(
-                {**encoder.tensors, **decoder.tensors},
-                encoder.table + decoder.table,
-                f"{encoder.source} and {decoder.source}",
-            )
-        case [half]:
-            notes.append(f"{folder} has the {half} of the autoencoder without its other half.")
+    if {"encoder", "decoder"} <= files.keys():
+        encoder, decoder = (_keras_cv_part(*files[half]) for half in ("encoder", "decoder"))
+        parts["autoencoder"] = Part(
+            {**encoder.tensors, **decoder.tensors},
+            encoder.table + decoder.table,
+            f"{encoder.source} and {decoder.source}",
+            encoder.files + decoder.files,
+        )
     return Checkpoint(
         folder,
         "keras_cv",
@@ -347,35 +472,58 @@ def _open_keras_cv(folder: Path, paths: list[Path]) -> Checkpoint:
         config,
         parts,
         notes=tuple(notes),
+        prediction_from="the family",
+        absent=absent,
     )
 
 
-def read_keras_cv(path: Path) -> tuple[TensorFile, keras_cv.Recognised]:
-    file = read_file(path)
-    # Keras 3 names the weights; before, only their order says which is which.
-    names_say = any(name.startswith("layers/") for name in file.tensors)
-    order = None if names_say or file.format != "hdf5" else hdf5.keras2_order(path)
-    found = keras_cv.recognise(_shapes(file), order)
-    if found is None:
-        raise WeightsError(f"{path} is none of the files that KerasCV's classes write")
-    return file, found
+def _given_keras_cv(part: str, path: Path) -> _KerasCV | None:
+    """A file of KerasCV's that was given for a part; it says which version the others are of."""
+    if not path.is_file():
+        return None
+    try:
+        file, found = read_keras_cv(path)
+    except WeightsError:  # Of something else, or damaged: who opens it as a part says so.
+        return None
+    return (file, found) if found.part == part else None
+
+
+def _option(part: str) -> str:
+    return "autoencoder" if part in ("encoder", "decoder") else part
+
+
+def _half_alone(files: Mapping[str, _KerasCV]) -> dict[str, str]:
+    """What to say of an autoencoder that is there by half."""
+    halves = {"encoder": "vae_encoder.h5", "decoder": "kcv_decoder.h5"}
+    match [half for half in halves if half in files]:
+        case [half]:
+            (other,) = halves.keys() - {half}
+            return {
+                "autoencoder": f"{files[half][0].path.name} is one half of it, and KerasCV's "
+                f"{OF_KERAS_CV[other]} ({halves[other]}) belongs beside it; or give a whole one: "
+                "autoencoder=FILE"
+            }
+    return {}
 
 
 def _keras_cv_part(file: TensorFile, found: keras_cv.Recognised) -> Part:
     """The names of two files may be the same, so each has its file's name before it."""
     prefix = f"{file.path.name}: "
-    tensors = {n: tensor for n, tensor in file.tensors.items() if not _OF_TRAINING.match(n)}
+    tensors = {n: tensor for n, tensor in file.tensors.items() if not OF_TRAINING.match(n)}
     return Part(
         {prefix + name: tensor for name, tensor in tensors.items()},
         under(prefix, "", found.table),
         str(file.path),
+        (file.path,),
     )
 
 
 def _open_file(path: Path, prediction: Prediction | None, ema: bool) -> Checkpoint:
     file = read_file(path)
+    if file.format == "hdf5":
+        _refuse_part(path, file)
     found = recognise.recognise(
-        _shapes(file), file.metadata, path=path, prediction=prediction, ema=ema
+        shapes_of(file), file.metadata, path=path, prediction=prediction, ema=ema
     )
     if found.config is None:
         raise WeightsError(
@@ -387,6 +535,7 @@ def _open_file(path: Path, prediction: Prediction | None, ema: bool) -> Checkpoi
             {entry.name: file.tensors[entry.name] for entry in table if entry.name in file.tensors},
             table,
             str(path),
+            (path,),
         )
         for part, table in found.tables.items()
     }
@@ -400,7 +549,22 @@ def _open_file(path: Path, prediction: Prediction | None, ema: bool) -> Checkpoi
         ignored=found.ignored,
         notes=found.notes,
         unsupported=found.unsupported,
+        prediction_from=found.prediction_from,
     )
+
+
+def _refuse_part(path: Path, file: TensorFile) -> None:
+    """An HDF5 file holds one network."""
+    if part := weights_h5.part_of(file.tensors):
+        raise WeightsError(
+            f"{path} is the {part} of a model alone, as Keras saved it. It can replace that part "
+            f"of a whole model: from_preset(..., {part}=FILE)"
+        )
+    order_says = read_keras_cv(path)[1].part
+    where = "a folder with KerasCV's other files is a model"
+    if order_says in PARTS:
+        where += f", and it can replace that part of one: from_preset(..., {order_says}=FILE)"
+    raise WeightsError(f"{path} is KerasCV's {OF_KERAS_CV[order_says]} alone; {where}")
 
 
 def read_preset(folder: str | Path) -> Checkpoint:
@@ -424,6 +588,8 @@ def read_preset(folder: str | Path) -> Checkpoint:
         raise WeightsError(f"{path}: format is {number!r}; this version reads {FORMAT}")
     if not isinstance(files, dict) or not {WEIGHTS, MERGES} <= set(files):
         raise WeightsError(f"{path}: files must give the sha256 of {WEIGHTS} and {MERGES}")
+    if licence is not None and not isinstance(licence, str):
+        raise WeightsError(f"{path}: license is {licence!r:.80}, not a string or null")
     if words is not None and not _is_strings(words):
         raise WeightsError(f"{path}: words is not a list of strings")
     try:
@@ -442,9 +608,14 @@ def read_preset(folder: str | Path) -> Checkpoint:
                 f"{file} is damaged or was changed: its sha256 is {found}, {CONFIG} says "
                 f"{expected}. Copy the preset again."
             )
-    tensors = read_file(folder / WEIGHTS).tensors
+    try:
+        merges = len(read_merges(folder / MERGES))
+    except ValueError as error:
+        raise WeightsError(str(error)) from error
+    weights = folder / WEIGHTS
+    tensors = read_file(weights).tensors
     parts = {
-        part: Part(_under(f"{part}/", tensors), table, str(folder / WEIGHTS))
+        part: Part(_under(f"{part}/", tensors), table, str(weights), (weights,))
         for part, table in own.tables(config).items()
     }
     return Checkpoint(
@@ -454,10 +625,14 @@ def read_preset(folder: str | Path) -> Checkpoint:
         config,
         parts,
         merges=folder / MERGES,
+        # Of 256 bytes, alone and at a word's end, two marks, and one a merge; the text encoder may
+        # know more, which were added.
+        vocab_size=min(514 + merges, config.text_encoder.vocab_size),
         words=None if words is None else tuple(words),
         license=licence,
         leftover=_leftover(tensors, parts),
         unsupported=unsupported(folder, config),
+        prediction_from=CONFIG,
     )
 
 
@@ -473,7 +648,7 @@ def refuse(source: str, problems: Mapping[str, Iterable[str]]) -> None:
     """
     lines = []
     for kind, found in problems.items():
-        names = list(found)
+        names = [printable(name) for name in found]
         if names:
             more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
             lines.append(f"  {len(names)} {kind}: {', '.join(names[:_MAX_LISTED])}{more}")
@@ -481,17 +656,8 @@ def refuse(source: str, problems: Mapping[str, Iterable[str]]) -> None:
         raise WeightsError("\n".join([f"{source} does not fit, nothing was loaded:", *lines]))
 
 
-def is_floating(dtype: np.dtype) -> bool:
-    """Whether numbers of this dtype can be weights."""
-    return dtype == ml_dtypes.bfloat16 or np.issubdtype(dtype, np.floating)
-
-
 def _under(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _shapes(file: TensorFile) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in file.tensors.items()}
 
 
 def _leftover(tensors: Mapping[str, Any], parts: Mapping[str, Part]) -> tuple[str, ...]:

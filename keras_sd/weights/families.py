@@ -7,6 +7,14 @@ from keras_sd.config import ModelConfig
 _KINDS = {5: "inpainting", 4: "InstructPix2Pix", 1: "depth-to-image", 3: "x4 upscaler"}
 """What for, by the channels that the UNet takes beside the latent."""
 
+BESIDE: dict[str, tuple[str, ...]] = {
+    "depth-to-image": ("depth_model.",),
+    "unCLIP": ("embedder.", "noise_augmentor."),
+    "x4 upscaler": ("low_scale_model.",),
+}
+"""By kind, what the names of those networks begin with that a file has beside the three of a
+model: they make what the UNet takes beyond a latent and a text."""
+
 
 def kind_of(in_channels: int, latent_channels: int) -> str:
     """What a UNet is for that takes more than a latent and a text; "" where it does not."""

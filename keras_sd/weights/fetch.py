@@ -15,17 +15,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keras_sd.weights import vocabulary
-from keras_sd.weights.hub import FetchError, File, Request, hub_cache, obtain, read_note
+from keras_sd.weights.hub import (
+    FetchError,
+    File,
+    Request,
+    hub_cache,
+    is_offline,
+    obtain,
+    read_note,
+)
 from keras_sd.weights.sources import SOURCES, Pinned
 from keras_sd.weights.vocabulary import fetch_vocabulary, find_vocabulary
 
 __all__ = [
+    "SOURCES",
     "FetchError",
     "SourceStatus",
     "fetch",
     "fetch_vocabulary",
     "find_vocabulary",
+    "is_one_file",
     "list_sources",
+    "provide_vocabulary",
     "resolve",
 ]
 
@@ -122,6 +133,8 @@ def fetch(name: str, *, variant: str | None = None) -> Path:
         FetchError: it could not be fetched.
     """
     if name == vocabulary.NAME:
+        if variant is not None:
+            raise ValueError(f"{name} has no variant {variant!r}; it has: none")
         return fetch_vocabulary()
     if name.startswith("hf://"):
         return obtain(name, [_parse(name, variant)], anew=True)
@@ -130,8 +143,43 @@ def fetch(name: str, *, variant: str | None = None) -> Path:
     return obtain(name, _requests(name, variant), anew=True)
 
 
+def is_one_file(preset: str, variant: str | None = None) -> bool:
+    """Whether a name or an `hf://` address stands for a single file, which has no vocabulary
+    beside it.
+
+    Args:
+        preset: as for `resolve`.
+        variant: likewise.
+
+    Raises:
+        ValueError: it is no such address, or the model has no such variant.
+    """
+    if preset.startswith("hf://"):
+        return _parse(preset, variant).path is not None
+    if preset not in SOURCES:
+        return False
+    _requests(preset, variant)
+    return True
+
+
+def provide_vocabulary() -> None:
+    """Fetches CLIP's vocabulary where it is not on this machine; does nothing with
+    `HF_HUB_OFFLINE=1`.
+
+    Raises:
+        FetchError: it could not be fetched.
+    """
+    if is_offline():
+        return
+    try:
+        find_vocabulary()
+    except FileNotFoundError:
+        fetch_vocabulary()
+
+
 def list_sources() -> list[SourceStatus]:
-    """What can be fetched by name, and what was fetched from `hf://`. No network, no hashing."""
+    """What can be fetched by name, and what was fetched from `hf://`. No network. Nothing
+    is hashed but CLIP's vocabulary, which is small."""
     found = [
         _status(name, variant, source.file if variant is None else source.variants[variant])
         for name, source in SOURCES.items()

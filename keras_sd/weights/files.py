@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-import tempfile
-from collections.abc import Callable, Mapping
+import secrets
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,23 +22,145 @@ Dtype = Literal["float16", "bfloat16", "float32"]
 """Of the numbers in a file."""
 
 _MAX_JSON = 16_000_000
+_MAX_LISTED = 5
+
+# What the system puts into folders by itself.
+_LITTER = {".DS_Store"}
+
+_log = logging.getLogger(__name__)
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file beside its place and moves it there, whole or not at all.
 
     Args:
-        path: of the file; one that is there is replaced at once.
+        path: of the file; one that is there is replaced at once. Of a link, what it leads to is
+            replaced. Folders that are missing are made.
         write: is given the path of an empty file to write.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
+    path = path.resolve()
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with _parents_of(path):
+        try:
+            temporary.touch(exist_ok=False)
+            rights = temporary.stat().st_mode & 0o666
+            write(temporary)
+            # safetensors puts a file of its own there, which nobody else may read.
+            temporary.chmod(rights)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def new_folder(
+    out: Path, names: Collection[str], last: str, *, keep: bool = False
+) -> Iterator[Path]:
+    """A folder to write files to, which are those of `out` in the end, whole or not at all.
+
+    Where `out` is not there yet, what was written becomes it at once. Where it is, the files take
+    the places of the old ones, which come back if anything goes wrong. That needs no right to
+    write beside `out`, which may be a volume, or the current folder.
+
+    Args:
+        out: the folder. Of a link, what it leads to is replaced.
+        names: of all files that are written: "unet/config.json".
+        last: the file of them without which it is no model. It is the first to go and the last to
+            come, so that half a folder is never mistaken for a whole, not even by whoever finds
+            it after a power cut.
+        keep: leave alone what else is in `out`.
+
+    Raises:
+        FileExistsError: `out` is a file, or it has other files than these, and they are not kept.
+    """
+    out = out.resolve()
+    refuse_others(out, names, keep=keep)
+    stem = (out if out.exists() else out.parent) / f".{out.name}.{secrets.token_hex(8)}"
+    new, old = (stem.with_name(f"{stem.name}.{kind}") for kind in ("new", "old"))
+    with _parents_of(out):
+        try:
+            new.mkdir()
+            yield new
+            rights = new.stat().st_mode & 0o666  # See `replace_file`.
+            for name in names:
+                (new / name).chmod(rights)
+            if not out.exists():
+                new.rename(out)
+                return
+            old.mkdir()
+            _swap(new, out, old, last)
+        except BaseException:
+            with suppress(OSError):
+                old.rmdir()  # It is empty, or the only place where those files are.
+            raise
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
     try:
-        write(Path(temporary))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        shutil.rmtree(old)
+    except OSError as error:
+        _log.warning("%s, with what was in %s before, cannot be removed: %s", old, out, error)
+
+
+def refuse_others(out: Path, names: Collection[str], *, keep: bool = False) -> None:
+    """Refuses a folder that has other files than those that would be written to it.
+
+    Args:
+        out: the folder, which need not be there.
+        names: of the files that would be written.
+        keep: what else is there stays, so that only what is in the way matters.
+
+    Raises:
+        FileExistsError: there are some, or `out` is a file.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise FileExistsError(f"{out} is a file; remove it, or take another name")
+    replaced = {name.split("/")[0] for name in names}
+    found = set()
+    for entry in out.iterdir():
+        if not keep or entry.name in replaced:
+            inside = entry.rglob("*") if entry.is_dir() and not entry.is_symlink() else [entry]
+            found |= {
+                path.relative_to(out).as_posix()
+                for path in inside
+                if (path.is_symlink() or not path.is_dir()) and path.name not in _LITTER
+            }
+    if others := sorted(found - set(names)):
+        more = f" and {len(others) - _MAX_LISTED} more" if len(others) > _MAX_LISTED else ""
+        raise FileExistsError(
+            f"{out} has other files too, which would be lost: {', '.join(others[:_MAX_LISTED])}"
+            f"{more}. Take another name, or remove them"
+        )
+
+
+def _swap(new: Path, out: Path, old: Path, last: str) -> None:
+    """Moves what is in `new` to `out`, and what has these names there to `old`, or nothing."""
+    names = sorted((entry.name for entry in new.iterdir()), key=lambda name: name == last)
+    steps = [(out / name, old / name) for name in reversed(names) if os.path.lexists(out / name)]
+    steps += [(new / name, out / name) for name in names]
+    try:
+        for source, target in steps:
+            source.rename(target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        for source, target in reversed(steps):
+            if os.path.lexists(target) and not os.path.lexists(source):
+                target.rename(source)
+        raise
+
+
+@contextmanager
+def _parents_of(path: Path) -> Iterator[None]:
+    """Makes the folders that a path is in, which are gone again if anything goes wrong."""
+    missing = [parent for parent in path.parents if not parent.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for parent in missing:
+            with suppress(OSError):  # Somebody else has put something there meanwhile.
+                parent.rmdir()
         raise
 
 

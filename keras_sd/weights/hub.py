@@ -20,6 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, TypeVar
 
+from keras_sd.weights.checkpoint import CONFIG, MERGES, WEIGHTS
+from keras_sd.weights.diffusers_folder import INDEX
+from keras_sd.weights.diffusers_folder.files import FOLDERS, stems
 from keras_sd.weights.files import replace_file
 from keras_sd.weights.readers import sha256
 from keras_sd.weights.sources import SOURCES, Place
@@ -29,11 +32,9 @@ _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 # Of a diffusers folder: what each part's weights are called, before variant, shard and ending.
 _STEMS = {
-    "unet": {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"},
-    "vae": {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"},
-    "text_encoder": {"safetensors": "model", "bin": "pytorch_model"},
+    FOLDERS[part]: dict(zip(("safetensors", "bin"), stems(part), strict=True))
+    for part in ("unet", "autoencoder", "text_encoder")
 }
-_INDEX = "model_index.json"
 _OPTIONAL = (
     "scheduler/scheduler_config.json",
     "tokenizer/merges.txt",
@@ -43,7 +44,7 @@ _OPTIONAL = (
     "tokenizer/special_tokens_map.json",
     "tokenizer/added_tokens.json",
 )
-_PRESET = ("config.json", "merges.txt", "model.safetensors")
+_PRESET = (CONFIG, MERGES, WEIGHTS)
 _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".bin", ".h5")
 
 _NOTE_FORMAT = 1
@@ -325,7 +326,7 @@ def _give_up(name: str, requests: list[Request], failures: list[str]) -> NoRetur
         what = first.url
     else:
         what = (
-            f"{_INDEX} and the folders {', '.join(_STEMS)}, tokenizer and scheduler of {first.url}"
+            f"{INDEX} and the folders {', '.join(_STEMS)}, tokenizer and scheduler of {first.url}"
         )
     raise FetchError(
         "\n".join(
@@ -348,13 +349,13 @@ def _choose(files: Mapping[str, File], request: Request) -> list[File]:
         chosen = {request.path}
         if request.path not in files:
             raise Failure(f"there is no file {request.path}; there are {_list_weights(files)}")
-    elif _INDEX in files:
+    elif INDEX in files:
         chosen = _choose_diffusers(files, request.variant)
     elif files.keys() >= set(_PRESET):
         chosen = set(_PRESET)
     else:
         raise Failure(
-            f"it has no {_INDEX}, so name one of its files: hf://{request.repo}/... with "
+            f"it has no {INDEX}, so name one of its files: hf://{request.repo}/... with "
             f"{_list_weights(files)}"
         )
     found = sorted((files[name] for name in chosen), key=lambda file: (file.size, file.name))
@@ -366,14 +367,14 @@ def _choose(files: Mapping[str, File], request: Request) -> list[File]:
 
 def _choose_diffusers(files: Iterable[str], variant: str | None) -> set[str]:
     names = set(files)
-    chosen = {_INDEX, *(f"{part}/config.json" for part in _STEMS)}
+    chosen = {INDEX, *(f"{part}/config.json" for part in _STEMS)}
     missing = sorted(chosen - names)
     if missing:
         raise Failure(f"it is not complete: {', '.join(missing)} missing")
     chosen |= names.intersection(_OPTIONAL)
     taken = set()
-    for part, stems in _STEMS.items():
-        found = _weights(names, part, stems)
+    for part, stems_of in _STEMS.items():
+        found = _weights(names, part, stems_of)
         # A part that lacks the variant is taken without it, as long as another has it; the only
         # variant that there is needs no naming. Reading a folder goes by the same rules.
         kind = variant if variant in found else None
@@ -388,10 +389,10 @@ def _choose_diffusers(files: Iterable[str], variant: str | None) -> set[str]:
     return chosen
 
 
-def _weights(names: set[str], part: str, stems: Mapping[str, str]) -> dict[str | None, set[str]]:
+def _weights(names: set[str], part: str, stems_of: Mapping[str, str]) -> dict[str | None, set[str]]:
     """The files of a part's weights by variant, in the safest format that there is of it."""
     found: dict[str | None, set[str]] = {}
-    for ending, stem in stems.items():
+    for ending, stem in stems_of.items():
         start = re.escape(f"{part}/{stem}")
         patterns = (
             rf"{start}(?:\.(?P<variant>[^./]+))?\.{ending}",
@@ -542,7 +543,6 @@ def _write_note(request: Request, commit: str, files: list[File]) -> None:
         },
     }
     try:
-        request.note.parent.mkdir(exist_ok=True)
         replace_file(request.note, lambda part: part.write_text(json.dumps(note, indent=1)))
     except OSError as error:
         # A cache that is shared and read-only: good, but to be checked again the next time.

@@ -14,11 +14,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from keras_sd.weights import diffusers_folder
-from keras_sd.weights.checkpoint import Checkpoint, Part, open_checkpoint, read_keras_cv
-from keras_sd.weights.names import Table, original
-from keras_sd.weights.readers import TensorFile, WeightsError, read_file, release
-from keras_sd.weights.recognise import recognise, recognise_part
+from keras_sd.weights.checkpoint import Checkpoint, open_checkpoint
+from keras_sd.weights.parts import Part, numbers_of, open_alone
+from keras_sd.weights.readers import WeightsError, read_file, release
 
 _CHUNK = 1 << 22
 
@@ -156,17 +154,22 @@ def _open(path: Path, variant: str | None) -> tuple[Report, dict[str, Part], lis
             raise
         # A part alone is no checkpoint; it is welcome here all the same.
         try:
-            name, part = _alone(path)
+            alone = open_alone(path)
         except WeightsError:
             raise error from None
-        what = f"the {name.replace('_', ' ')} of a model, alone"
-        return Report(str(path), family=what, problems=part.problems()), {name: part}, [path]
+        report = Report(
+            str(path),
+            family=f"the {alone.name.replace('_', ' ')} of a model, alone",
+            problems=alone.part.problems(),
+            ignored=list(alone.ignored),
+        )
+        return report, {alone.name: alone.part}, [path]
     report = Report(
         str(path),
         family=checkpoint.family,
         layout=checkpoint.layout,
         prediction=checkpoint.config.noise.prediction,
-        prediction_from=_prediction_from(checkpoint),
+        prediction_from=checkpoint.prediction_from,
         problems=checkpoint.problems(),
         ignored=list(checkpoint.ignored),
         vocabulary=_vocabulary(checkpoint),
@@ -176,23 +179,7 @@ def _open(path: Path, variant: str | None) -> tuple[Report, dict[str, Part], lis
         unsupported=checkpoint.unsupported,
         config=checkpoint.config.to_dict(),
     )
-    return report, checkpoint.parts, _files(checkpoint, variant)
-
-
-def _alone(path: Path) -> tuple[str, Part]:
-    """A file with one part of a model, or with one half of KerasCV's autoencoder."""
-    file = read_file(path)
-    if file.format == "hdf5":
-        file, found = read_keras_cv(path)
-        return found.part, Part(file.tensors, found.table, str(path))
-    name, table = recognise_part(_shapes(file), path=path)
-    used = {entry.name for entry in table}
-    tensors = {
-        name: tensor
-        for name, tensor in file.tensors.items()
-        if name in used or not original.is_ignored(name)
-    }
-    return name, Part(tensors, table, str(path))
+    return report, checkpoint.parts, list(checkpoint.files)
 
 
 def _read(report: Report, parts: Mapping[str, Part], progress: Progress | None) -> Report:
@@ -251,19 +238,6 @@ def _sha256(path: Path, advance: Callable[[int], object]) -> str:
     return digest.hexdigest()
 
 
-def _files(checkpoint: Checkpoint, variant: str | None) -> list[Path]:
-    if checkpoint.layout == "diffusers":
-        weights = diffusers_folder.read_folder(checkpoint.path, variant).weights
-        return [file for part in weights.values() for file in part.files]
-    if checkpoint.layout == "keras_cv":
-        return sorted(checkpoint.path.glob("*.h5"))
-    return list(dict.fromkeys(Path(part.source) for part in checkpoint.parts.values()))
-
-
-def _shapes(file: TensorFile) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in file.tensors.items()}
-
-
 def _format(path: Path) -> str | None:
     try:
         return read_file(path).format
@@ -281,19 +255,6 @@ def _vocabulary(checkpoint: Checkpoint) -> str | None:
             return "in tokenizer.json"
 
 
-def _prediction_from(checkpoint: Checkpoint) -> str | None:
-    match checkpoint.layout:
-        case "keras_sd":
-            return "config.json"
-        case "diffusers":
-            return "scheduler/scheduler_config.json"
-        case "original":
-            file = read_file(checkpoint.path)
-            return recognise(_shapes(file), file.metadata, path=checkpoint.path).prediction_from
-        case _:
-            return "the family"
-
-
 def _part(part: Part) -> PartReport:
     tensors = [part.tensors[name] for name in _present(part)]
     return PartReport(
@@ -302,7 +263,7 @@ def _part(part: Part) -> PartReport:
         sum(math.prod(tensor.shape) for tensor in tensors),
         sum(_bytes(tensor) for tensor in tensors),
         dict(Counter(str(tensor.dtype) for tensor in tensors)),
-        _numbers(part.table),
+        numbers_of(part.table),
     )
 
 
@@ -313,40 +274,3 @@ def _present(part: Part) -> list[str]:
 
 def _bytes(tensor: Any) -> int:
     return math.prod(tensor.shape) * int(tensor.dtype.itemsize)
-
-
-def _numbers(table: Table) -> dict[str, Any]:
-    """What the shapes tell of a network's architecture, by the names of its config."""
-    shapes = {entry.path: entry.shape for entry in table}
-
-    def last(path: str, axis: int = -1) -> list[int]:
-        """An axis of the variables at level 0, 1, ..., as far as there are any."""
-        found: list[int] = []
-        while (shape := shapes.get(path.format(len(found)))) is not None:
-            found.append(shape[axis])
-        return found
-
-    if "embedding/tokens/embeddings" in shapes:
-        (vocabulary, width), (length, _) = (
-            shapes[f"embedding/{name}/embeddings"] for name in ("tokens", "positions")
-        )
-        mlp = last("layer_{}/hidden/kernel")
-        numbers = {"vocab_size": vocabulary, "max_length": length, "width": width}
-        return {**numbers, "depth": len(mlp), "mlp_width": mlp[0]}
-    for half, latent in (
-        ("encoder", "encoder/moments/kernel"),
-        ("decoder", "decoder/latent/kernel"),
-    ):
-        if latent in shapes:
-            channels = shapes[latent][3] // (2 if half == "encoder" else 1)
-            widths = last(half + "/level_{}_0/conv1/kernel")
-            return {"latent_channels": channels, "widths": widths}
-    widths = last("down_{}_0/residual/conv1/kernel")
-    block = "down_{}_0/transformer/block_{{}}/norm1/gamma"
-    return {
-        "in_channels": shapes["conv_in/kernel"][2],
-        "out_channels": shapes["conv_out/kernel"][3],
-        "widths": widths,
-        "depths": [len(last(block.format(level))) for level in range(len(widths))],
-        "context_width": shapes["middle/transformer/block_0/cross_attention/key/kernel"][0],
-    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,44 +13,77 @@ from keras_sd.weights.checkpoint import CONFIG, Checkpoint, open_checkpoint
 PRESETS = Path(__file__).parent.parent / "presets"
 """The presets in the package."""
 
+_log = logging.getLogger(__name__)
+
 
 def list_presets() -> list[str]:
     """The names of the presets in the package."""
     return sorted(path.parent.name for path in PRESETS.glob(f"*/{CONFIG}"))
 
 
-def locate(preset: str | Path, variant: str | None = None) -> Path:
+def here(preset: str | Path) -> Path | None:
+    """The path that a preset is, or that is in the package under this name; None where it is
+    neither. A path that exists goes before any name: with a folder `emoji` here, "emoji" is that
+    folder (logged); a `Path` is never a name.
+
+    Args:
+        preset: see `locate`.
+    """
+    packaged = isinstance(preset, str) and preset in list_presets()
+    path = Path(os.path.expanduser(preset))
+    if preset == "" or not path.exists():
+        return PRESETS / preset if packaged else None
+    if packaged or (isinstance(preset, str) and preset in fetch.SOURCES):
+        _log.warning(
+            "%s is a path here, so this is not the model of that name", Path(preset).absolute()
+        )
+    return path
+
+
+def locate(
+    preset: str | Path, variant: str | None = None, *, needs_vocabulary: bool = True
+) -> Path:
     """The file or folder that a preset stands for; only names and `hf://` may use the network.
 
     Args:
-        preset: a name in the package, the path of a file or folder, a name that `fetch` knows, or
-            `hf://owner/name[@revision]`.
+        preset: the path of a file or folder, a name in the package, a name that `fetch` knows, or
+            `hf://owner/name[@revision]`; see `here` for what goes before what.
         variant: of the files in a folder, such as `"fp16"`, where they have to be fetched.
+        needs_vocabulary: CLIP's will be asked for, if none lies beside the weights. Beside a single
+            file there is none, so it is fetched before one is that comes by a name or `hf://`: it
+            is small, and without it the weights would be of no use.
 
     Raises:
         FileNotFoundError: there is no such preset.
         FetchError: it could not be fetched; an OSError.
     """
-    names = list_presets()
-    if preset in names:
-        return PRESETS / preset
-    path = Path(preset).expanduser()
-    return path if path.exists() else fetch.resolve(preset, variant=variant, others=names)
+    if (path := here(preset)) is not None:
+        return path
+    if needs_vocabulary and isinstance(preset, str) and fetch.is_one_file(preset, variant):
+        fetch.provide_vocabulary()
+    return fetch.resolve(preset, variant=variant, others=list_presets())
 
 
-def open_preset(preset: str | Path, *, variant: str | None = None, **options: Any) -> Checkpoint:
+def open_preset(
+    preset: str | Path,
+    *,
+    variant: str | None = None,
+    needs_vocabulary: bool = True,
+    **options: Any,
+) -> Checkpoint:
     """Opens what a preset stands for.
 
     Args:
         preset: see `locate`.
         variant: of the files, such as `"fp16"`.
+        needs_vocabulary: see `locate`.
         **options: of `open_checkpoint`.
 
     Raises:
         FileNotFoundError: see `locate`.
         WeightsError: see `open_checkpoint`.
     """
-    path = locate(preset, variant)
+    path = locate(preset, variant, needs_vocabulary=needs_vocabulary)
     # Of a name, the variant is a file of its own; in a folder it is looked for.
-    fetched = path != Path(preset).expanduser() and path.is_file()
+    fetched = path != Path(os.path.expanduser(preset)) and path.is_file()
     return open_checkpoint(path, variant=None if fetched else variant, **options)

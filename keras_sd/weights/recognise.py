@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from keras_sd.config import SD_1, SD_2, SD_2_BASE, ModelConfig
-from keras_sd.weights.families import family_of, kind_of, unsupported
+from keras_sd.weights.families import BESIDE, family_of, kind_of, unsupported
 from keras_sd.weights.names import Table, diffusers, original
-from keras_sd.weights.readers import WeightsError
+from keras_sd.weights.readers import WeightsError, shown
 
 Shapes = Mapping[str, tuple[int, ...]]
 Prediction = Literal["epsilon", "v"]
@@ -57,10 +57,12 @@ class Recognised:
     unsupported: str | None = None
 
 
+_CONTROL = "control_model."
+
 # What is no Stable Diffusion 1.x or 2.x, by a name that no other file has.
 _STRANGERS = {
     r"lora_(unet|te\d?)_|[._]lora([._](A|B|up|down)\b|_linear)|\.(hada|lokr)_w\d": "a LoRA",
-    r"^control_model\.|^controlnet_|^input_hint_block\.": "a ControlNet",
+    rf"^{re.escape(_CONTROL)}|^controlnet_|^input_hint_block\.": "a ControlNet",
     r"^string_to_(param|token)|^emb_params|^<.+>$": "a textual inversion embedding",
     r"^(ip_adapter|image_proj)\.": "an IP-Adapter",
     r"motion_modules?\.|temporal_transformer": "an AnimateDiff motion module",
@@ -96,6 +98,11 @@ _HEAD = 64
 """Features of a head in CLIP and in the UNet of 2.x."""
 _HEADS = 8
 """Heads at every resolution in the UNet of 1.x."""
+
+_TRANSFORMER_TENSORS = 20
+"""Tensors of a transformer block."""
+_MOST_MISSING = 20
+"""How many times the tensors of a file its UNet may have; of a file that is whole, once."""
 
 _OLD_ATTENTION = {
     ".to_q.": ".query.",
@@ -141,6 +148,11 @@ def recognise(
     marked = _marked(shapes)
     if len(marked) < len(PARTS):
         _refuse_strangers(shapes, source)
+    elif name := next((name for name in shapes if name.startswith(_CONTROL)), None):
+        raise WeightsError(
+            f"{source} is a ControlNet with the model that it was made for, as its {shown(name)} "
+            "shows; keras_sd reads models without one"
+        )
     found = {part: read(_Sizes(shapes, prefix, source)) for part, (prefix, read) in marked.items()}
     if len(found) == 1:
         ((part, one),) = found.items()
@@ -153,8 +165,11 @@ def recognise(
 
     second = found["unet"].facts["linear_projection"]
     kind = _kind(found["unet"], shapes)
-    stated = _stated_prediction(shapes, metadata or {}, path, prediction)
-    known, known_from = stated or _family_prediction(second, kind)
+    if prediction is not None:
+        known, known_from = prediction, "the option prediction"
+    else:
+        stated = stated_prediction(shapes, metadata, path)
+        known, known_from = stated or _family_prediction(second, kind)
     base = SD_1 if not second else SD_2 if known == "v" else SD_2_BASE
     with _naming(source):
         config = replace(
@@ -174,13 +189,7 @@ def recognise(
         tables["unet"] = [replace(entry, name=averages[entry.name]) for entry in tables["unet"]]
 
     spare = {*averages, *averages.values()}
-    beyond = tuple(one.beyond for one in found.values() if one.beyond)
-    others = shapes.keys() - {entry.name for table in tables.values() for entry in table}
-    ignored = {
-        name
-        for name in others
-        if name in spare or original.is_ignored(name) or name.startswith(beyond)
-    }
+    ignored, leftover = _ignored(shapes, tables, found, spare, kind)
     notes = [
         f"It has no {PARTS[part]}; give one: {part}=FILE." for part in PARTS if part not in found
     ]
@@ -198,8 +207,8 @@ def recognise(
         family_of(config, kind),
         config,
         tables,
-        ignored=tuple(sorted(ignored)),
-        leftover=tuple(sorted(others - ignored)),
+        ignored=ignored,
+        leftover=leftover,
         ema=has_ema,
         prediction_from=known_from,
         notes=tuple(notes),
@@ -209,16 +218,17 @@ def recognise(
 
 def recognise_part(
     shapes: Shapes, config: ModelConfig | None = None, *, path: Path | None = None
-) -> tuple[str, Table]:
+) -> tuple[str, Table, tuple[str, ...]]:
     """Says which part of a model a file is that holds one alone.
 
     Args:
-        shapes: of the tensors, by name. Those that `original.is_ignored` knows may be among them.
+        shapes: of the tensors, by name.
         config: of the model that it should be part of; None goes by the shapes and the family.
         path: of the file, for messages.
 
     Returns:
-        `"text_encoder"`, `"unet"` or `"autoencoder"`, and which variable is in which tensor.
+        `"text_encoder"`, `"unet"` or `"autoencoder"`; which variable is in which tensor; and the
+        names that are known and no part of the network.
 
     Raises:
         WeightsError: the file is something else, more than one part, or part of another model.
@@ -232,19 +242,42 @@ def recognise_part(
     found = read(_Sizes(shapes, prefix, source))
     if config is None:
         with _naming(source):
-            return part, found.table(_part_config(SD_1, part, found))
-    wanted = getattr(config, part)
-    others = [
-        f"{name} is {value}, not {getattr(wanted, name)}"
-        for name, value in found.facts.items()
-        if value != getattr(wanted, name)
-    ]
-    if others:
-        raise WeightsError(
-            f"{source} is the {PARTS[part]} of another model than {config.name}: "
-            + "; ".join(others)
-        )
-    return part, found.table(wanted)
+            wanted = _part_config(SD_1, part, found)
+    else:
+        wanted = getattr(config, part)
+        others = [
+            f"{name} is {value}, not {getattr(wanted, name)}"
+            for name, value in found.facts.items()
+            if value != getattr(wanted, name)
+        ]
+        if others:
+            raise WeightsError(
+                f"{source} is the {PARTS[part]} of another model than {config.name}: "
+                + "; ".join(others)
+            )
+    table = found.table(wanted)
+    averages = {original.ema_name(entry.name) for entry in table} if part == "unet" else set()
+    ignored, _ = _ignored(shapes, {part: table}, {part: found}, averages, "")
+    return part, table, ignored
+
+
+def _ignored(
+    shapes: Shapes,
+    tables: Mapping[str, Table],
+    found: Mapping[str, _Found],
+    spare: Container[str],
+    kind: str,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names that no table has: those that are known to be no part of a network of ours, and
+    the others. `spare` are second copies of weights."""
+    beyond = tuple(one.beyond for one in found.values() if one.beyond) + BESIDE.get(kind, ())
+    others = shapes.keys() - {entry.name for table in tables.values() for entry in table}
+    ignored = {
+        name
+        for name in others
+        if name in spare or original.is_ignored(name) or name.startswith(beyond)
+    }
+    return tuple(sorted(ignored)), tuple(sorted(others - ignored))
 
 
 def old_attention(table: Table, shapes: Shapes) -> Table:
@@ -393,14 +426,24 @@ def _unet_facts(
     sizes: _Sizes, blocks: int, levels: Mapping[str, str], conv_in: str, middle: str, conv_out: str
 ) -> dict[str, Any]:
     """`levels`: of each resolution's first block, a convolution and its transformer's prefix."""
+    depths = tuple(
+        sizes.count(transformer + "transformer_blocks.{}.attn2.to_k.weight", least=0)
+        for transformer in levels.values()
+    )
+    # A few names must not make a table of thousands: it would list what is missing of a network
+    # that nobody has.
+    tensors = _TRANSFORMER_TENSORS * sum(depths) * (2 * blocks + 1)
+    if tensors > _MOST_MISSING * len(sizes.shapes):
+        raise WeightsError(
+            f"{sizes.source} is not whole: a UNet with {blocks} blocks at each resolution and "
+            f"{sum(depths)} transformers behind the first ones has {tensors} tensors or more, and "
+            f"the file {len(sizes.shapes)}"
+        )
     return {
         "in_channels": sizes.of(conv_in, 4)[1],
         "out_channels": sizes.of(conv_out, 4)[0],
         "widths": tuple(sizes.of(name, 4)[0] for name in levels),
-        "depths": tuple(
-            sizes.count(transformer + "transformer_blocks.{}.attn2.to_k.weight", least=0)
-            for transformer in levels.values()
-        ),
+        "depths": depths,
         "blocks": blocks,
         "context_width": sizes.of(f"{middle}transformer_blocks.0.attn2.to_k.weight", 2)[1],
         "linear_projection": len(sizes.of(f"{middle}proj_in.weight", 2, 4)) == 2,
@@ -473,11 +516,11 @@ def _refuse_strangers(shapes: Shapes, source: str) -> None:
     for pattern, what in _STRANGERS.items():
         if name := next(filter(re.compile(pattern).search, shapes), None):
             raise WeightsError(
-                f"{source} is {what}, as its {_shown(name)} shows; keras_sd reads models of Stable "
+                f"{source} is {what}, as its {shown(name)} shows; keras_sd reads models of Stable "
                 "Diffusion 1.x and 2.x, and their parts"
             )
     if not _marked(shapes):
-        names = ", ".join(_shown(name) for name in itertools.islice(shapes, 3))
+        names = ", ".join(shown(name) for name in itertools.islice(shapes, 3))
         raise WeightsError(
             f"{source} holds no network of Stable Diffusion 1.x or 2.x: it has {len(shapes)} "
             f"tensors{names and ': '}{names}{' ...' if len(shapes) > 3 else ''}"
@@ -528,12 +571,21 @@ def _family_prediction(second: bool, variant: str) -> tuple[Prediction, str]:
     return "v", "the family" if variant else _ASSUMED
 
 
-def _stated_prediction(
-    shapes: Shapes, metadata: Mapping[str, str], path: Path | None, option: Prediction | None
+def stated_prediction(
+    shapes: Shapes, metadata: Mapping[str, str] | None = None, path: Path | None = None
 ) -> tuple[Prediction, str] | None:
-    """What somebody says that the UNet predicts, and who; None where nobody does."""
-    if option is not None:
-        return option, "the option prediction"
+    """What a file says that its UNet predicts, and where: its metadata, an empty tensor `v_pred`,
+    a `.yaml` file of the same name beside it. None where nothing does.
+
+    Args:
+        shapes: of the tensors, by name.
+        metadata: what the file says of itself.
+        path: of the file, for messages and for the `.yaml` file.
+
+    Raises:
+        WeightsError: it says something that is neither epsilon nor v.
+    """
+    metadata = metadata or {}
     said = next((key for key in _PREDICTION_KEYS if key in metadata), None)
     if said is not None:
         value, who = metadata[said], f"the file's metadata, {said}"
@@ -548,7 +600,7 @@ def _stated_prediction(
         return None
     if value not in _PREDICTIONS:
         raise WeightsError(
-            f"{path or 'the file'}: {who}, says that the UNet predicts {_shown(value)}; keras_sd "
+            f"{path or 'the file'}: {who}, says that the UNet predicts {shown(value)}; keras_sd "
             "knows 'epsilon' and 'v'. The option prediction overrules it"
         )
     return _PREDICTIONS[value], who
@@ -568,7 +620,3 @@ def _sidecar(path: Path) -> tuple[str, str] | None:
 
 def _listed(parts: Iterable[str]) -> str:
     return " and ".join(f"the {PARTS[part]}" for part in PARTS if part in parts)
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:80] + "...")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,19 @@ from safetensors.numpy import save_file
 
 from keras_sd.config import ModelConfig
 from keras_sd.weights.checkpoint import CONFIG, FORMAT, MERGES, WEIGHTS
-from keras_sd.weights.files import Dtype, replace_file, tensors_of
+from keras_sd.weights.compat import without_keras_cv
+from keras_sd.weights.diffusers_folder import INDEX
+from keras_sd.weights.files import Dtype, new_folder, replace_file, tensors_of
 from keras_sd.weights.names import Table, original, own
 from keras_sd.weights.readers import WeightsError, sha256
 from keras_sd.weights.recognise import recognise
 
+NAMES = (CONFIG, WEIGHTS, MERGES)
+"""The files of a preset folder."""
+
 _MAX_LISTED = 5
+
+_log = logging.getLogger(__name__)
 
 
 def save_preset(
@@ -29,11 +37,11 @@ def save_preset(
     dtype: Dtype | None = "float16",
     license: str | None = None,
 ) -> None:
-    """Writes a preset folder. Files that are there already are replaced, each at once; the config,
-    which has the others' sha256, comes last, so that half a folder is never mistaken for a whole.
+    """Writes a preset folder, whole or not at all: if anything goes wrong, an older preset in it
+    is as it was.
 
     Args:
-        folder: is made where there is none.
+        folder: is made where there is none. What else is in it stays as it is.
         config: the model's numbers.
         arrays: every variable by `part/path`, in our layout: `load.arrays_of` has a model's,
             `Checkpoint.arrays` those of a checkpoint.
@@ -45,27 +53,33 @@ def save_preset(
     Raises:
         WeightsError: a weight is not finite in this dtype, or the arrays are not those of the
             config; the message names them. Nothing was written.
+        FileExistsError: the folder is one of diffusers', as which it would still be read.
         ValueError: another dtype.
     """
     folder = Path(folder)
+    if (folder / INDEX).exists():
+        raise FileExistsError(
+            f"{folder} is a folder of diffusers', for it has {INDEX}, and would still be read as "
+            "one: take another name, or remove it first"
+        )
     tensors = tensors_of(arrays, own.tables(config), dtype)
     if isinstance(merges, Path):
         text = merges.read_text(encoding="utf-8")
     else:
         text = "".join(f"{line}\n" for line in merges)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / WEIGHTS, lambda path: save_file(tensors, path))
-    replace_file(folder / MERGES, lambda path: path.write_bytes(text.encode()))
-    data = {
-        "format": FORMAT,
-        **config.to_dict(),
-        "license": license,
-        "files": {name: sha256(folder / name) for name in (WEIGHTS, MERGES)},
-        "words": None if words is None else sorted(words),
-    }
-    text_of_config = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-    replace_file(folder / CONFIG, lambda path: path.write_bytes(text_of_config.encode()))
+    with new_folder(folder, NAMES, CONFIG, keep=True) as new:
+        save_file(tensors, new / WEIGHTS)
+        (new / MERGES).write_bytes(text.encode())
+        data = {
+            "format": FORMAT,
+            **config.to_dict(),
+            "license": license,
+            "files": {name: sha256(new / name) for name in (WEIGHTS, MERGES)},
+            "words": None if words is None else sorted(words),
+        }
+        text_of_config = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+        (new / CONFIG).write_bytes(text_of_config.encode())
 
 
 def save_checkpoint(
@@ -79,7 +93,7 @@ def save_checkpoint(
     most other programs read.
 
     Args:
-        path: of the file; one that is there is replaced at once.
+        path: of the file; one that is there is replaced, whole or not at all.
         config: the model's numbers.
         arrays: every variable by `part/path`, see `save_preset`.
         dtype: of the numbers in the file; None is as they are.
@@ -92,13 +106,13 @@ def save_checkpoint(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path.name} is no name for a checkpoint; it ends in .safetensors")
+    config = without_keras_cv(config, "original")
     tables = _original_tables(config)
     _check_said(config, tables)
     tensors = tensors_of(arrays, tables, dtype)
     # The names and shapes of 2.x do not say what the UNet predicts. (One entry: safetensors writes
     # several in any order, and the same model shall be the same file.)
     metadata: dict[str, str] = {"modelspec.prediction_type": config.noise.prediction}
-    path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
@@ -119,16 +133,23 @@ def _check_said(config: ModelConfig, tables: Mapping[str, Table]) -> None:
     except WeightsError as error:
         raise WeightsError(f"The layout original has no place for this model: {error}") from error
     read = None if found is None else found.to_dict()
-    # A run's defaults are nobody's in a file; they are the family's when it is read.
-    for data in (wanted, read or {}):
-        del data["name"], data["defaults"]
+    # How a run goes is not in the weights; it is the family's when the file is read.
+    for data in filter(None, (wanted, read)):
+        del data["name"], data["defaults"], data["pad_token"], data["noise"]["final_sigma"]
+    if found is not None and found.pad_token != config.pad_token:
+        _log.warning(
+            "The file cannot say that short prompts are filled with the token %r: whoever reads it "
+            "takes %r.",
+            config.pad_token,
+            found.pad_token,
+        )
     odd = list(_differences(wanted, read))
     if odd:
         more = f" and {len(odd) - _MAX_LISTED} more" if len(odd) > _MAX_LISTED else ""
         raise WeightsError(
             "The layout original has no place for this model's numbers, and its file would be read "
-            f"as another model: {'; '.join(odd[:_MAX_LISTED])}{more}. The layouts keras_sd and "
-            "diffusers have"
+            f"as another model: {'; '.join(odd[:_MAX_LISTED])}{more}. The layout keras_sd has one "
+            "for every model, and diffusers for most"
         )
 
 

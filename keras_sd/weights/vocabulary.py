@@ -10,6 +10,7 @@ import http.client
 import logging
 import os
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 from keras_sd.tokenizer import CLIP_VOCAB_SIZE, Tokenizer, read_merges
@@ -31,7 +32,8 @@ URLS = (
 """Where it is, to the byte the same."""
 
 # The file has five times the merges that CLIP uses; a merges.txt has these alone.
-_MERGES = CLIP_VOCAB_SIZE - 514
+_NOT_MERGED = 514
+_MERGES = CLIP_VOCAB_SIZE - _NOT_MERGED
 _MERGES_SHA256 = "f61f2adf497e6f5357c347aeb4646fabe82f341e946de5bdec5d2858e41bef4a"
 _MAX_BYTES = 16_000_000
 _TIMEOUT = 30
@@ -47,16 +49,35 @@ def tokenizer_of(checkpoint: Checkpoint, vocabulary: str | Path | None = None) -
         vocabulary: path of its merges; None is those beside the weights, or else CLIP's.
 
     Raises:
-        FileNotFoundError: there are none beside the weights, and CLIP's are not on this machine.
-        ValueError: the merges are too few for the text encoder.
+        FileNotFoundError: there is no such file; or there are no merges beside the weights, and
+            CLIP's are not on this machine.
+        ValueError: the merges are too few for the text encoder, or not CLIP's where they should be.
     """
     config = checkpoint.config
-    merges = checkpoint.merges if vocabulary is None else Path(vocabulary)
+    known = config.text_encoder.vocab_size
+    size = checkpoint.vocab_size or known
+    merges: Path | Sequence[str]
+    if vocabulary is None and checkpoint.merges is not None:
+        merges = checkpoint.merges
+        if isinstance(merges, Path) and checkpoint.vocab_size is None:
+            # A preset has all of its merges, and they say how many of the tokens were added.
+            merges = read_merges(merges)
+            size = min(size, len(merges) + _NOT_MERGED)
+    elif size >= CLIP_VOCAB_SIZE or vocabulary is None:
+        merges = find_vocabulary(vocabulary)
+        # OpenAI's file has more merges, but those are no tokens of CLIP's.
+        size = min(size, CLIP_VOCAB_SIZE)
+    else:
+        merges = _existing(vocabulary)
+    if added := known - size:
+        _log.warning(
+            "The text encoder knows %d token%s more than the vocabulary (textual inversion adds "
+            "such): what was added cannot be typed in a prompt.",
+            added,
+            "" if added == 1 else "s",
+        )
     return Tokenizer(
-        find_vocabulary() if merges is None else merges,
-        max_length=config.text_encoder.max_length,
-        vocab_size=checkpoint.vocab_size or config.text_encoder.vocab_size,
-        pad=config.pad_token,
+        merges, max_length=config.text_encoder.max_length, vocab_size=size, pad=config.pad_token
     )
 
 
@@ -76,9 +97,7 @@ def find_vocabulary(given: str | Path | None = None) -> Path:
         ValueError: the file that was given is not CLIP's vocabulary.
     """
     if given is not None:
-        path = Path(given)
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no vocabulary file {path}")
+        path = _existing(given)
         if problem := problem_of(path):
             raise ValueError(f"{path} is not CLIP's vocabulary: {problem}")
         return path
@@ -95,6 +114,13 @@ def find_vocabulary(given: str | Path | None = None) -> Path:
         f"names a {FILE} or a merges.txt; a folder tokenizer/ with merges.txt beside the weights "
         "is found by itself. The model 'emoji' has its own."
     )
+
+
+def _existing(given: str | Path) -> Path:
+    path = Path(given)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no vocabulary file {path}")
+    return path
 
 
 def fetch_vocabulary() -> Path:
@@ -166,6 +192,5 @@ def _download(url: str, path: Path) -> str:
     digest = hashlib.sha256(data).hexdigest()
     if digest != SHA256:
         return f"it gave {len(data)} bytes with sha256 {digest}"
-    path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, lambda part: part.write_bytes(data))
     return ""

@@ -53,7 +53,6 @@ class DiffusersFolder:
 
     Attributes:
         path: of the folder.
-        pipeline: the class of diffusers that it is meant for.
         family: what it is, for people: "Stable Diffusion 1.x".
         config: the model's numbers.
         weights: the files of each part, by our names of the parts.
@@ -65,7 +64,6 @@ class DiffusersFolder:
     """
 
     path: Path
-    pipeline: str
     family: str
     config: ModelConfig
     weights: Mapping[str, PartFiles]
@@ -100,10 +98,9 @@ def read_folder(folder: str | Path, variant: str | None = None) -> DiffusersFold
     jsons = {name: Settings.read(folder / name) for name in there}
     notes: list[str] = []
     tokens = read_tokenizer(folder / "tokenizer", notes)
-    config, pipeline = read_config(folder, jsons, tokens, notes)
+    config = read_config(folder, jsons, tokens, notes)
     return DiffusersFolder(
         path=folder,
-        pipeline=pipeline,
         family=family_of(config),
         config=config,
         weights=find_weights(folder, variant, notes),

@@ -13,6 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from keras_sd.config import (
+    MAX_BLOCKS,
+    MAX_DEPTH,
+    MAX_LAYERS,
+    MAX_LEVELS,
+    MAX_MLP_WIDTH,
+    MAX_TIMESTEPS,
+    MAX_VOCABULARY,
+    SD_1,
+    SD_2,
     AutoencoderConfig,
     Defaults,
     ModelConfig,
@@ -20,9 +29,9 @@ from keras_sd.config import (
     TextEncoderConfig,
     UNetConfig,
 )
-from keras_sd.weights.diffusers_folder.settings import Settings, shown
+from keras_sd.weights.diffusers_folder.settings import Settings
 from keras_sd.weights.diffusers_folder.tokens import Tokens, check_tokens
-from keras_sd.weights.readers import WeightsError
+from keras_sd.weights.readers import WeightsError, shown
 
 INDEX = "model_index.json"
 """The file that makes a folder one of diffusers'."""
@@ -152,7 +161,7 @@ SPACINGS = {name: name for name in ("leading", "linspace", "trailing")}
 
 def read_config(
     folder: Path, jsons: Mapping[str, Settings], tokens: Tokens, notes: list[str]
-) -> tuple[ModelConfig, str]:
+) -> ModelConfig:
     """Reads the settings of all components.
 
     Args:
@@ -162,14 +171,14 @@ def read_config(
         notes: gets what whoever uses the model should know.
 
     Returns:
-        The config, and the class of the pipeline.
+        The model's numbers.
 
     Raises:
         WeightsError: the model is not one that we know; the message names the file, the setting
             and what it may be.
     """
     index = jsons[INDEX]
-    pipeline, scheduler_class = _read_index(index, notes)
+    scheduler_class = _read_index(index, notes)
     unet, sample_size = _read_unet(jsons["unet/config.json"], notes)
     autoencoder = _read_autoencoder(jsons["vae/config.json"], notes)
     text_encoder = _read_text_encoder(jsons["text_encoder/config.json"])
@@ -183,7 +192,8 @@ def read_config(
         "autoencoder": dataclasses.asdict(autoencoder),
         "noise": dataclasses.asdict(noise),
         "defaults": {**dataclasses.asdict(defaults), "height": height, "width": width},
-        "pad_token": tokens.pad,
+        # The two families differ in it.
+        "pad_token": tokens.pad or (SD_2 if unet.linear_projection else SD_1).pad_token,
     }
     own = index.take("_keras_sd", {})
     if not isinstance(own, dict) or not isinstance(own.get("defaults", {}), dict):
@@ -196,11 +206,11 @@ def read_config(
         config = ModelConfig.from_dict(data)
     except (ValueError, TypeError, RecursionError) as error:
         raise WeightsError(f"{folder}: {error}") from error
-    return config, pipeline
+    return config
 
 
-def _read_index(index: Settings, notes: list[str]) -> tuple[str, str | None]:
-    """The classes of the pipeline and of its scheduler."""
+def _read_index(index: Settings, notes: list[str]) -> str | None:
+    """The class of the scheduler, of a pipeline that we know."""
     pipeline = index.take("_class_name")
     if pipeline not in _PIPELINES:
         if not isinstance(pipeline, str):
@@ -217,7 +227,7 @@ def _read_index(index: Settings, notes: list[str]) -> tuple[str, str | None]:
         known = name in (*CLASSES, *_LEFT_OUT, "scheduler")
         if not known and isinstance(index.values[name], list) and _class_of(index, name):
             notes.append(f"{INDEX}: {name} is left out, nothing here uses it")
-    return pipeline, _class_of(index, "scheduler")
+    return _class_of(index, "scheduler")
 
 
 def _class_of(index: Settings, name: str) -> str | None:
@@ -241,7 +251,7 @@ def _read_unet(given: Settings, notes: list[str]) -> tuple[UNetConfig, tuple[int
     up = _block_types(given, "up_block_types", ("CrossAttnUpBlock2D", "UpBlock2D"), levels)
     if up != down[::-1]:
         given.refuse("up_block_types", "down_block_types in reverse")
-    layers = given.sizes("transformer_layers_per_block", 1, levels, most=64)
+    layers = given.sizes("transformer_layers_per_block", 1, levels, most=MAX_DEPTH)
     if not down[-1] and layers[-1] != 1:
         given.refuse("transformer_layers_per_block", "1 where only the middle block attends")
     only_cross = given.take("only_cross_attention", False)
@@ -260,7 +270,7 @@ def _read_unet(given: Settings, notes: list[str]) -> tuple[UNetConfig, tuple[int
         # The heads at each level, whatever the name says: diffusers keeps it for old files.
         heads=given.sizes("attention_head_dim", 8, levels),
         depths=tuple(n if attends else 0 for n, attends in zip(layers, down, strict=True)),
-        blocks=given.same_size("layers_per_block", 2, levels, most=64),
+        blocks=given.same_size("layers_per_block", 2, levels, most=MAX_BLOCKS),
         context_width=context_width,
         groups=given.size("norm_num_groups", 32),
         linear_projection=given.flag("use_linear_projection", False),
@@ -285,9 +295,9 @@ def _read_autoencoder(given: Settings, notes: list[str]) -> AutoencoderConfig:
         AutoencoderConfig,
         latent_channels=given.size("latent_channels", 4),
         widths=given.sizes("block_out_channels", (64,), levels),
-        blocks=given.size("layers_per_block", 1, most=64),
+        blocks=given.size("layers_per_block", 1, most=MAX_BLOCKS),
         groups=given.size("norm_num_groups", 32),
-        scale=given.number("scaling_factor", 0.18215),
+        scale=given.number("scaling_factor", 0.18215, below=1e6),
     )
     _note_unknown(given, _AUTOENCODER_IDLE, notes)
     return config
@@ -303,12 +313,12 @@ def _read_text_encoder(given: Settings) -> TextEncoderConfig:
     config: TextEncoderConfig = _made(
         given,
         TextEncoderConfig,
-        vocab_size=given.size("vocab_size", 49408, most=2**24),
+        vocab_size=given.size("vocab_size", 49408, most=MAX_VOCABULARY),
         max_length=given.size("max_position_embeddings", 77),
         width=given.size("hidden_size", 512),
-        depth=given.size("num_hidden_layers", 12, most=256),
+        depth=given.size("num_hidden_layers", 12, most=MAX_LAYERS),
         heads=given.size("num_attention_heads", 8),
-        mlp_width=given.size("intermediate_size", 2048, most=2**20),
+        mlp_width=given.size("intermediate_size", 2048, most=MAX_MLP_WIDTH),
         activation=given.choice(
             "hidden_act", "quick_gelu", {name: name for name in ("quick_gelu", "gelu")}
         ),
@@ -344,7 +354,7 @@ def _read_scheduler(
         ),
         beta_start=start,
         beta_end=end,
-        num_train_timesteps=given.size("num_train_timesteps", 1000, most=10**6),
+        num_train_timesteps=given.size("num_train_timesteps", 1000, most=MAX_TIMESTEPS),
         prediction=given.choice(
             "prediction_type", "epsilon", {"epsilon": "epsilon", "v_prediction": "v"}
         ),
@@ -380,8 +390,8 @@ def _read_final_sigma(given: Settings, name: str) -> str:
 
 def _level_count(given: Settings, default: Sequence[int]) -> int:
     value = given.take("block_out_channels", default)
-    if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= 8:
-        given.refuse("block_out_channels", "a list of 1 to 8 widths")
+    if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= MAX_LEVELS:
+        given.refuse("block_out_channels", f"a list of 1 to {MAX_LEVELS} widths")
     return len(value)
 
 

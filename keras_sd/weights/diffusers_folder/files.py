@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_sd.weights.diffusers_folder.settings import Settings, shown
-from keras_sd.weights.readers import WeightsError, read_file
+from keras_sd.weights.diffusers_folder.settings import Settings
+from keras_sd.weights.readers import WeightsError, read_file, shown
 
 FOLDERS = {"text_encoder": "text_encoder", "unet": "unet", "autoencoder": "vae"}
 """What diffusers calls the folders of our parts."""

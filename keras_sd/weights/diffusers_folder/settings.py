@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from keras_sd.config import MAX_WIDTH
 from keras_sd.weights.files import read_json
-from keras_sd.weights.readers import WeightsError
+from keras_sd.weights.readers import WeightsError, shown
 
 
 class Settings:
@@ -33,14 +33,14 @@ class Settings:
         self._taken.add(key)
         return self.values.get(key, default)
 
-    def size(self, key: str, default: int, most: int = 65536) -> int:
+    def size(self, key: str, default: int, most: int = MAX_WIDTH) -> int:
         """A whole number from 1 to `most`."""
         value = self.take(key, default)
         if not _is_size(value, most):
             self.refuse(key, f"a whole number from 1 to {most}")
         return int(value)
 
-    def sizes(self, key: str, default: Any, count: int, most: int = 65536) -> tuple[int, ...]:
+    def sizes(self, key: str, default: Any, count: int, most: int = MAX_WIDTH) -> tuple[int, ...]:
         """A number for each of `count` levels; the file may give one for all."""
         value = self.take(key, default)
         values = [value] * count if _is_size(value, most) else value
@@ -50,7 +50,7 @@ class Settings:
             self.refuse(key, f"{count} whole numbers from 1 to {most}")
         return tuple(values)
 
-    def same_size(self, key: str, default: int, count: int, most: int = 65536) -> int:
+    def same_size(self, key: str, default: int, count: int, most: int = MAX_WIDTH) -> int:
         """A number that the file may give for each of `count` levels, if it is the same in all."""
         values = self.sizes(key, default, count, most)
         if len(set(values)) != 1:
@@ -91,9 +91,3 @@ class Settings:
 
 def _is_size(value: Any, most: int) -> bool:
     return type(value) is int and 1 <= value <= most
-
-
-def shown(value: Any) -> str:
-    """A value for a message, however long or deep it is."""
-    text = reprlib.repr(value)
-    return text if len(text) <= 80 else text[:80] + "..."

@@ -9,14 +9,11 @@ from typing import Any
 
 from keras_sd.config import TextEncoderConfig
 from keras_sd.tokenizer import END, Tokenizer, read_merges
-from keras_sd.weights.diffusers_folder.settings import Settings, shown
-from keras_sd.weights.readers import WeightsError
+from keras_sd.weights.diffusers_folder.settings import Settings
+from keras_sd.weights.readers import WeightsError, shown
 
 PADS = {END: "end", "!": "zero"}
 """Our name of each padding token; "!" is the first of every vocabulary of CLIP's kind."""
-
-_MAX_MERGES = 16_000_000
-"""Bytes; CLIP's have 0.5 MB."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +24,14 @@ class Tokens:
         merges: see `DiffusersFolder`.
         vocabulary: the tokens that the merges make, in the order of their ids.
         added: tokens that were added behind those.
-        pad: `"end"` or `"zero"`.
+        pad: `"end"` or `"zero"`; None where there is neither a tokenizer nor a word about it.
         max_length: ids in a row, or None where nothing says.
     """
 
     merges: Path | tuple[str, ...] | None = None
     vocabulary: tuple[str, ...] | None = None
     added: tuple[str, ...] = ()
-    pad: str = "end"
+    pad: str | None = None
     max_length: int | None = None
 
 
@@ -61,7 +58,7 @@ def read_tokenizer(folder: Path, notes: list[str]) -> Tokens:
         source = path
         merges, vocabulary, added = _read_tokenizer_json(Settings.read(path))
     else:
-        notes.append("the folder has no tokenizer: its merges have to be given")
+        notes.append("the folder has no tokenizer: CLIP's is taken, where no other is given")
     settings = _optional(folder / "tokenizer_config.json")
     special = _optional(folder / "special_tokens_map.json")
     settings.fixed({"do_lower_case": (True,), "add_prefix_space": (False,)})
@@ -69,10 +66,11 @@ def read_tokenizer(folder: Path, notes: list[str]) -> Tokens:
     # Newer files keep all of it in the first; in older ones the second is right where they differ.
     both = [settings] if "added_tokens_decoder" in settings.values else [special, settings]
     given = next((one for one in both if one.values.get("pad_token") is not None), settings)
-    pad = given.take("pad_token", END)
+    pad = given.take("pad_token", None if merges is None else END)
     pad = pad.get("content") if isinstance(pad, dict) else pad
-    if not isinstance(pad, str) or pad not in PADS:
+    if pad is not None and (not isinstance(pad, str) or pad not in PADS):
         given.refuse("pad_token", " or ".join(map(repr, PADS)))
+    ours_pad = None if pad is None else PADS[pad]
     length = settings.take("model_max_length")
     if type(length) in (int, float) and length > 10**6:  # 1e30 says that there is no limit
         length = None
@@ -80,9 +78,9 @@ def read_tokenizer(folder: Path, notes: list[str]) -> Tokens:
         settings.refuse("model_max_length", "a number of tokens")
 
     if merges is None:
-        return Tokens(pad=PADS[pad], max_length=length)
+        return Tokens(pad=ours_pad, max_length=length)
     try:
-        lines = _read_merges(merges) if isinstance(merges, Path) else merges
+        lines = read_merges(merges) if isinstance(merges, Path) else merges
         ours = Tokenizer(lines).vocabulary
     except ValueError as error:
         raise WeightsError(f"{source}: {error}") from error
@@ -100,15 +98,7 @@ def read_tokenizer(folder: Path, notes: list[str]) -> Tokens:
         added |= {token: number for number, token in enumerate(theirs) if number >= len(ours)}
     added |= _optional(folder / "added_tokens.json").values
     names = tuple(added.keys() - set(ours))
-    return Tokens(merges, ours, tuple(sorted(names)), PADS[pad], length)
-
-
-def _read_merges(path: Path) -> list[str]:
-    with open(path, "rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    if compressed or path.stat().st_size > _MAX_MERGES:
-        raise WeightsError(f"{path} is compressed or larger than {_MAX_MERGES} bytes")
-    return read_merges(path)
+    return Tokens(merges, ours, tuple(sorted(names)), ours_pad, length)
 
 
 def _optional(path: Path) -> Settings:

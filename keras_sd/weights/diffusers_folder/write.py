@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from safetensors.numpy import save_file
 
 from keras_sd.config import ModelConfig
 from keras_sd.tokenizer import END, START, Tokenizer, read_merges
+from keras_sd.weights.compat import without_keras_cv
 from keras_sd.weights.diffusers_folder.configs import (
     CHANNELS,
     CLASSES,
@@ -27,7 +27,7 @@ from keras_sd.weights.diffusers_folder.configs import (
 from keras_sd.weights.diffusers_folder.files import FOLDERS, stems
 from keras_sd.weights.diffusers_folder.settings import Settings
 from keras_sd.weights.diffusers_folder.tokens import PADS, Tokens
-from keras_sd.weights.files import Dtype, replace_file, tensors_of
+from keras_sd.weights.files import Dtype, new_folder, refuse_others, tensors_of
 from keras_sd.weights.names import diffusers, under
 from keras_sd.weights.readers import WeightsError
 
@@ -39,14 +39,16 @@ def write_folder(
     merges: Sequence[str] | Path,
     dtype: Dtype | None = None,
 ) -> None:
-    """Writes a folder that `diffusers.StableDiffusionPipeline.from_pretrained` loads.
+    """Writes a folder that `diffusers.StableDiffusionPipeline.from_pretrained` loads, whole or not
+    at all: if anything goes wrong, an older one is as it was.
 
-    Files that are there already are replaced, each at once; `model_index.json` comes last, and is
-    taken away first, so that half a folder is never mistaken for a whole. What diffusers has no
-    setting for (the usual number of steps) is in `model_index.json` under `_keras_sd`.
+    What diffusers has no setting for (the usual number of steps) is in `model_index.json` under
+    `_keras_sd`.
 
     Args:
-        folder: is made where there is none.
+        folder: is made where there is none. One that is there is written over only if every file
+            in it is replaced: others could be read in place of ours, as shards, variants and
+            newer tokenizers are.
         config: the model's numbers.
         arrays: every variable by `part/path`, in our layout.
         merges: of the tokenizer: pairs with a space between, in order, or the path of their file.
@@ -54,17 +56,23 @@ def write_folder(
             they are.
 
     Raises:
-        WeightsError: diffusers has no such model, the arrays are not those of the config, a number
-            is not finite in this dtype, or the folder has files that diffusers would read in place
-            of ours. Nothing was written.
+        WeightsError: diffusers has no such model, the arrays are not those of the config, or a
+            number is not finite in this dtype. Nothing was written.
+        FileExistsError: the folder has other files, which the message names.
         ValueError: another dtype, or the merges are not those of the config.
     """
     folder = Path(folder)
+    config = without_keras_cv(config, "diffusers")
     lines = read_merges(merges) if isinstance(merges, Path) else list(merges)
     tokenizer = Tokenizer(lines[: max(config.text_encoder.vocab_size - 514, 0)])
     vocabulary = tokenizer.vocabulary
     jsons = to_jsons(folder, config, vocabulary)
-    _refuse_rivals(folder)
+    texts = {name: _text(values) for name, values in jsons.items()}
+    header = "#version: 0.2"
+    texts["tokenizer/merges.txt"] = "\n".join([header, *lines[: len(vocabulary) - 514], ""])
+    files = {part: f"{name}/{stems(part)[0]}.safetensors" for part, name in FOLDERS.items()}
+    names = {*texts, *files.values()}
+    refuse_others(folder, names)
     tables = {
         "text_encoder": under("text_model.", "", diffusers.text_encoder(config.text_encoder)),
         "unet": diffusers.unet(config.unet),
@@ -80,37 +88,13 @@ def write_folder(
         for part, table in tables.items()
     }
 
-    (folder / INDEX).unlink(missing_ok=True)
-    for part, name in FOLDERS.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        replace_file(
-            folder / name / f"{stems(part)[0]}.safetensors",
-            partial(save_file, tensors[part], metadata={"format": "pt"}),
-        )
-    index = jsons.pop(INDEX)
-    texts = {name: _text(values) for name, values in jsons.items()}
-    header = "#version: 0.2"
-    texts["tokenizer/merges.txt"] = "\n".join([header, *lines[: len(vocabulary) - 514], ""])
-    texts[INDEX] = _text(index)
-    for name, text in texts.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        replace_file(folder / name, partial(_write_text, text))
-
-
-def _refuse_rivals(folder: Path) -> None:
-    """An index of shards goes before the one file, transformers 5's tokenizer before 4's."""
-    names = ["tokenizer/tokenizer.json", "tokenizer/added_tokens.json"]
-    for part, name in FOLDERS.items():
-        names.append(f"{name}/{stems(part)[0]}.safetensors.index.json")
-    if rivals := [name for name in names if (folder / name).exists()]:
-        raise WeightsError(
-            f"{folder} has {', '.join(rivals)}, which diffusers would read in place of what would "
-            "be written: take another folder"
-        )
-
-
-def _write_text(text: str, path: Path) -> None:
-    path.write_bytes(text.encode())
+    with new_folder(folder, names, INDEX) as new:
+        for name in names:
+            (new / name).parent.mkdir(exist_ok=True)
+        for part, name in files.items():
+            save_file(tensors[part], new / name, metadata={"format": "pt"})
+        for name, text in texts.items():
+            (new / name).write_bytes(text.encode())
 
 
 def _text(values: Mapping[str, Any]) -> str:
@@ -161,7 +145,7 @@ def to_jsons(
     def read() -> ModelConfig:
         given = {name: Settings(folder / name, values) for name, values in jsons.items()}
         tokens = Tokens(vocabulary=tuple(vocabulary), pad=config.pad_token)
-        return read_config(folder, given, tokens, [])[0]
+        return read_config(folder, given, tokens, [])
 
     defaults = dataclasses.asdict(read().defaults)
     wanted = dataclasses.asdict(config.defaults)

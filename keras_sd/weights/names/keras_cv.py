@@ -219,11 +219,17 @@ def recognise(shapes: Shapes, order: Sequence[str] | None) -> Recognised | None:
 
 
 def _with_vocabulary(config: ModelConfig, there: Shapes) -> ModelConfig:
-    """The config with as many tokens as the file has: words can be added to KerasCV's."""
+    """The config with as many tokens as the file has: words can be added to KerasCV's.
+
+    Numbers that no config can have leave it as it is, and so do not fit what it says.
+    """
     tokens, positions = (there[f"embedding/{name}/embeddings"] for name in ("tokens", "positions"))
     if len(tokens) != 2 or len(positions) != 2:
         return config
-    encoder = replace(config.text_encoder, vocab_size=tokens[0], max_length=positions[0])
+    try:
+        encoder = replace(config.text_encoder, vocab_size=tokens[0], max_length=positions[0])
+    except ValueError:
+        return config
     return replace(config, text_encoder=encoder)
 
 

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import mmap
 import os
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,12 @@ def read_file(path: str | os.PathLike[str]) -> TensorFile:
     module = importlib.import_module(f"{__name__}.{_module(path, start)}")
     found: TensorFile = module.read(path)
     return found
+
+
+def shown(value: Any) -> str:
+    """A value of a file for a message, however long or deep it is."""
+    text = repr(value[:80]) if isinstance(value, (str, bytes)) else reprlib.repr(value)
+    return text if len(text) <= 80 else text[:80] + "..."
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -25,8 +25,7 @@ from typing import Any, cast
 import ml_dtypes
 import numpy as np
 
-from keras_sd.weights.readers import TensorFile, WeightsError
-from keras_sd.weights.readers.pickles import shown
+from keras_sd.weights.readers import TensorFile, WeightsError, shown
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _NOWHERE = 2**64 - 1
@@ -799,6 +798,8 @@ def _filters(body: bytes) -> tuple[str, ...]:
                 f"is written with filter {number}; gzip (1) and shuffle (2) are read"
             )
         names.append(known[number])
+    if names == ["deflate", "shuffle"]:
+        raise WeightsError("is written with gzip before shuffle; the other order is read")
     return tuple(names)
 
 

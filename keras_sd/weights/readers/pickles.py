@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from keras_sd.weights import readers
 from keras_sd.weights.readers import WeightsError
 
 MAX_BYTES = 32 * 2**20
@@ -41,11 +42,13 @@ class Name:
         full: module and name, with a dot between.
         call: what a call of it makes of the arguments; None is a name that is not called.
         value: what it means to those who know it, such as the dtype of a storage.
+        refusal: what a file is that asks for it, and why it is not read.
     """
 
     full: str
     call: Callable[[tuple[Any, ...]], Any] | None = None
     value: Any = None
+    refusal: str | None = None
 
 
 @dataclass(slots=True)
@@ -101,8 +104,7 @@ def shown(value: Any) -> str:
         return value.full
     if not isinstance(value, (str, bytes, int, float)):
         return type(value).__name__
-    text = repr(value[:80] if isinstance(value, (str, bytes)) else value)
-    return text if len(text) <= 80 else text[:80] + "..."
+    return readers.shown(value)
 
 
 class _Machine:
@@ -172,6 +174,8 @@ class _Machine:
             raise WeightsError(
                 f"asks for {full}, which is no part of a tensor file; nothing was executed"
             )
+        if found.refusal is not None:
+            raise WeightsError(found.refusal)
         self.stack.append(found)
 
     # The instructions.

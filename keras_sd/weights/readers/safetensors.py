@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import ml_dtypes
 import numpy as np
 
-from keras_sd.weights.readers import TensorFile, WeightsError
+from keras_sd.weights.readers import TensorFile, WeightsError, shown
 
 _MAX_HEADER = 25_000_000
 """Bytes. A full SD 1.x header has 150 kB; the format's own limit is 100 MB."""
@@ -40,6 +40,10 @@ DTYPES: dict[str, np.dtype] = {
     }.items()
 }
 """The dtypes of the format that we read."""
+
+
+class _UnreadError(WeightsError):
+    """The file may be whole, but has numbers that we do not read."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +105,16 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, TensorInfo], di
     for name, entry in header.items():
         try:
             tensors[name] = _tensor_info(entry, 8 + length)
+        except _UnreadError as error:
+            raise WeightsError(f"{path}: tensor {shown(name)}: {error}") from None
         except WeightsError as error:
-            refuse(f"tensor {_shown(name)}: {error}")
+            refuse(f"tensor {shown(name)}: {error}")
 
     end = 8 + length
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         if info.start != end:
             refuse(
-                f"tensor {_shown(name)} begins at byte {info.start}, not at {end}, where the one "
+                f"tensor {shown(name)} begins at byte {info.start}, not at {end}, where the one "
                 "before it ends"
             )
         end = info.stop
@@ -145,18 +151,22 @@ def _tensor_info(entry: Any, offset: int) -> TensorInfo:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise WeightsError("its entry is not dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if isinstance(dtype, str) and dtype.startswith("F8_"):
+        raise _UnreadError(
+            f"dtype {shown(dtype)} is not one of {', '.join(DTYPES)}: float8 is not read"
+        )
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise WeightsError(f"dtype {_shown(dtype)} is not one of {', '.join(DTYPES)}")
+        raise WeightsError(f"dtype {shown(dtype)} is not one of {', '.join(DTYPES)}")
     # NumPy counts in 64 bits, also where one of the sizes is 0.
     if not _is_sizes(shape) or math.prod(max(size, 1) for size in shape) >= 2**60:
-        raise WeightsError(f"shape {_shown(shape)} is not a list of sizes")
+        raise WeightsError(f"shape {shown(shape)} is not a list of sizes")
     if not _is_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise WeightsError(f"data_offsets {_shown(offsets)} are not two rising positions")
+        raise WeightsError(f"data_offsets {shown(offsets)} are not two rising positions")
     start, stop = offsets
     expected = math.prod(shape) * DTYPES[dtype].itemsize
     if stop - start != expected:
         raise WeightsError(
-            f"{dtype} of shape {_shown(shape)} takes {_shown(expected)} bytes, not {stop - start}"
+            f"{dtype} of shape {shown(shape)} takes {shown(expected)} bytes, not {stop - start}"
         )
     return TensorInfo(dtype, tuple(shape), offset + start, offset + stop)
 
@@ -173,11 +183,6 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"{_shown(name)} is there twice")
+            raise ValueError(f"{shown(name)} is there twice")
         found[name] = value
     return found
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:80] + "..."

@@ -77,6 +77,12 @@ _STORAGES = {
 }
 
 
+_EMBEDDING = (
+    "is a textual inversion embedding; keras_sd reads models of Stable Diffusion 1.x and 2.x, and "
+    "their parts"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _Storage:
     """A storage, or a part of one, as the pickle tells of it.
@@ -160,6 +166,8 @@ def _named(value: Any) -> dict[str, _Tensor]:
     if any(isinstance(item, _Tensor) for item in state.unnamed):
         raise WeightsError("holds a tensor whose name is no text")
     tensors = {name: item for name, item in state.named.items() if isinstance(item, _Tensor)}
+    if "string_to_param" in state.named:
+        raise WeightsError(_EMBEDDING)
     if not tensors:
         found = ", ".join(shown(name) for name in list(state.named)[:10])
         raise WeightsError(f"holds no tensors by name; there is: {found or 'nothing'}")
@@ -347,6 +355,10 @@ _NAMES: dict[str, Name] = {
     **{full: Name(full, call=call) for full, call in _CALLED.items()},
     **{full: Name(full, value=_DTYPES[dtype]) for full, dtype in _STORAGES.items()},
     **{f"torch.{name}": Name(f"torch.{name}", value=dtype) for name, dtype in _DTYPES.items()},
+    # It has embeddings beside the words that they were trained for; a network has none.
+    "torch.nn.modules.container.ParameterDict": Name(
+        "torch.nn.modules.container.ParameterDict", refusal=_EMBEDDING
+    ),
     **{
         full: Name(full)
         for full in (

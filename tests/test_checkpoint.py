@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import h5py
@@ -242,6 +243,17 @@ def test_a_part_that_keras_saved(first, part, tmp_path, vocabulary):
     again = load(path, vocabulary=vocabulary, **{part: file})
     expected = {**arrays_of(first.networks), **arrays_of({part: other})}
     assert same(arrays_of(again.networks), expected)
+
+
+def test_a_part_from_elsewhere_need_not_be_in_the_folder(first, tmp_path):
+    folder = write(first, "diffusers", tmp_path)
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    shutil.move(weights, tmp_path / "vae.safetensors")
+    with pytest.raises(FileNotFoundError, match="vae has no weights"):
+        open_checkpoint(folder)
+    found = open_checkpoint(folder, autoencoder=tmp_path / "vae.safetensors")
+    assert same(found.arrays(), arrays_of(first.networks))
+    assert found.notes == ()
 
 
 def test_a_model_without_an_autoencoder_asks_for_one(first, tmp_path, vocabulary):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_sd.training import measure, pictures
-from keras_sd.weights.load import PRESETS
+from keras_sd.weights.presets import PRESETS
 
 GOLDENS = Path(__file__).parent / "fixtures" / "emoji_goldens.npz"
 

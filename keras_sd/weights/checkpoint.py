@@ -197,7 +197,7 @@ def open_checkpoint(
     elif variant is not None:
         raise ValueError(f"variant {variant!r} is of files in a folder, and {path} is one file")
     else:
-        checkpoint = _open_file(path, prediction, ema)
+        checkpoint = _open_file(path, prediction, ema, given)
     checkpoint = _with_parts(checkpoint, given)
     if prediction is not None:
         checkpoint = _with_prediction(checkpoint, prediction, "the option prediction")
@@ -264,7 +264,7 @@ def _one_of(whole: Checkpoint, part: str) -> Alone:
 
 
 def _with_parts(checkpoint: Checkpoint, given: Mapping[str, Path]) -> Checkpoint:
-    """The checkpoint with parts of other files; what was said of those they replace is dropped."""
+    """The checkpoint with parts of other files."""
     if not given:
         return checkpoint
     found = {part: open_part(part, path, checkpoint.config) for part, path in given.items()}
@@ -273,20 +273,8 @@ def _with_parts(checkpoint: Checkpoint, given: Mapping[str, Path]) -> Checkpoint
         checkpoint,
         parts={**checkpoint.parts, **{name: one.part for name, one in found.items()}},
         ignored=tuple(dict.fromkeys([*checkpoint.ignored, *ignored])),
-        notes=tuple(n for n in checkpoint.notes if _about(checkpoint.layout, n) not in given),
     )
     return _named_anew(changed) if "unet" in given else changed
-
-
-def _about(layout: str, note: str) -> str | None:
-    """The part that a note is about, if it is about one."""
-    for part in PARTS:
-        if f"{part}=FILE" in note or note.startswith(f"{diffusers_folder.FOLDERS[part]} has "):
-            return part
-    # All else that the names and shapes of one file tell is about its UNet. That it cannot say
-    # what it predicts is as true of one that takes its place.
-    of_unet = layout == "original" and "cannot say what its UNet predicts" not in note
-    return "unet" if of_unet else None
 
 
 def _with_prediction(checkpoint: Checkpoint, prediction: Prediction, who: str) -> Checkpoint:
@@ -301,7 +289,7 @@ def _with_stated(
     checkpoint: Checkpoint, file: Path, prediction: Prediction, who: str
 ) -> Checkpoint:
     """With what the file of the UNet says that it predicts."""
-    notes = [n for n in checkpoint.notes if "cannot say what its UNet predicts" not in n]
+    notes = [note for note in checkpoint.notes if note != recognise.ASSUMED_NOTE]
     before = checkpoint.config.noise.prediction
     if prediction != before:
         notes.append(
@@ -341,7 +329,7 @@ def _open_folder(
                 f"{folder} is two models: {diffusers_folder.INDEX} is of a diffusers folder, "
                 f"{CONFIG} with a format of one of keras_sd. Remove one of the two"
             )
-        return _open_diffusers(folder, variant)
+        return _open_diffusers(folder, variant, given)
     if variant is not None:
         raise ValueError(f"variant {variant!r} is of a diffusers folder, and {folder} is none")
     if part := component_of(folder):
@@ -370,8 +358,8 @@ def _is_preset(folder: Path) -> bool:
         return False
 
 
-def _open_diffusers(folder: Path, variant: str | None) -> Checkpoint:
-    found = diffusers_folder.read_folder(folder, variant)
+def _open_diffusers(folder: Path, variant: str | None, given: Mapping[str, Path]) -> Checkpoint:
+    found = diffusers_folder.read_folder(folder, variant, without=given)
     parts: dict[str, Part] = {}
     ignored: list[str] = []
     for part in PARTS:
@@ -518,12 +506,19 @@ def _keras_cv_part(file: TensorFile, found: keras_cv.Recognised) -> Part:
     )
 
 
-def _open_file(path: Path, prediction: Prediction | None, ema: bool) -> Checkpoint:
+def _open_file(
+    path: Path, prediction: Prediction | None, ema: bool, given: Mapping[str, Path]
+) -> Checkpoint:
     file = read_file(path)
     if file.format == "hdf5":
         _refuse_part(path, file)
     found = recognise.recognise(
-        shapes_of(file), file.metadata, path=path, prediction=prediction, ema=ema
+        shapes_of(file),
+        file.metadata,
+        path=path,
+        prediction=prediction,
+        ema=ema,
+        without=given,
     )
     if found.config is None:
         raise WeightsError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -88,7 +88,7 @@ _PREDICTION_KEYS = ("modelspec.prediction_type", "modelspec.predict_key")
 _SIDECAR_BYTES = 1_000_000
 
 _ASSUMED = "an assumption"
-_ASSUMED_NOTE = (
+ASSUMED_NOTE = (
     "The file cannot say what its UNet predicts. v is assumed, as most files of 2.x are those for "
     '768x768; if the pictures are noise, pass prediction="epsilon".'
 )
@@ -119,6 +119,7 @@ def recognise(
     path: Path | None = None,
     prediction: Prediction | None = None,
     ema: bool = False,
+    without: Collection[str] = (),
 ) -> Recognised:
     """Says what a file is that should hold a whole model.
 
@@ -132,6 +133,7 @@ def recognise(
         path: of the file, for messages and for the `.yaml` file.
         prediction: `"epsilon"` or `"v"`.
         ema: take the moving average of the UNet's weights, which some files hold as well.
+        without: parts that will be taken from elsewhere, so that there is nothing to note of them.
 
     Raises:
         WeightsError: the file is something else, which the message names; or no network of ours
@@ -191,13 +193,15 @@ def recognise(
     spare = {*averages, *averages.values()}
     ignored, leftover = _ignored(shapes, tables, found, spare, kind)
     notes = [
-        f"It has no {PARTS[part]}; give one: {part}=FILE." for part in PARTS if part not in found
+        f"It has no {PARTS[part]}; give one: {part}=FILE."
+        for part in PARTS
+        if part not in found and part not in without
     ]
     if known_from == _ASSUMED:
-        notes.append(_ASSUMED_NOTE)
-    if has_ema and not ema:
+        notes.append(ASSUMED_NOTE)
+    if has_ema and not ema and "unet" not in without:
         notes.append("It also holds the moving average (EMA) of the UNet's weights: ema=True.")
-    if "ztsnr" in shapes:
+    if "ztsnr" in shapes and "unet" not in without:
         notes.append(
             "It was trained to zero terminal SNR, for which keras_sd has no noise table: pictures "
             "will differ from those of other programs."

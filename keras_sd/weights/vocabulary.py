@@ -149,7 +149,8 @@ def fetch_vocabulary() -> Path:
             [
                 "CLIP's vocabulary could not be fetched:",
                 *(f"  {failure}" for failure in failures),
-                f"By hand: put {URLS[0]} (sha256 {SHA256}) at {path}.",
+                f"By hand: put {URLS[0]} (sha256 {SHA256}) at {path}. The model 'emoji' has its "
+                "own and needs nothing.",
             ]
         )
     )

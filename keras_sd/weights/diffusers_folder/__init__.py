@@ -7,7 +7,7 @@ part; `write_folder` is the way back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +73,9 @@ class DiffusersFolder:
     unsupported: str | None
 
 
-def read_folder(folder: str | Path, variant: str | None = None) -> DiffusersFolder:
+def read_folder(
+    folder: str | Path, variant: str | None = None, *, without: Collection[str] = ()
+) -> DiffusersFolder:
     """Reads the JSON files of a folder of diffusers', and finds its weights.
 
     Args:
@@ -81,6 +83,8 @@ def read_folder(folder: str | Path, variant: str | None = None) -> DiffusersFold
         variant: of the weights, such as `"fp16"` in `diffusion_pytorch_model.fp16.safetensors`. A
             part that lacks it is taken without a variant. None is the weights without a variant,
             or the only variant that there is.
+        without: parts that will be taken from elsewhere: their weights need not be there, nor all
+            of the autoencoder's folder.
 
     Raises:
         FileNotFoundError: a file is missing; the message names it.
@@ -88,7 +92,10 @@ def read_folder(folder: str | Path, variant: str | None = None) -> DiffusersFold
             the file, the setting and what it may be.
     """
     folder = Path(folder)
-    needed = (INDEX, *(f"{name}/config.json" for name in FOLDERS.values()))
+    configs = {part: f"{name}/config.json" for part, name in FOLDERS.items()}
+    if "autoencoder" in without and not (folder / configs["autoencoder"]).is_file():
+        del configs["autoencoder"]
+    needed = (INDEX, *configs.values())
     for name in needed:
         if not (folder / name).is_file():
             raise FileNotFoundError(
@@ -103,7 +110,7 @@ def read_folder(folder: str | Path, variant: str | None = None) -> DiffusersFold
         path=folder,
         family=family_of(config),
         config=config,
-        weights=find_weights(folder, variant, notes),
+        weights=find_weights(folder, variant, notes, without),
         merges=tokens.merges,
         vocab_size=None if tokens.vocabulary is None else len(tokens.vocabulary),
         notes=tuple(notes),

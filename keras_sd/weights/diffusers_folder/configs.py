@@ -166,7 +166,8 @@ def read_config(
 
     Args:
         folder: for messages, and the model's name.
-        jsons: the files by their path in the folder; all but the scheduler's have to be there.
+        jsons: the files by their path in the folder. The scheduler's and the autoencoder's may be
+            missing: then those are Stable Diffusion's.
         tokens: of the tokenizer.
         notes: gets what whoever uses the model should know.
 
@@ -180,7 +181,8 @@ def read_config(
     index = jsons[INDEX]
     scheduler_class = _read_index(index, notes)
     unet, sample_size = _read_unet(jsons["unet/config.json"], notes)
-    autoencoder = _read_autoencoder(jsons["vae/config.json"], notes)
+    vae = jsons.get("vae/config.json")
+    autoencoder = AutoencoderConfig() if vae is None else _read_autoencoder(vae, notes)
     text_encoder = _read_text_encoder(jsons["text_encoder/config.json"])
     noise, defaults = _read_scheduler(jsons.get(SCHEDULER), scheduler_class, notes)
     height, width = (size * autoencoder.factor for size in sample_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,19 +30,26 @@ class PartFiles:
     shards: Mapping[str, str] | None = None
 
 
-def find_weights(folder: Path, variant: str | None, notes: list[str]) -> dict[str, PartFiles]:
+def find_weights(
+    folder: Path, variant: str | None, notes: list[str], without: Collection[str] = ()
+) -> dict[str, PartFiles]:
     """Finds the files of every part; see `read_folder`.
 
     Args:
         folder: with the folders of `FOLDERS`.
         variant: of the weights, or None.
         notes: gets what whoever uses the model should know.
+        without: parts that are not looked for.
 
     Raises:
         FileNotFoundError: a part has no weights, or not all of its shards.
         WeightsError: there is no such variant, or an index of shards is damaged.
     """
-    found = {part: _candidates(folder / name, part) for part, name in FOLDERS.items()}
+    found = {
+        part: _candidates(folder / name, part)
+        for part, name in FOLDERS.items()
+        if part not in without
+    }
     for part, files in found.items():
         if not files:
             place = folder / FOLDERS[part]

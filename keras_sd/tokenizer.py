@@ -43,6 +43,9 @@ END_OF_WORD = "</w>"
 #: Size of the vocabulary of OpenAI's CLIP; its merges file is five times longer than what it uses.
 CLIP_VOCAB_SIZE = 49408
 
+#: Tokens that no merge makes: 256 bytes, the same at the end of a word, start and end mark.
+UNMERGED = 514
+
 _MAX_MERGES = 16_000_000
 """Bytes of text; the file of OpenAI's CLIP has 3 MB."""
 
@@ -230,20 +233,21 @@ class Tokenizer:
             if isinstance(merges, (str, os.PathLike))
             else [str(m) for m in merges]
         )
-        available = 514 + len(lines)
+        available = UNMERGED + len(lines)
         if vocab_size is None:
             vocab_size = min(available, CLIP_VOCAB_SIZE)
-        if not 514 <= vocab_size <= available:
+        if not UNMERGED <= vocab_size <= available:
             raise ValueError(
                 f"vocab_size={vocab_size} does not go with {len(lines)} merges: "
-                f"they make a vocabulary of 514 to {available} tokens."
+                f"they make a vocabulary of {UNMERGED} to {available} tokens."
             )
         if max_length < 2:
             raise ValueError(f"max_length={max_length} has no room for the two marks; at least 2.")
         if pad not in ("end", "zero"):
             raise ValueError(f"pad={pad!r} is unknown; it is 'end' or 'zero'.")
 
-        pairs = [_parse_merge(line, index) for index, line in enumerate(lines[: vocab_size - 514])]
+        used = lines[: vocab_size - UNMERGED]
+        pairs = [_parse_merge(line, index) for index, line in enumerate(used)]
         self._ranks = {pair: rank for rank, pair in enumerate(pairs)}
         symbols = list(_SYMBOL_OF_BYTE.values())
         self.vocabulary: tuple[str, ...] = (

@@ -11,16 +11,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from tiny import AUTOENCODER, MERGES, TINY, TINY_2
 
 from keras_sd.config import (
-    SD_1,
-    SD_2,
-    AutoencoderConfig,
     Defaults,
     ModelConfig,
     NoiseConfig,
-    TextEncoderConfig,
-    UNetConfig,
     keras_cv,
 )
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
@@ -32,31 +28,7 @@ from keras_sd.weights.load import arrays_of
 from keras_sd.weights.names import diffusers, original
 from keras_sd.weights.readers import WeightsError, read_file
 
-MERGES = ["c a", "ca t</w>", "d o", "do g</w>"]
-TEXT = TextEncoderConfig(vocab_size=518, width=64, depth=2, heads=1, mlp_width=128)
-VAE = AutoencoderConfig(widths=(32, 64), blocks=1)
-# Small, with heads that follow from the family: eight in 1.x, of 64 features in 2.x.
-CONFIGS = {
-    "1.x": replace(
-        SD_1,
-        text_encoder=TEXT,
-        unet=UNetConfig(widths=(32, 64), heads=(8, 8), depths=(1, 0), blocks=1, context_width=64),
-        autoencoder=VAE,
-    ),
-    "2.x": replace(
-        SD_2,
-        text_encoder=replace(TEXT, activation="gelu"),
-        unet=UNetConfig(
-            widths=(64, 128),
-            heads=(1, 2),
-            depths=(1, 1),
-            blocks=1,
-            context_width=64,
-            linear_projection=True,
-        ),
-        autoencoder=VAE,
-    ),
-}
+CONFIGS = {"1.x": TINY, "2.x": TINY_2}
 
 
 def make(config):
@@ -214,8 +186,12 @@ def test_what_cannot_be_run_is_refused_by_name_but_can_be_opened(first, tmp_path
 
 @pytest.mark.parametrize("names", ["diffusers", "original"])
 def test_an_autoencoder_of_its_own_file(first, names, tmp_path, vocabulary):
-    other = Autoencoder(VAE)
-    table = diffusers.autoencoder(VAE) if names == "diffusers" else original.autoencoder(VAE, "")
+    other = Autoencoder(AUTOENCODER)
+    table = (
+        diffusers.autoencoder(AUTOENCODER)
+        if names == "diffusers"
+        else original.autoencoder(AUTOENCODER, "")
+    )
     file = tmp_path / "vae.safetensors"
     arrays = arrays_of({"autoencoder": other})
     safetensors.numpy.save_file(tensors_of(arrays, {"autoencoder": table}, None), file)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import AUTOENCODER, MERGES, TINY, TINY_2
 
-from keras_sd.config import SD_1, SD_2, AutoencoderConfig, TextEncoderConfig, UNetConfig, keras_cv
+from keras_sd.config import keras_cv
 from keras_sd.weights import save
 from keras_sd.weights.checkpoint import open_checkpoint
 from keras_sd.weights.convert import convert
@@ -20,29 +21,6 @@ from keras_sd.weights.files import new_folder, replace_file
 from keras_sd.weights.names import own
 from keras_sd.weights.readers import WeightsError
 from keras_sd.weights.save import save_checkpoint, save_preset
-
-MERGES = ["c a", "ca t</w>", "d o", "do g</w>"]
-TEXT = TextEncoderConfig(vocab_size=518, width=64, depth=2, heads=1, mlp_width=128)
-AUTOENCODER = AutoencoderConfig(widths=(32, 64), blocks=1)
-TINY = replace(
-    SD_1,
-    text_encoder=TEXT,
-    unet=UNetConfig(widths=(32, 64), heads=(8, 8), depths=(1, 0), blocks=1, context_width=64),
-    autoencoder=AUTOENCODER,
-)
-TINY_2 = replace(
-    SD_2,
-    text_encoder=replace(TEXT, activation="gelu"),
-    unet=UNetConfig(
-        widths=(64, 128),
-        heads=(1, 2),
-        depths=(1, 1),
-        blocks=1,
-        context_width=64,
-        linear_projection=True,
-    ),
-    autoencoder=AUTOENCODER,
-)
 
 
 def arrays(config=TINY, seed=0):

@@ -192,10 +192,9 @@ def _part(part: PartReport) -> str:
 
 
 def _some(names: list[str], most: int | None) -> str:
-    shown = [
-        name if name.isprintable() else repr(name)
-        for name in (names if most is None else names[:most])
-    ]
+    from keras_sd.weights.parts import printable
+
+    shown = [printable(name) for name in names[:most]]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more (--full lists them)" if more else "")
 

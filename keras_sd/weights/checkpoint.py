@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from keras_sd import config as configs
 from keras_sd.config import ModelConfig
-from keras_sd.tokenizer import read_merges
+from keras_sd.tokenizer import UNMERGED, read_merges
 from keras_sd.weights import diffusers_folder, recognise
 from keras_sd.weights.diffusers_folder.configs import SCHEDULER
 from keras_sd.weights.families import family_of, unsupported
@@ -35,6 +35,7 @@ from keras_sd.weights.parts import (
     shapes_of,
 )
 from keras_sd.weights.readers import TensorFile, WeightsError, read_file, sha256
+from keras_sd.weights.recognise import PARTS, Prediction
 
 __all__ = [
     "CONFIG",
@@ -52,16 +53,11 @@ __all__ = [
 ]
 
 CONFIG, WEIGHTS, MERGES = "config.json", "model.safetensors", "merges.txt"
+NAMES = (CONFIG, WEIGHTS, MERGES)
 """The files of a preset folder."""
 
 FORMAT = 1
 """Of preset folders."""
-
-Prediction = Literal["epsilon", "v"]
-"""Of a UNet: the noise, or `alpha * noise - sigma * x0`."""
-
-PARTS = ("text_encoder", "unet", "autoencoder")
-"""Of a model, by the names that they have everywhere."""
 
 _COMPAT = {"keras_cv": configs.keras_cv}
 """Whose arithmetic weights may need, by name."""
@@ -396,7 +392,8 @@ def _open_keras_cv(folder: Path, paths: list[Path], given: Mapping[str, Path]) -
             notes.append(f"{path} is hidden, and not looked at.")
             continue
         try:
-            file, found = read_keras_cv(path)
+            file = read_file(path)
+            found = read_keras_cv(file)
         except WeightsError as error:
             notes.append(f"{path.name} is not used: {error}.")
         else:
@@ -470,7 +467,8 @@ def _given_keras_cv(part: str, path: Path) -> _KerasCV | None:
     if not path.is_file():
         return None
     try:
-        file, found = read_keras_cv(path)
+        file = read_file(path)
+        found = read_keras_cv(file)
     except WeightsError:  # Of something else, or damaged: who opens it as a part says so.
         return None
     return (file, found) if found.part == part else None
@@ -555,7 +553,7 @@ def _refuse_part(path: Path, file: TensorFile) -> None:
             f"{path} is the {part} of a model alone, as Keras saved it. It can replace that part "
             f"of a whole model: from_preset(..., {part}=FILE)"
         )
-    order_says = read_keras_cv(path)[1].part
+    order_says = read_keras_cv(file).part
     where = "a folder with KerasCV's other files is a model"
     if order_says in PARTS:
         where += f", and it can replace that part of one: from_preset(..., {order_says}=FILE)"
@@ -620,9 +618,8 @@ def read_preset(folder: str | Path) -> Checkpoint:
         config,
         parts,
         merges=folder / MERGES,
-        # Of 256 bytes, alone and at a word's end, two marks, and one a merge; the text encoder may
-        # know more, which were added.
-        vocab_size=min(514 + merges, config.text_encoder.vocab_size),
+        # The text encoder may know more, which were added.
+        vocab_size=min(UNMERGED + merges, config.text_encoder.vocab_size),
         words=None if words is None else tuple(words),
         license=licence,
         leftover=_leftover(tensors, parts),

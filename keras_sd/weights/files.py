@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from keras_sd.weights.names import Table
-from keras_sd.weights.readers import WeightsError
+from keras_sd.weights.readers import WeightsError, is_finite
 
 Dtype = Literal["float16", "bfloat16", "float32"]
 """Of the numbers in a file."""
@@ -213,7 +213,7 @@ def tensors_of(
         array = np.asarray(arrays[path])
         with np.errstate(over="ignore"):
             array = array if wanted is None else array.astype(wanted, copy=False)
-        if not np.isfinite(array).all():
+        if not is_finite(array):
             damaged.append(path)
         found.setdefault(entry.name, []).append(entry.theirs(array))
     if damaged:

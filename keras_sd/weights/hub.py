@@ -17,12 +17,13 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, TypeVar
 
-from keras_sd.weights.checkpoint import CONFIG, MERGES, WEIGHTS
+from keras_sd.weights.checkpoint import NAMES
 from keras_sd.weights.diffusers_folder import INDEX
-from keras_sd.weights.diffusers_folder.files import FOLDERS, stems
+from keras_sd.weights.diffusers_folder.files import FOLDERS, kind_of, named, stems
 from keras_sd.weights.files import replace_file
 from keras_sd.weights.readers import sha256
 from keras_sd.weights.sources import SOURCES, Place
@@ -30,11 +31,6 @@ from keras_sd.weights.sources import SOURCES, Place
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
-# Of a diffusers folder: what each part's weights are called, before variant, shard and ending.
-_STEMS = {
-    FOLDERS[part]: dict(zip(("safetensors", "bin"), stems(part), strict=True))
-    for part in ("unet", "autoencoder", "text_encoder")
-}
 _OPTIONAL = (
     "scheduler/scheduler_config.json",
     "tokenizer/merges.txt",
@@ -44,7 +40,6 @@ _OPTIONAL = (
     "tokenizer/special_tokens_map.json",
     "tokenizer/added_tokens.json",
 )
-_PRESET = (CONFIG, MERGES, WEIGHTS)
 _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".bin", ".h5")
 
 _NOTE_FORMAT = 1
@@ -326,7 +321,8 @@ def _give_up(name: str, requests: list[Request], failures: list[str]) -> NoRetur
         what = first.url
     else:
         what = (
-            f"{INDEX} and the folders {', '.join(_STEMS)}, tokenizer and scheduler of {first.url}"
+            f"{INDEX} and the folders unet, vae, text_encoder, tokenizer and scheduler of "
+            f"{first.url}"
         )
     raise FetchError(
         "\n".join(
@@ -351,8 +347,8 @@ def _choose(files: Mapping[str, File], request: Request) -> list[File]:
             raise Failure(f"there is no file {request.path}; there are {_list_weights(files)}")
     elif INDEX in files:
         chosen = _choose_diffusers(files, request.variant)
-    elif files.keys() >= set(_PRESET):
-        chosen = set(_PRESET)
+    elif files.keys() >= set(NAMES):
+        chosen = set(NAMES)
     else:
         raise Failure(
             f"it has no {INDEX}, so name one of its files: hf://{request.repo}/... with "
@@ -367,47 +363,44 @@ def _choose(files: Mapping[str, File], request: Request) -> list[File]:
 
 def _choose_diffusers(files: Iterable[str], variant: str | None) -> set[str]:
     names = set(files)
-    chosen = {INDEX, *(f"{part}/config.json" for part in _STEMS)}
+    chosen = {INDEX, *(f"{folder}/config.json" for folder in FOLDERS.values())}
     missing = sorted(chosen - names)
     if missing:
         raise Failure(f"it is not complete: {', '.join(missing)} missing")
     chosen |= names.intersection(_OPTIONAL)
     taken = set()
-    for part, stems_of in _STEMS.items():
-        found = _weights(names, part, stems_of)
+    for part in ("unet", "autoencoder", "text_encoder"):
+        folder, found = FOLDERS[part], _weights(names, part)
         # A part that lacks the variant is taken without it, as long as another has it; the only
         # variant that there is needs no naming. Reading a folder goes by the same rules.
         kind = variant if variant in found else None
         if variant is None and None not in found and len(found) == 1:
             (kind,) = found
         if kind not in found:
-            raise Failure(f"{part}/ has no weights {_named(variant)}; it has {_list(names, part)}")
+            has = _list(names, folder)
+            raise Failure(f"{folder}/ has no weights {named(variant)}; it has {has}")
         taken.add(kind)
         chosen |= found[kind]
     if variant is not None and variant not in taken:
-        raise Failure(f"it has no weights {_named(variant)}; unet/ has {_list(names, 'unet')}")
+        raise Failure(f"it has no weights {named(variant)}; unet/ has {_list(names, 'unet')}")
     return chosen
 
 
-def _weights(names: set[str], part: str, stems_of: Mapping[str, str]) -> dict[str | None, set[str]]:
+def _weights(names: set[str], part: str) -> dict[str | None, set[str]]:
     """The files of a part's weights by variant, in the safest format that there is of it."""
+    folder = FOLDERS[part]
+    ranked = []
+    for name in names:
+        place, _, file = name.partition("/")
+        if place == folder and (known := kind_of(file, part)) is not None:
+            ranked.append((known[0], name, known[1]))
     found: dict[str | None, set[str]] = {}
-    for ending, stem in stems_of.items():
-        start = re.escape(f"{part}/{stem}")
-        patterns = (
-            rf"{start}(?:\.(?P<variant>[^./]+))?\.{ending}",
-            rf"{start}\.{ending}\.index(?:\.(?P<variant>[^./]+))?\.json",
-            rf"{start}\.{ending}\.(?P<variant>[^./]+)\.index\.json",  # of older diffusers
-        )
-        for number, pattern in enumerate(patterns):
-            for name in sorted(names):
-                match = re.fullmatch(pattern, name)
-                if match is None or re.search(r"-\d{5}-of-\d{5}\.", name):
-                    continue
-                variant = match["variant"]
-                shards = _shards(names, start, ending, variant) if number else set()
-                if variant not in found and (shards or not number):
-                    found[variant] = {name, *shards}
+    for rank, name, variant in sorted(ranked, key=itemgetter(0, 1)):
+        kind, order = divmod(rank, 3)
+        start = re.escape(f"{folder}/{stems(part)[kind]}")
+        shards = _shards(names, start, ("safetensors", "bin")[kind], variant) if order else set()
+        if variant not in found and (shards or not order):
+            found[variant] = {name, *shards}
     return found
 
 
@@ -420,10 +413,6 @@ def _shards(names: set[str], start: str, ending: str, variant: str | None) -> se
     matches = [match for name in names if (match := pattern.fullmatch(name))]
     complete = {int(match[1] or match[2]) for match in matches} == {len(matches)}
     return {match[0] for match in matches} if complete else set()
-
-
-def _named(variant: str | None) -> str:
-    return "without a variant" if variant is None else f"of variant {variant!r}"
 
 
 def _list_weights(names: Iterable[str]) -> str:

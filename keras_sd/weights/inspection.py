@@ -11,20 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from keras_sd.weights.checkpoint import Checkpoint, open_checkpoint
 from keras_sd.weights.parts import Part, numbers_of, open_alone
-from keras_sd.weights.readers import WeightsError, read_file, release
+from keras_sd.weights.readers import WeightsError, is_finite, read_file, release
 
 _CHUNK = 1 << 22
-
-_EXPONENTS = {
-    np.dtype(np.float16): np.uint16(0x7C00),
-    np.dtype(ml_dtypes.bfloat16): np.uint16(0x7F80),
-}
-"""Of the numbers in 16 bits: the bits that are all set in a NaN or an infinity and in no other."""
 
 Progress = Callable[[int, int], object]
 """Is called with the bytes that were read and those that there are to read."""
@@ -211,22 +204,13 @@ def _damage(part: Part, advance: Callable[[int], object]) -> list[tuple[str, str
     for name in _present(part):
         tensor = part.tensors[name]
         try:
-            if not _is_finite(np.asarray(tensor)):
+            if not is_finite(np.asarray(tensor)):
                 found.append(("not finite", name))
         except WeightsError as error:
             found.append(("unreadable", f"{name} ({error})"))
         release(tensor)
         advance(_bytes(tensor))
     return found
-
-
-def _is_finite(array: np.ndarray) -> bool:
-    exponent = _EXPONENTS.get(array.dtype)
-    if exponent is None:
-        return bool(np.isfinite(array).all())
-    # Ten times as fast as NumPy's own way: it has no instructions for these.
-    bits = array.view(np.uint16)
-    return not bool(((bits & exponent) == exponent).any())
 
 
 def _sha256(path: Path, advance: Callable[[int], object]) -> str:

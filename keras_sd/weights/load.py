@@ -14,7 +14,7 @@ from keras_sd.networks import Autoencoder, TextEncoder, UNet
 from keras_sd.networks.initializers import host_zeros, weights_follow
 from keras_sd.weights.checkpoint import Checkpoint, Part, refuse
 from keras_sd.weights.names import Table, Weight
-from keras_sd.weights.readers import WeightsError, release
+from keras_sd.weights.readers import WeightsError, is_finite, release
 
 _PIECE = 2**24
 """Bytes of a file that are in memory at a time."""
@@ -72,7 +72,7 @@ def load_parts(
         variables = variables_of(model)
         for entry in parts[name].table:
             pieces = _pieces(entry, parts[name], variables[entry.path])
-            if not all(np.isfinite(numbers).all() for _, numbers in pieces):
+            if not all(is_finite(numbers) for _, numbers in pieces):
                 damaged.append(entry.name)
     refuse(source, {"not finite": dict.fromkeys(damaged)})
     for name, model in models.items():

@@ -113,7 +113,7 @@ def open_alone(path: Path, config: ModelConfig | None = None) -> Alone:
     if name := weights_h5.part_of(file.tensors):
         table = weights_h5.TABLES[name](_own_config(name, shapes_of(file), path))
     elif file.format == "hdf5":
-        file, found = read_keras_cv(path)
+        found = read_keras_cv(file)
         name, table = found.part, found.table
     else:
         name, table, ignored = recognise_part(shapes_of(file), config, path=path)
@@ -190,20 +190,19 @@ def numbers_of(table: Table) -> dict[str, Any]:
     }
 
 
-def read_keras_cv(path: Path) -> tuple[TensorFile, keras_cv.Recognised]:
-    """One of the files that KerasCV's classes write, and what it holds.
+def read_keras_cv(file: TensorFile) -> keras_cv.Recognised:
+    """What one of the files holds that KerasCV's classes write.
 
     Raises:
-        WeightsError: it is damaged, or none of them.
+        WeightsError: it is none of them.
     """
-    file = read_file(path)
     # Keras 3 names the weights; before, only their order says which is which.
     names_say = any(name.startswith("layers/") for name in file.tensors)
-    order = None if names_say or file.format != "hdf5" else hdf5.keras2_order(path)
+    order = None if names_say or file.format != "hdf5" else hdf5.keras2_order(file.path)
     found = keras_cv.recognise(shapes_of(file), order)
     if found is None:
-        raise WeightsError(f"{path} is none of the files that KerasCV's classes write")
-    return file, found
+        raise WeightsError(f"{file.path} is none of the files that KerasCV's classes write")
+    return found
 
 
 def component_of(folder: Path) -> str | None:

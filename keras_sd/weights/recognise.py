@@ -22,6 +22,7 @@ from keras_sd.weights.readers import WeightsError, shown
 
 Shapes = Mapping[str, tuple[int, ...]]
 Prediction = Literal["epsilon", "v"]
+"""Of a UNet: the noise, or `alpha * noise - sigma * x0`."""
 
 PARTS = {"text_encoder": "text encoder", "unet": "UNet", "autoencoder": "autoencoder"}
 """The parts of a model, and what messages call them."""

@@ -11,16 +11,13 @@ from typing import Any
 from safetensors.numpy import save_file
 
 from keras_sd.config import ModelConfig
-from keras_sd.weights.checkpoint import CONFIG, FORMAT, MERGES, WEIGHTS
+from keras_sd.weights.checkpoint import CONFIG, FORMAT, MERGES, NAMES, WEIGHTS
 from keras_sd.weights.compat import without_keras_cv
 from keras_sd.weights.diffusers_folder import INDEX
 from keras_sd.weights.files import Dtype, new_folder, replace_file, tensors_of
 from keras_sd.weights.names import Table, original, own
 from keras_sd.weights.readers import WeightsError, sha256
 from keras_sd.weights.recognise import recognise
-
-NAMES = (CONFIG, WEIGHTS, MERGES)
-"""The files of a preset folder."""
 
 _MAX_LISTED = 5
 

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_sd.tokenizer import CLIP_VOCAB_SIZE, Tokenizer, read_merges
+from keras_sd.tokenizer import CLIP_VOCAB_SIZE, UNMERGED, Tokenizer, read_merges
 from keras_sd.weights.checkpoint import Checkpoint
 from keras_sd.weights.files import replace_file
 from keras_sd.weights.hub import FetchError, is_offline
@@ -32,8 +32,7 @@ URLS = (
 """Where it is, to the byte the same."""
 
 # The file has five times the merges that CLIP uses; a merges.txt has these alone.
-_NOT_MERGED = 514
-_MERGES = CLIP_VOCAB_SIZE - _NOT_MERGED
+_MERGES = CLIP_VOCAB_SIZE - UNMERGED
 _MERGES_SHA256 = "f61f2adf497e6f5357c347aeb4646fabe82f341e946de5bdec5d2858e41bef4a"
 _MAX_BYTES = 16_000_000
 _TIMEOUT = 30
@@ -62,7 +61,7 @@ def tokenizer_of(checkpoint: Checkpoint, vocabulary: str | Path | None = None) -
         if isinstance(merges, Path) and checkpoint.vocab_size is None:
             # A preset has all of its merges, and they say how many of the tokens were added.
             merges = read_merges(merges)
-            size = min(size, len(merges) + _NOT_MERGED)
+            size = min(size, len(merges) + UNMERGED)
     elif size >= CLIP_VOCAB_SIZE or vocabulary is None:
         merges = find_vocabulary(vocabulary)
         # OpenAI's file has more merges, but those are no tokens of CLIP's.

@@ -73,7 +73,7 @@ def find_weights(
             notes.append(f"{name} has the variant {taken!r} only, which is taken")
         else:
             raise WeightsError(
-                f"{folder / name} has no weights {_named(variant)}; {_variants(found)}"
+                f"{folder / name} has no weights {named(variant)}; {_variants(found)}"
             )
         path = files[taken]
         chosen[part] = _sharded(path) if path.suffix == ".json" else PartFiles((path,))
@@ -83,23 +83,35 @@ def find_weights(
 def _candidates(folder: Path, part: str) -> dict[str | None, Path]:
     """The best file of weights, or index of shards, of every variant."""
     found: dict[str | None, tuple[int, Path]] = {}
-    safe, unsafe = stems(part)
-    for path in sorted(folder.iterdir()):
-        for rank, (stem, suffix) in enumerate(((safe, "safetensors"), (unsafe, "bin"))):
-            for order, pattern in enumerate(
-                (
-                    rf"{stem}(?:\.(?P<variant>[^.]+))?\.{suffix}",
-                    rf"{stem}\.{suffix}\.index(?:\.(?P<variant>[^.]+))?\.json",
-                    rf"{stem}\.{suffix}\.(?P<variant>[^.]+)\.index\.json",  # of older versions
-                )
-            ):
-                match = re.fullmatch(pattern, path.name)
-                if match is None or re.search(r"-\d+-of-\d+\.", path.name):  # one of the shards
-                    continue
-                variant = match["variant"]
-                entry = (3 * rank + order, path)
-                found[variant] = min(found.get(variant, entry), entry)
+    for path in folder.iterdir():
+        if (known := kind_of(path.name, part)) is not None:
+            rank, variant = known
+            entry = (rank, path)
+            found[variant] = min(found.get(variant, entry), entry)
     return {variant: path for variant, (_, path) in found.items()}
+
+
+def kind_of(name: str, part: str) -> tuple[int, str | None] | None:
+    """What a file in the folder of a part is to it, by its name.
+
+    Returns:
+        The rank of the file (lower goes before higher; that of an index of shards is no multiple
+        of 3) and its variant, or None where there is no variant; None for any other file, such as
+        one of the shards.
+    """
+    if re.search(r"-\d+-of-\d+\.", name):  # one of the shards
+        return None
+    for rank, (stem, suffix) in enumerate(zip(stems(part), ("safetensors", "bin"), strict=True)):
+        for order, pattern in enumerate(
+            (
+                rf"{stem}(?:\.(?P<variant>[^./]+))?\.{suffix}",
+                rf"{stem}\.{suffix}\.index(?:\.(?P<variant>[^./]+))?\.json",
+                rf"{stem}\.{suffix}\.(?P<variant>[^./]+)\.index\.json",  # of older versions
+            )
+        ):
+            if match := re.fullmatch(pattern, name):
+                return 3 * rank + order, match["variant"]
+    return None
 
 
 def stems(part: str) -> tuple[str, str]:
@@ -111,11 +123,12 @@ def stems(part: str) -> tuple[str, str]:
 
 def _variants(found: Mapping[str, Mapping[str | None, Path]]) -> str:
     return "there is " + "; ".join(
-        f"{FOLDERS[part]}: {', '.join(sorted(map(_named, files)))}" for part, files in found.items()
+        f"{FOLDERS[part]}: {', '.join(sorted(map(named, files)))}" for part, files in found.items()
     )
 
 
-def _named(variant: str | None) -> str:
+def named(variant: str | None) -> str:
+    """A variant in a sentence: "weights of variant 'fp16'"."""
     return "without a variant" if variant is None else f"of variant {variant!r}"
 
 

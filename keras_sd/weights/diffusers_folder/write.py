@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.numpy import save_file
 
 from keras_sd.config import ModelConfig
-from keras_sd.tokenizer import END, START, Tokenizer, read_merges
+from keras_sd.tokenizer import END, START, UNMERGED, Tokenizer, read_merges
 from keras_sd.weights.compat import without_keras_cv
 from keras_sd.weights.diffusers_folder.configs import (
     CHANNELS,
@@ -64,12 +64,12 @@ def write_folder(
     folder = Path(folder)
     config = without_keras_cv(config, "diffusers")
     lines = read_merges(merges) if isinstance(merges, Path) else list(merges)
-    tokenizer = Tokenizer(lines[: max(config.text_encoder.vocab_size - 514, 0)])
+    tokenizer = Tokenizer(lines[: max(config.text_encoder.vocab_size - UNMERGED, 0)])
     vocabulary = tokenizer.vocabulary
     jsons = to_jsons(folder, config, vocabulary)
     texts = {name: _text(values) for name, values in jsons.items()}
     header = "#version: 0.2"
-    texts["tokenizer/merges.txt"] = "\n".join([header, *lines[: len(vocabulary) - 514], ""])
+    texts["tokenizer/merges.txt"] = "\n".join([header, *lines[: len(vocabulary) - UNMERGED], ""])
     files = {part: f"{name}/{stems(part)[0]}.safetensors" for part, name in FOLDERS.items()}
     names = {*texts, *files.values()}
     refuse_others(folder, names)

@@ -29,7 +29,9 @@ class Denoiser:
         self._guided = compile_step(self._guided_x0, [unet], jit_compile)
         self._plain = compile_step(self._plain_x0, [unet], jit_compile)
 
-    def __call__(self, context: Any, unconditional: Any, guidance_scale: float) -> Denoise:
+    def __call__(
+        self, context: Any, unconditional: Any, guidance_scale: float, *channels: Any
+    ) -> Denoise:
         """The denoiser of one run.
 
         Args:
@@ -38,6 +40,8 @@ class Denoiser:
             guidance_scale: w of Ho & Salimans 2022 as Stable Diffusion counts it:
                 `unconditional + w * (conditional - unconditional)`. 1 is no guidance, and then
                 the unconditional half is not computed.
+            channels: what the UNet is given beside the latent at every step, `(batch, height,
+                width, any)` each: of an inpainting model the mask and the masked picture's latent.
 
         Returns:
             `denoise(x, level) -> x0`, float32 like x.
@@ -45,7 +49,8 @@ class Denoiser:
         if guidance_scale == 1:
 
             def denoise(x: Any, level: Level) -> Any:
-                return self._plain(x, *_scalars(level.t, level.alpha, level.sigma), context)
+                scalars = _scalars(level.t, level.alpha, level.sigma)
+                return self._plain(x, *scalars, context, *channels)
 
             return denoise
 
@@ -53,19 +58,22 @@ class Denoiser:
         (scale,) = _scalars(guidance_scale)
 
         def denoise_guided(x: Any, level: Level) -> Any:
-            return self._guided(x, *_scalars(level.t, level.alpha, level.sigma), both, scale)
+            scalars = _scalars(level.t, level.alpha, level.sigma)
+            return self._guided(x, *scalars, both, scale, *channels)
 
         return denoise_guided
 
-    def _plain_x0(self, x, t, alpha, sigma, context):
-        return self._x0(x, alpha, sigma, self._predict(x, t, context))
+    def _plain_x0(self, x, t, alpha, sigma, context, *channels):
+        return self._x0(x, alpha, sigma, self._predict((x, *channels), t, context))
 
-    def _guided_x0(self, x, t, alpha, sigma, both, scale):
-        unconditional, conditional = ops.split(self._predict(ops.concatenate([x, x]), t, both), 2)
+    def _guided_x0(self, x, t, alpha, sigma, both, scale, *channels):
+        twice = [ops.concatenate([part, part]) for part in (x, *channels)]
+        unconditional, conditional = ops.split(self._predict(twice, t, both), 2)
         guided = unconditional + scale * (conditional - unconditional)
         return self._x0(x, alpha, sigma, guided)
 
-    def _predict(self, x, t, context):
+    def _predict(self, parts, t, context):
+        x = ops.concatenate(parts, axis=-1)
         return self._unet(x, ops.broadcast_to(t, (x.shape[0],)), context)
 
     def _x0(self, x, alpha, sigma, prediction):

@@ -48,11 +48,22 @@ class Step:
         Raises:
             ValueError: The run was started without one.
         """
+        return self._picture(self.x0)
+
+    def image(self) -> Any:
+        """The picture of `latent`, through the same function: of the last step, the result.
+
+        Raises:
+            ValueError: The run was started without one.
+        """
+        return self._picture(self.latent)
+
+    def _picture(self, latent: Array) -> Any:
         if self._preview is None:
             raise ValueError(
                 "This run has no preview: start it with sample(..., preview=function of x0)."
             )
-        return self._preview(self.x0)
+        return self._preview(latent)
 
 
 def sample(

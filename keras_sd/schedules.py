@@ -14,13 +14,14 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, SupportsIndex
+from typing import Literal, SupportsIndex, get_args
 
 from keras_sd.noise import Level, Levels, NoiseTable
 
 __all__ = [
     "FinalSigma",
     "Schedule",
+    "StepsMode",
     "exponential",
     "from_timesteps",
     "get_schedule",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 FinalSigma = Literal["zero", "first"]
+StepsMode = Literal["run", "schedule"]
 Schedule = Callable[[NoiseTable, int], Levels]
 
 
@@ -229,8 +231,17 @@ def make_levels(
     num_steps: int | None = None,
     *,
     final_sigma: FinalSigma = "zero",
+    strength: float = 1.0,
+    steps_mode: StepsMode = "run",
 ) -> Levels:
     """The levels of a run, from whatever a user may call a schedule.
+
+    A run that begins at a picture begins below the top: `strength` is where. With the mode
+    ``"run"`` the schedule is laid over the lowest `strength` of the timesteps, and `num_steps` are
+    run. With ``"schedule"`` it is laid over all of them and its last ``int(num_steps * strength)``
+    steps are run, at least one, which is diffusers' habit; on a schedule with steps of many sizes,
+    such as `karras`, that is another noise than the same part of the timesteps. `leading` has whole
+    gaps between its timesteps and stops short of the top, so it begins at up to a gap less noise.
 
     Args:
         schedule: A name of `list_schedules`, a callable ``(table, num_steps) -> Levels``, or a
@@ -238,15 +249,75 @@ def make_levels(
         table: The model's training noise.
         num_steps: The number of steps; may be left out for a list of timesteps.
         final_sigma: ``"zero"`` or ``"first"``, see this module; a callable decides for itself.
+        strength: In (0, 1]; 1 is the whole schedule.
+        steps_mode: ``"run"`` or ``"schedule"``. A list of timesteps is run whole or by
+            ``"schedule"``.
 
     Returns:
-        ``num_steps + 1`` levels.
+        ``num_steps + 1`` levels; with ``"schedule"`` the last of them.
 
     Raises:
-        ValueError: An unknown name, a number of steps that does not fit, or a callable's result
-            that is not ``num_steps + 1`` levels of falling noise.
+        ValueError: An unknown name, a number of steps that does not fit, a `strength` outside (0,
+            1], or a callable's result that is not ``num_steps + 1`` levels of falling noise.
         TypeError: `num_steps` is not an integer, or a callable returned something else than levels.
     """
+    if not isinstance(strength, int | float) or not 0 < strength <= 1:
+        raise ValueError(
+            f"strength must be above 0 (the picture stays as it is) and at most 1 (nothing of it "
+            f"is left), got {strength!r}."
+        )
+    if steps_mode not in get_args(StepsMode):
+        raise ValueError(f"steps_mode must be 'run' or 'schedule', got {steps_mode!r}.")
+    if strength == 1:
+        return _whole(schedule, table, num_steps, final_sigma)
+    if steps_mode == "schedule":
+        levels = _whole(schedule, table, num_steps, final_sigma)
+        return levels[-max(1, int((len(levels) - 1) * strength)) - 1 :]
+    if not isinstance(schedule, str) and not callable(schedule):
+        raise ValueError(
+            "A list of timesteps says itself where a run begins: give strength=1, or "
+            f"steps_mode='schedule' for the last {strength:g} of it."
+        )
+    lowest = NoiseTable(table.alphas_cumprod[: max(2, round(strength * len(table)))])
+    try:
+        levels = _whole(schedule, lowest, num_steps, final_sigma)
+    except ValueError:
+        _whole(schedule, table, num_steps, final_sigma)  # raises what is wrong at any strength
+        fit = (n for n in range(len(lowest), 0, -1) if _can(schedule, lowest, n, final_sigma))
+        most = next(fit, None)
+        if most is None:
+            raise
+        raise ValueError(
+            f"Not more than {most} steps fit strength {strength:g}, which has {len(lowest)} of the "
+            f"{len(table)} timesteps, got num_steps {num_steps}: take fewer, more strength, or "
+            "steps_mode='schedule'."
+        ) from None
+    start, top = levels[0], lowest.level(len(lowest) - 1)
+    if not top.t / 2 - 1 <= start.t <= top.t or start.ratio > top.ratio * (1 + 1e-6):
+        raise ValueError(
+            f"Strength {strength:g} is timestep {top.t:g}, but {num_steps} step(s) of this "
+            f"schedule begin at {start.t:g}: take more steps, 'trailing', or "
+            "steps_mode='schedule'. A schedule of one's own follows the table that it is given."
+        )
+    return levels
+
+
+def _can(
+    schedule: str | Schedule, table: NoiseTable, num_steps: int, final_sigma: FinalSigma
+) -> bool:
+    try:
+        _whole(schedule, table, num_steps, final_sigma)
+    except ValueError:
+        return False
+    return True
+
+
+def _whole(
+    schedule: str | Schedule | Sequence[float],
+    table: NoiseTable,
+    num_steps: int | None,
+    final_sigma: FinalSigma,
+) -> Levels:
     if not isinstance(schedule, str) and not callable(schedule):
         timesteps = list(schedule)
         if num_steps is not None and num_steps != len(timesteps):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -195,3 +197,80 @@ def test_make_levels_checks_what_a_callable_returns():
         make_levels(short, SD, 5)
     with pytest.raises(TypeError, match=r"keras_sd.noise.Levels, but returned list"):
         make_levels(lambda table, n: list(karras(table, n)), SD, 5)
+
+
+# A part of a run
+
+
+@pytest.mark.parametrize("final_sigma", ["zero", "first"])
+@pytest.mark.parametrize("name", list_schedules())
+@pytest.mark.parametrize("strength", [0.2, 0.75])
+def test_the_steps_asked_for_begin_at_the_noise_of_the_strength(name, strength, final_sigma):
+    levels = make_levels(name, SD, 20, final_sigma=final_sigma, strength=strength)
+    whole = make_levels(name, SD, 20, final_sigma=final_sigma)
+    assert len(levels) == 21
+    assert levels[-1] == whole[-1]
+    assert levels[0].t == pytest.approx(strength * whole[0].t, rel=0.03)
+    assert levels.between(levels[0], levels[1], 0.5).t < levels[0].t
+
+
+@pytest.mark.parametrize("name", ["leading", "trailing"])
+def test_half_a_run_is_the_end_of_one_of_twice_the_steps(name):
+    half = make_levels(name, SD, 20, strength=0.5)
+    assert half == make_levels(name, SD, 40)[-21:]
+
+
+@pytest.mark.parametrize("schedule", ["leading", leading, [951 - 50 * i for i in range(19)]])
+@pytest.mark.parametrize(
+    ("strength", "kept"), [(0.3, {20: 6, 19: 5}), (0.999, {20: 19, 19: 18}), (0.01, {20: 1, 19: 1})]
+)
+def test_the_other_mode_is_the_end_of_the_schedule(schedule, strength, kept):
+    steps = 19 if isinstance(schedule, list) else 20
+    num_steps = None if isinstance(schedule, list) else 20
+    whole = make_levels(schedule, SD, num_steps)
+    part = make_levels(schedule, SD, num_steps, strength=strength, steps_mode="schedule")
+    assert part == whole[-kept[steps] - 1 :]
+
+
+def test_strength_1_is_the_whole_schedule():
+    for steps_mode in ("run", "schedule"):
+        levels = make_levels("karras", SD, 7, strength=1.0, steps_mode=steps_mode)
+        assert levels == make_levels("karras", SD, 7)
+    assert len(make_levels([900, 5], SD, strength=1)) == 3
+
+
+@pytest.mark.parametrize("final_sigma", ["zero", "first"])
+@pytest.mark.parametrize("name", list_schedules())
+def test_the_most_steps_that_fit_are_named_and_fit(name, final_sigma):
+    options = {"final_sigma": final_sigma, "strength": 0.05}
+    with pytest.raises(ValueError, match="Not more than") as caught:
+        make_levels(name, SD, 51, **options)
+    most = int(re.search(r"more than (\d+) steps", str(caught.value))[1])
+    assert len(make_levels(name, SD, most, **options)) == most + 1
+    with pytest.raises(ValueError, match=f"Not more than {most} steps"):
+        make_levels(name, SD, most + 1, **options)
+
+
+def ends_at_999(table, num_steps):
+    return from_timesteps(table, [999 - i for i in range(num_steps)])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"strength": 0}, "above 0"),
+        ({"strength": 1.2}, "at most 1"),
+        ({"strength": math.nan}, "got nan"),
+        ({"strength": 0.5, "steps_mode": "all"}, "'run' or 'schedule'"),
+        ({"strength": 0.5, "num_steps": 1001}, "from 1 to 1000"),
+        ({"strength": 0.5, "schedule": [9, 5], "num_steps": None}, "strength=1"),
+        ({"strength": 0.5, "schedule": ends_at_999}, "999.0 is outside the noise table"),
+        ({"strength": 0.1, "schedule": lambda table, n: karras(SD, n)}, "follows the table"),
+        ({"strength": 0.8, "num_steps": 1}, "begin at 1: take more steps"),
+        ({"strength": "0.5"}, "got '0.5'"),
+    ],
+)
+def test_parts_that_cannot_be(options, words):
+    arguments = {"schedule": "leading", "table": SD, "num_steps": 20, **options}
+    with pytest.raises(ValueError, match=words):
+        make_levels(**arguments)

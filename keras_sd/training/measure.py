@@ -1,4 +1,4 @@
-"""Measures the embedded model: does it draw what was asked for?
+"""Measures the embedded model: does it draw what was asked for, and change what it is given?
 
     python -m keras_sd.training.measure [PRESET] [--font PATH] [--json FILE]
 
@@ -6,7 +6,9 @@ One image is made of every subject on every background, with fixed seeds and the
 defaults. An image shows the subject whose rendering is nearest in mean squared error, over all
 subjects, sizes and shifts of the training pictures, on the background that the image has; its
 background is the colour nearest to the median of the pixels along its border. The autoencoder's
-error is the mean absolute error on [-1, 1] over pictures it was not trained on by index.
+error is the mean absolute error on [-1, 1] over pictures it was not trained on by index. An image
+of every subject is then asked to become the next subject, at two strengths; and every subject is
+painted into a quarter of a plain picture.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from keras import ops
 
-from keras_sd.training.pictures import COLOURS, HEIGHTS, SHIFT, SUBJECTS, Pictures, caption
+from keras_sd.training.pictures import COLOURS, HEIGHTS, SHIFT, SIZE, SUBJECTS, Pictures, caption
 
 _BORDER = 2
 
@@ -101,6 +104,60 @@ def measure(preset: str | Path, font: str | Path | None = None, batch: int = 26)
     }
 
 
+def measure_edits(preset: str | Path, font: str | Path | None = None, batch: int = 26) -> dict:
+    """Image-to-image and inpainting, with every subject.
+
+    Returns:
+        `kept`: the fraction of images that at strength 0.3 with the prompt of another subject show
+        what they showed; `changed`: that show the other subject at 0.9; `painted`: of subjects that
+        are seen in the quarter they were painted into; `elsewhere`: of pixels outside of that
+        quarter that are not what they were.
+    """
+    from keras_sd.pipeline import StableDiffusion
+
+    source = Pictures(font)
+    pipeline = StableDiffusion.from_preset(preset)
+    colours = itertools.cycle(COLOURS)
+    asked = [(name, next(colours)) for name in SUBJECTS]
+    others = [(name, colour) for name, (_, colour) in zip(_next(SUBJECTS), asked, strict=True)]
+    quarter = np.zeros((2 * SIZE, 2 * SIZE), bool)
+    quarter[:SIZE, SIZE:] = True
+    kept, changed, painted, elsewhere = [], [], [], []
+    for start in range(0, len(asked), batch):
+        pairs, becoming = asked[start : start + batch], others[start : start + batch]
+        grounds = [colour for _, colour in pairs]
+        prompts, other_prompts = ([caption(*pair) for pair in of] for of in (pairs, becoming))
+        first = pipeline.text_to_image(prompts, seed=0, first_image=start)
+        shown = [subjects(np.asarray(first), grounds, source)]
+        for strength in (0.3, 0.9):
+            images = pipeline.image_to_image(
+                other_prompts, first, strength, seed=1, first_image=start
+            )
+            shown.append(subjects(np.asarray(images), grounds, source))
+        kept += [a == b for a, b in zip(shown[0], shown[1], strict=True)]
+        changed += [a == b for a, (b, _) in zip(shown[2], becoming, strict=True)]
+
+        plain = np.stack([np.full((*quarter.shape, 3), COLOURS[c], np.uint8) for c in grounds])
+        images = pipeline.inpaint(
+            prompts, plain, quarter, seed=2, first_image=start, only_masked=True, padding=0
+        )
+        inside = np.ascontiguousarray(images[:, :SIZE, SIZE:])
+        seen = subjects(inside, grounds, source)
+        painted += [a == b for a, (b, _) in zip(seen, pairs, strict=True)]
+        elsewhere.append((images != plain)[:, ~quarter].mean())
+    return {
+        "kept": float(np.mean(kept)),
+        "changed": float(np.mean(changed)),
+        "painted": float(np.mean(painted)),
+        "elsewhere": float(np.mean(elsewhere)),
+    }
+
+
+def _next(names: Iterable[str]) -> list[str]:
+    first, *rest = names
+    return [*rest, first]
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -115,6 +172,11 @@ def main() -> None:
     print(f"autoencoder's error     {result['autoencoder_error']:.4f}")
     for line in result["wrong"]:
         print(f"  {line}")
+    result |= measure_edits(arguments.preset, arguments.font)
+    print(f"kept at strength 0.3    {result['kept']:.1%}")
+    print(f"changed at strength 0.9 {result['changed']:.1%}")
+    print(f"painted in a quarter    {result['painted']:.1%}")
+    print(f"pixels changed outside  {result['elsewhere']:.1%}")
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -20,6 +20,9 @@ NAME = keras.backend.backend()
 
 JitCompile = bool | Literal["auto"]
 
+HAS_XLA = NAME != "torch"
+"""Whether XLA can compile at all."""
+
 # Above this many scores an attention on a CPU is bound by memory traffic: 2**25 float32 are 128 MB.
 _CHUNK_SCORES = 2**25
 _CHUNK_QUERIES = 512
@@ -91,14 +94,30 @@ def compile_step(
     return fn
 
 
+def memory_order(axes: int) -> tuple[int, ...]:
+    """The order in which the axes of a weight should lie in memory, slowest first.
+
+    torch's convolutions read a kernel `(height, width, in, out)` as `(out, height, width, in)`, and
+    else lay it out anew at every call: up to half of the time where kernels are large and images
+    small. A variable keeps the strides of the value it is made with.
+
+    Args:
+        axes: of the weight; those with four are kernels of convolutions.
+    """
+    return (3, 0, 1, 2) if NAME == "torch" and axes == 4 else tuple(range(axes))
+
+
 def conv2d(x, kernel, bias, stride: int, padding: str):
     """Convolution of `(batch, height, width, channels)` with a `(height, width, in, out)` kernel.
 
-    On torch the channels-last view goes to the convolution as it is; Keras copies it twice.
+    On torch the channels-last view goes to the convolution as it is; Keras copies it twice. The
+    kernel goes as it is too, if it lies in memory as `memory_order` says.
     """
     if NAME == "torch":
         import torch
 
+        if x.dtype == torch.float16 and x.device.type == "cpu":  # which is several times slower
+            return conv2d(x.float(), kernel.float(), bias.float(), stride, padding).half()
         return torch.nn.functional.conv2d(
             x.permute(0, 3, 1, 2),
             kernel.permute(3, 2, 0, 1),
@@ -152,7 +171,12 @@ def attention(query, key, value, causal: bool = False):
 
         # On a CPU the fused kernel is the faster one, but its gradient takes several times as long.
         if query.device.type != "cpu" or not torch.is_grad_enabled():
-            return ops.dot_product_attention(query, key, value, is_causal=causal)
+            # Keras' own copies all three before.
+            query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+            mixed = torch.nn.functional.scaled_dot_product_attention(
+                query, key, value, is_causal=causal
+            )
+            return mixed.transpose(1, 2)
     if NAME == "jax" and not causal:
         import jax
 
@@ -163,10 +187,19 @@ def attention(query, key, value, causal: bool = False):
     return attention_plain(query, key, value, causal)
 
 
+def matmul_float32(a, b):
+    """Matrix product that is float32 whatever the factors are, so that no sum overflows."""
+    if NAME == "jax":
+        import jax.numpy as jnp
+
+        return jnp.matmul(a, b, preferred_element_type="float32")
+    return ops.matmul(ops.cast(a, "float32"), ops.cast(b, "float32"))
+
+
 def attention_plain(query, key, value, causal: bool = False):
-    """`attention` in `keras.ops` alone; the scores and their softmax are float32."""
+    """`attention` without a fused kernel; the scores, their softmax and its sums are float32."""
     query = ops.transpose(query, (0, 2, 1, 3)) * query.shape[-1] ** -0.5
-    scores = ops.cast(ops.matmul(query, ops.transpose(key, (0, 2, 3, 1))), "float32")
+    scores = matmul_float32(query, ops.transpose(key, (0, 2, 3, 1)))
     if causal:
         tokens = query.shape[2]
         scores = ops.where(ops.tril(ops.ones((tokens, tokens), "bool")), scores, -1e30)
@@ -178,8 +211,8 @@ def _softmax_product(scores, value):
     """`softmax(scores) @ value`, divided by the sum last: fewer passes over the scores."""
     weights = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))
     total = ops.sum(weights, axis=-1, keepdims=True)
-    product = ops.matmul(ops.cast(weights, value.dtype), value)
-    return ops.cast(ops.cast(product, "float32") / total, value.dtype)
+    product = matmul_float32(ops.cast(weights, value.dtype), value)
+    return ops.cast(product / total, value.dtype)
 
 
 def _attention_chunked(query, key, value):
@@ -194,8 +227,7 @@ def _attention_chunked(query, key, value):
         chunks = []
         for start in range(0, queries, _CHUNK_QUERIES):
             chunk = q[start : start + _CHUNK_QUERIES] * features**-0.5
-            scores = ops.cast(ops.matmul(chunk, ops.transpose(k)), "float32")
-            chunks.append(_softmax_product(scores, v))
+            chunks.append(_softmax_product(matmul_float32(chunk, ops.transpose(k)), v))
         return ops.concatenate(chunks)
 
     out = ops.map(one_head, (to_heads(query), to_heads(key), to_heads(value)))

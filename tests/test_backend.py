@@ -105,6 +105,28 @@ def test_conv2d_is_keras_own(kernel, stride, padding):
     close(backend.conv2d(x, weights, bias, stride, padding), expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_conv2d_of_a_kernel_in_another_order_is_the_same(dtype):
+    kernel = rng.standard_normal((3, 3, 8, 16), dtype=np.float32)
+    order = backend.memory_order(4)
+    laid = kernel.transpose(order).copy().transpose(np.argsort(order))
+    x, bias = ops.cast(normal(2, 6, 5, 8), dtype), ops.cast(normal(16), dtype)
+    plain, strided = (
+        backend.conv2d(x, ops.convert_to_tensor(k, dtype), bias, 1, "same") for k in (kernel, laid)
+    )
+    assert keras.backend.standardize_dtype(plain.dtype) == dtype
+    close(strided, plain, 1e-6 if dtype == "float32" else 1e-2)
+
+
+def test_matmul_float32():
+    a, b = normal(2, 3, 5), normal(2, 5, 4)
+    for dtype in ("float32", "float16", "bfloat16"):
+        low = [ops.cast(x, dtype) for x in (a, b)]
+        found = backend.matmul_float32(*low)
+        assert keras.backend.standardize_dtype(found.dtype) == "float32"
+        close(found, ops.matmul(*(ops.cast(x, "float32") for x in low)), 1e-6)
+
+
 @pytest.mark.parametrize("jit_compile", [True, False, "auto"])
 def test_a_compiled_step_sees_new_weights(jit_compile):
     layer = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_sd import backend
 from keras_sd.backend import compile_step
 from keras_sd.config import AutoencoderConfig, TextEncoderConfig, UNetConfig
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
@@ -140,6 +141,33 @@ def test_weights_saved_and_loaded_give_the_same(network, config, tmp_path):
     again = network(config)
     again.load_weights(path)
     np.testing.assert_array_equal(out(again), out(made))
+
+
+def test_kernels_lie_in_memory_as_the_backend_reads_them(tmp_path):
+    if backend.NAME != "torch":
+        assert backend.memory_order(4) == (0, 1, 2, 3)
+        return
+    made = make(Autoencoder, IMAGES)
+    kernels = [variable for variable in made.weights if len(variable.shape) == 4]
+
+    def laid_out():
+        import torch
+
+        views = [kernel.value.permute(3, 2, 0, 1) for kernel in kernels]
+        return all(view.is_contiguous(memory_format=torch.channels_last) for view in views)
+
+    assert len(kernels) > 10
+    assert laid_out()
+    path = tmp_path / "network.weights.h5"
+    made.save_weights(path)
+    made.load_weights(path)
+    assert laid_out()
+    made.compile("sgd", "mse")
+    made.train_on_batch(PICTURES, PICTURES)
+    assert laid_out()
+    with weights_follow():
+        kernels = [variable for variable in Autoencoder(IMAGES).weights if variable.ndim == 4]
+    assert laid_out()
 
 
 @each_network

@@ -63,7 +63,9 @@ class Encoder(Block):
                 self.levels.append(block)
                 width_in = width
             if level < len(widths) - 1:
-                self.downsamples.append(Downsample(width, f"downsample_{level}", pad=(0, 1)))
+                self.downsamples.append(
+                    Downsample(width, f"downsample_{level}", config.encoder_pad)
+                )
         self.middle = Middle(widths[-1], groups, epsilon, "middle")
         self.norm_out = GroupNorm(widths[-1], groups, epsilon, "norm_out")
         self.conv_out = conv(widths[-1], 2 * config.latent_channels, "conv_out")
@@ -80,6 +82,11 @@ class Encoder(Block):
                 x = self.downsamples[level](x)
         x = self.conv_out(ops.silu(self.norm_out(self.middle(x))))
         return self.moments(x)
+
+    def compute_output_shape(self, input_shape):
+        batch, *sizes, _ = input_shape
+        factor = 2 ** len(self.downsamples)
+        return (batch, *(size and size // factor for size in sizes), self.moments.filters)
 
 
 class Decoder(Block):
@@ -116,6 +123,13 @@ class Decoder(Block):
         return self.conv_out(ops.silu(self.norm_out(x)))
 
 
+NO_ENCODER = (
+    "This model has no image encoder, so it can make images of latents, and no latents of images. "
+    "Of KerasCV's files it is vae_encoder.h5 that is missing: put it beside the others, load again."
+)
+"""What there is to say to an image that shall become a latent."""
+
+
 class Autoencoder(keras.Model):
     """`encode` images to latents, `decode` latents to images; calling it does both.
 
@@ -126,25 +140,43 @@ class Autoencoder(keras.Model):
     Args:
         config: the network's numbers.
         name: of the Keras model.
+        encoder: of another model, which this one shares; None is a new one.
+        decoder: likewise.
     """
 
-    def __init__(self, config: AutoencoderConfig, name: str = "autoencoder", **kwargs):
+    def __init__(
+        self,
+        config: AutoencoderConfig,
+        name: str = "autoencoder",
+        encoder: Encoder | None = None,
+        decoder: Decoder | None = None,
+        **kwargs,
+    ):
         super().__init__(name=name, **kwargs)
         self.config = config
-        self.encoder = Encoder(config, "encoder")
-        self.decoder = Decoder(config, "decoder")
+        self.encoder = (encoder or Encoder(config, "encoder")) if config.encoder else None
+        self.decoder = decoder or Decoder(config, "decoder")
         self.build()
 
     def build(self, input_shape=None):
         build_parts(self)
 
     def moments(self, images):
-        """Mean and log-variance of the latents, not scaled; the latter is held to [-30, 20]."""
-        mean, log_variance = ops.split(self.encoder(images), 2, axis=-1)
+        """Mean and log-variance of the latents, not scaled, float32; the latter is held to
+        [-30, 20].
+
+        Raises:
+            ValueError: the model has no encoder.
+        """
+        if self.encoder is None:
+            raise ValueError(NO_ENCODER)
+        moments = ops.cast(self.encoder(images), "float32")
+        mean, log_variance = ops.split(moments, 2, axis=-1)
         return mean, ops.clip(log_variance, -30.0, 20.0)
 
     def encode(self, images, noise=None):
-        """Scaled latents: the mean, or with `noise` (unit normal, like a latent) a sample."""
+        """Scaled latents, float32: the mean, or with `noise` (unit normal, like a latent) a
+        sample."""
         mean, log_variance = self.moments(images)
         latents = mean if noise is None else mean + ops.exp(0.5 * log_variance) * noise
         return latents * self.config.scale

@@ -19,6 +19,8 @@ import ml_dtypes
 import numpy as np
 from keras import ops
 
+from keras_sd.backend import memory_order
+
 _PAGES = 2**18
 """Bytes from which on an array has pages of its own."""
 
@@ -36,17 +38,22 @@ def weights_follow() -> Iterator[None]:
 
 
 def host_zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """An array of zeros in pages of its own, for what becomes the value of a variable.
+    """An array of zeros in pages of its own, for what becomes the value of a variable. Its axes lie
+    in memory as the backend has them fastest (`backend.memory_order`).
 
     Such pages take no memory before they are written to; jax and TensorFlow take them over without
     a copy, since they are aligned; and they go back to the system when the array is gone, where
     memory from the heap would stay with the process in pieces.
     """
     numpy_dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    order = memory_order(len(shape))
+    laid = [shape[axis] for axis in order]
     size = math.prod(shape) * numpy_dtype.itemsize
     if size < _PAGES:
-        return np.zeros(shape, numpy_dtype)
-    return np.frombuffer(mmap.mmap(-1, size), numpy_dtype).reshape(shape)
+        values = np.zeros(laid, numpy_dtype)
+    else:
+        values = np.frombuffer(mmap.mmap(-1, size), numpy_dtype).reshape(laid)
+    return values.transpose(np.argsort(order))
 
 
 class HostInitializer(keras.initializers.Initializer):
@@ -58,7 +65,9 @@ class HostInitializer(keras.initializers.Initializer):
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
         shape = tuple(int(size) for size in shape)
         dtype = keras.backend.standardize_dtype(dtype)
-        values = host_zeros(shape, dtype) if _WEIGHTS_FOLLOW.get() else self.draw(shape)
+        values = host_zeros(shape, dtype)
+        if not _WEIGHTS_FOLLOW.get():
+            values[...] = self.draw(shape)
         return ops.convert_to_tensor(values, dtype)
 
 

@@ -35,8 +35,10 @@ class TextEmbedding(Block):
         self.tokens = embedding(config.vocab_size, config.width, "tokens")
         self.positions = embedding(config.max_length, config.width, "positions")
 
-    def call(self, tokens):
-        return self.tokens(tokens) + self.positions(ops.arange(ops.shape(tokens)[1]))
+    def call(self, tokens, positions=None):
+        if positions is None:
+            positions = ops.arange(ops.shape(tokens)[1])
+        return self.tokens(tokens) + self.positions(positions)
 
 
 class TextLayer(Block):
@@ -68,16 +70,18 @@ class TextEncoder(keras.Model):
     def __init__(self, config: TextEncoderConfig, name: str = "text_encoder", **kwargs):
         super().__init__(name=name, **kwargs)
         self.config = config
-        self.embedding = TextEmbedding(config, "embedding")
+        self.embedding = self.make_embedding(config, "embedding")
         self.blocks = [TextLayer(config, f"layer_{i}") for i in range(config.depth)]
         self.norm = layer_norm(config.width, "norm", config.epsilon)
         self.build()
 
+    make_embedding = TextEmbedding
+
     def build(self, input_shape=None):
         build_parts(self)
 
-    def call(self, tokens):
-        x = self.embedding(tokens)
+    def call(self, tokens, positions=None):
+        x = self.embedding(tokens, positions)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)

@@ -123,7 +123,12 @@ class UNet(keras.Model):
         build_parts(self)
 
     def call(self, latent, timesteps, context):
-        time = timestep_embedding(timesteps, self.config.widths[0])
+        return self.predict_at(
+            latent, timestep_embedding(timesteps, self.config.widths[0]), context
+        )
+
+    def predict_at(self, latent, time, context):
+        """The prediction for timesteps that are embedded already, `(batch, widths[0])`."""
         time = self.time2(ops.silu(self.time1(ops.cast(time, self.compute_dtype))))
         context = ops.cast(context, self.compute_dtype)
         x = self.conv_in(ops.cast(latent, self.compute_dtype))

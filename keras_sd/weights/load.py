@@ -108,13 +108,14 @@ def variables_of(model: keras.Model) -> dict[str, keras.Variable]:
 
 
 def arrays_of(models: Mapping[str, keras.Model]) -> dict[str, np.ndarray]:
-    """The values of all weights by `part/path`.
+    """The values of all weights by `part/path`, in rows: a variable's own memory may be in another
+    order (`backend.memory_order`), which safetensors would write as it lies.
 
     Args:
         models: the networks by their part's name.
     """
     return {
-        f"{part}/{path}": ops.convert_to_numpy(variable.value)
+        f"{part}/{path}": np.ascontiguousarray(ops.convert_to_numpy(variable.value))
         for part, model in models.items()
         for path, variable in variables_of(model).items()
     }

@@ -14,6 +14,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from keras_sd import models
+    from keras_sd.gallery import plot_gallery
     from keras_sd.pipeline import StableDiffusion
     from keras_sd.registry import get_sampler, list_samplers
     from keras_sd.sampling import Step
@@ -26,6 +28,8 @@ _HOME = {
     "get_schedule": "schedules",
     "list_samplers": "registry",
     "list_schedules": "schedules",
+    "models": "models",
+    "plot_gallery": "gallery",
 }
 
 __version__ = version("keras-sd")
@@ -38,13 +42,16 @@ __all__ = [
     "get_schedule",
     "list_samplers",
     "list_schedules",
+    "models",
+    "plot_gallery",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'keras_sd' has no attribute {name!r}")
-    value = getattr(import_module(f"keras_sd.{_HOME[name]}"), name)
+    home = import_module(f"keras_sd.{_HOME[name]}")
+    value = home if _HOME[name] == name else getattr(home, name)
     globals()[name] = value
     return value
 

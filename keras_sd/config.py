@@ -186,6 +186,9 @@ class AutoencoderConfig:
         groups: groups of every group norm.
         scale: what an encoded latent is multiplied by, to have about unit variance.
         epsilon: of the group norms.
+        encoder: whether there is one; without it images are made, and none become latents.
+        encoder_pad: rows and columns of zeros before and after what the encoder halves: (0, 1), or
+            (1, 1) as in KerasCV 0.4.
     """
 
     latent_channels: int = 4
@@ -194,6 +197,8 @@ class AutoencoderConfig:
     groups: int = 32
     scale: float = 0.18215
     epsilon: float = 1e-6
+    encoder: bool = True
+    encoder_pad: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
         _require_sizes("autoencoder", self, MAX_WIDTH, "latent_channels", "groups")
@@ -206,6 +211,10 @@ class AutoencoderConfig:
                 width % self.groups == 0,
                 f"autoencoder: width {width} is not a multiple of {self.groups} groups",
             )
+        _require(
+            self.encoder_pad in ((0, 1), (1, 1)),
+            f"autoencoder: encoder_pad {self.encoder_pad} is not one of (0, 1), (1, 1)",
+        )
 
     @property
     def factor(self) -> int:
@@ -336,24 +345,6 @@ def check_size(name: str, size: int) -> int:
             f"{below} and {below + SIZE_UNIT}"
         )
     return size
-
-
-def keras_cv(config: ModelConfig) -> ModelConfig:
-    """The model computed as KerasCV computes it, where that is not how it was trained.
-
-    Every group norm has an epsilon of 1e-5, gelu is its approximation by tanh, and short prompts
-    are filled with the end token in SD 2.x too.
-    """
-    text_encoder = config.text_encoder
-    if text_encoder.activation == "gelu":
-        text_encoder = dataclasses.replace(text_encoder, activation="gelu_tanh")
-    return dataclasses.replace(
-        config,
-        text_encoder=text_encoder,
-        unet=dataclasses.replace(config.unet, transformer_epsilon=1e-5, gelu="tanh"),
-        autoencoder=dataclasses.replace(config.autoencoder, epsilon=1e-5),
-        pad_token="end",
-    )
 
 
 def _from_dict(cls: Any, data: Any, where: str) -> Any:

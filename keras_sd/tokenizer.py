@@ -73,9 +73,9 @@ def _byte_symbols() -> dict[int, str]:
     }
 
 
-_SYMBOL_OF_BYTE = _byte_symbols()
-_BYTE_OF_SYMBOL = {symbol: byte for byte, symbol in _SYMBOL_OF_BYTE.items()}
-_SPACE_SYMBOL = _SYMBOL_OF_BYTE[0x20]
+SYMBOL_OF_BYTE = _byte_symbols()
+BYTE_OF_SYMBOL = {symbol: byte for byte, symbol in SYMBOL_OF_BYTE.items()}
+_SPACE_SYMBOL = SYMBOL_OF_BYTE[0x20]
 
 
 class PromptTooLongError(ValueError):
@@ -147,7 +147,7 @@ def word_symbols(word: str) -> list[str]:
     Returns:
         One symbol a byte of its UTF-8, for example `["c", "a", "t</w>"]`.
     """
-    symbols = [_SYMBOL_OF_BYTE[byte] for byte in word.encode("utf-8")]
+    symbols = [SYMBOL_OF_BYTE[byte] for byte in word.encode("utf-8")]
     symbols[-1] += END_OF_WORD
     return symbols
 
@@ -249,7 +249,7 @@ class Tokenizer:
         used = lines[: vocab_size - UNMERGED]
         pairs = [_parse_merge(line, index) for index, line in enumerate(used)]
         self._ranks = {pair: rank for rank, pair in enumerate(pairs)}
-        symbols = list(_SYMBOL_OF_BYTE.values())
+        symbols = list(SYMBOL_OF_BYTE.values())
         self.vocabulary: tuple[str, ...] = (
             *symbols,
             *(symbol + END_OF_WORD for symbol in symbols),
@@ -288,9 +288,12 @@ class Tokenizer:
             TypeError: `text` is not a string.
         """
         ids = [self.start_id]
-        for word in split_words(text):
+        for word in self._split(text):
             ids += self._word_ids(word)
         return [*ids, self.end_id]
+
+    def _split(self, text: str) -> list[str]:
+        return split_words(text)
 
     def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
         """Encode prompts into rows that a text encoder reads.
@@ -338,7 +341,7 @@ class Tokenizer:
             if token_id == self.start_id:
                 continue
             token = self.vocabulary[token_id]
-            text += bytes(_BYTE_OF_SYMBOL[symbol] for symbol in token.removesuffix(END_OF_WORD))
+            text += bytes(BYTE_OF_SYMBOL[symbol] for symbol in token.removesuffix(END_OF_WORD))
             text += b" " * token.endswith(END_OF_WORD)
         return text.decode("utf-8", errors="replace").strip()
 
@@ -366,7 +369,7 @@ class Tokenizer:
     def _word_ids(self, word: str) -> list[int]:
         ids = self._cache.get(word)
         if ids is None:
-            ids = [self._ids[symbol] for symbol in _merge(word_symbols(word), self._ranks)]
+            ids = [self._ids[symbol] for symbol in merge_symbols(word_symbols(word), self._ranks)]
             if len(self._cache) < 65536:
                 self._cache[word] = ids
         return ids
@@ -374,7 +377,7 @@ class Tokenizer:
     def _beyond_limit(self, text: str) -> list[str]:
         room = self.max_length - 2
         left_out = []
-        for word in split_words(text):
+        for word in self._split(text):
             room -= len(self._word_ids(word))
             if room < 0:
                 left_out.append(word)
@@ -393,7 +396,7 @@ def _parse_merge(line: str, index: int) -> tuple[str, str]:
     return parts[0], parts[1]
 
 
-def _merge(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
+def merge_symbols(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
     """Apply merges to the symbols of one word, in n log n: a line of Chinese is one long word.
 
     The rule: of all neighbouring pairs take the one of the lowest rank, merge each of its

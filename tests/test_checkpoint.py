@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -13,12 +14,8 @@ import pytest
 import safetensors.numpy
 from tiny import AUTOENCODER, MERGES, TINY, TINY_2
 
-from keras_sd.config import (
-    Defaults,
-    ModelConfig,
-    NoiseConfig,
-    keras_cv,
-)
+from keras_sd.compat import get
+from keras_sd.config import Defaults, ModelConfig, NoiseConfig
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
 from keras_sd.pipeline import StableDiffusion
 from keras_sd.tokenizer import Tokenizer
@@ -172,16 +169,40 @@ def test_a_number_that_is_not_finite_is_named_as_the_file_names_it(first, tmp_pa
         load(path, vocabulary=vocabulary)
 
 
-def test_what_cannot_be_run_is_refused_by_name_but_can_be_opened(first, tmp_path, vocabulary):
+def with_more_channels(model, folder, more):
+    """A checkpoint whose UNet takes channels beside the latent's four."""
+
     def change(tensors):
         name = "model.diffusion_model.input_blocks.0.0.weight"
-        tensors[name] = np.concatenate([tensors[name], tensors[name], tensors[name][:, :1]], axis=1)
+        kernel = np.concatenate([tensors[name]] * 3, axis=1)
+        tensors[name] = np.ascontiguousarray(kernel[:, : 4 + more])
 
-    path = edit(write(first, "original", tmp_path), change)
-    assert open_checkpoint(path).config.unet.in_channels == 9
+    path = edit(write(model, "original", folder), change)
+    assert open_checkpoint(path).config.unet.in_channels == 4 + more
     assert not open_checkpoint(path).problems()
-    with pytest.raises(WeightsError, match="inpainting"):
-        load(path, vocabulary=vocabulary)
+    return path
+
+
+def test_what_cannot_be_run_is_refused_by_name_but_can_be_opened(first, tmp_path, vocabulary):
+    with pytest.raises(WeightsError, match="InstructPix2Pix"):
+        load(with_more_channels(first, tmp_path, 4), vocabulary=vocabulary)
+
+
+def test_an_inpainting_model_paints_and_is_saved_as_one(first, tmp_path, vocabulary):
+    painter = load(with_more_channels(first, tmp_path, 5), vocabulary=vocabulary)
+    mask = np.zeros((32, 32), bool)
+    mask[:16] = True
+    picture = np.full((32, 32, 3), 99, np.uint8)
+    painted = painter.inpaint("cat", picture, mask, num_steps=2, seed=0)
+    assert (painted[0, 16:] == 99).all()
+    assert (painted[0, :16] != 99).mean() > 0.5
+    painter.save_preset(tmp_path / "saved", layout="diffusers")
+    index = json.loads((tmp_path / "saved" / "model_index.json").read_text())
+    assert index["_class_name"] == "StableDiffusionInpaintPipeline"
+    again = load(tmp_path / "saved")
+    np.testing.assert_array_equal(
+        painted, again.inpaint("cat", picture, mask, num_steps=2, seed=0, sampler="ddim")
+    )
 
 
 @pytest.mark.parametrize("names", ["diffusers", "original"])
@@ -270,9 +291,9 @@ def test_the_average_of_the_weights(first, tmp_path, vocabulary):
 def test_the_arithmetic_of_keras_cv(first, tmp_path, vocabulary):
     path = write(first, "original", tmp_path)
     again = load(path, compat="keras_cv", vocabulary=vocabulary)
-    assert again.config == keras_cv(open_checkpoint(path).config)
+    assert again.config == get("keras_cv").config(open_checkpoint(path).config)
     assert again.unet.config.transformer_epsilon == 1e-5
-    with pytest.raises(ValueError, match="compat is 'keras_cv', not 'keras'"):
+    with pytest.raises(ValueError, match=r"compat is one of 'keras_cv', .*not 'keras'"):
         open_checkpoint(path, compat="keras")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny import AUTOENCODER, MERGES, TINY, TINY_2
 
-from keras_sd.config import keras_cv
+from keras_sd.compat import get
 from keras_sd.weights import save
 from keras_sd.weights.checkpoint import open_checkpoint
 from keras_sd.weights.convert import convert
@@ -319,7 +319,7 @@ def test_what_is_in_the_weights_alone_is_still_asked_for(tmp_path):
 @pytest.mark.parametrize("layout", ["original", "diffusers", "keras_sd"])
 def test_the_arithmetic_of_keras_cv_stays_here(tmp_path, caplog, config, layout):
     caplog.set_level(logging.WARNING)
-    theirs, path = keras_cv(config), tmp_path / "x"
+    theirs, path = get("keras_cv").config(config), tmp_path / "x"
     if layout == "original":
         path = tmp_path / "x.safetensors"
         save_checkpoint(path, theirs, arrays(config))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_sd import config as configs
+from keras_sd import compat as compats
 from keras_sd.config import ModelConfig
 from keras_sd.tokenizer import UNMERGED, read_merges
 from keras_sd.weights import diffusers_folder, recognise
@@ -58,9 +58,6 @@ NAMES = (CONFIG, WEIGHTS, MERGES)
 
 FORMAT = 1
 """Of preset folders."""
-
-_COMPAT = {"keras_cv": configs.keras_cv}
-"""Whose arithmetic weights may need, by name."""
 
 _MAX_LISTED = 10
 
@@ -169,7 +166,7 @@ def open_checkpoint(
             UNet says, or else the checkpoint.
         ema: take the averaged weights of the UNet, from a file that has both.
         variant: of the files in a diffusers folder, such as `"fp16"`.
-        compat: `"keras_cv"` for the arithmetic of KerasCV.
+        compat: the version of KerasCV whose arithmetic it has, see `keras_sd.compat.get`.
 
     Raises:
         WeightsError: it is damaged, or no Stable Diffusion 1.x or 2.x, or holds a part only; the
@@ -180,12 +177,9 @@ def open_checkpoint(
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no checkpoint {path}")
-    for name, value, allowed in (
-        ("prediction", prediction, ("epsilon", "v")),
-        ("compat", compat, tuple(_COMPAT)),
-    ):
-        if value is not None and value not in allowed:
-            raise ValueError(f"{name} is {' or '.join(map(repr, allowed))}, not {value!r}")
+    if prediction not in (None, "epsilon", "v"):
+        raise ValueError(f"prediction is 'epsilon' or 'v', not {prediction!r}")
+    version = compats.get(compat)
     named = {"text_encoder": text_encoder, "unet": unet, "autoencoder": autoencoder}
     given = {part: Path(file) for part, file in named.items() if file is not None}
     if path.is_dir():
@@ -199,8 +193,8 @@ def open_checkpoint(
         checkpoint = _with_prediction(checkpoint, prediction, "the option prediction")
     elif "unet" in given and (stated := _stated_prediction(given["unet"])):
         checkpoint = _with_stated(checkpoint, given["unet"], *stated)
-    if compat is not None:
-        checkpoint = replace(checkpoint, config=_COMPAT[compat](checkpoint.config))
+    if version is not None:
+        checkpoint = replace(checkpoint, config=version.config(checkpoint.config))
     return checkpoint
 
 
@@ -450,6 +444,13 @@ def _open_keras_cv(folder: Path, paths: list[Path], given: Mapping[str, Path]) -
             f"{encoder.source} and {decoder.source}",
             encoder.files + decoder.files,
         )
+    elif "decoder" in files:
+        parts["autoencoder"] = _keras_cv_part(*files["decoder"])
+        config = replace(config, autoencoder=replace(config.autoencoder, encoder=False))
+        notes.append(
+            f"{folder} has no image encoder of KerasCV's: it makes pictures, but not of other "
+            "pictures. For that, put vae_encoder.h5 in it."
+        )
     return Checkpoint(
         folder,
         "keras_cv",
@@ -479,17 +480,14 @@ def _option(part: str) -> str:
 
 
 def _half_alone(files: Mapping[str, _KerasCV]) -> dict[str, str]:
-    """What to say of an autoencoder that is there by half."""
-    halves = {"encoder": "vae_encoder.h5", "decoder": "kcv_decoder.h5"}
-    match [half for half in halves if half in files]:
-        case [half]:
-            (other,) = halves.keys() - {half}
-            return {
-                "autoencoder": f"{files[half][0].path.name} is one half of it, and KerasCV's "
-                f"{OF_KERAS_CV[other]} ({halves[other]}) belongs beside it; or give a whole one: "
-                "autoencoder=FILE"
-            }
-    return {}
+    """What to say of an autoencoder that is there by its encoder alone, which makes no images."""
+    if "encoder" not in files or "decoder" in files:
+        return {}
+    return {
+        "autoencoder": f"{files['encoder'][0].path.name} is one half of it, and KerasCV's "
+        f"{OF_KERAS_CV['decoder']} (kcv_decoder.h5) belongs beside it; or give a whole one: "
+        "autoencoder=FILE"
+    }
 
 
 def _keras_cv_part(file: TensorFile, found: keras_cv.Recognised) -> Part:

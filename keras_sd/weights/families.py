@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from keras_sd.config import ModelConfig
 
-_KINDS = {5: "inpainting", 4: "InstructPix2Pix", 1: "depth-to-image", 3: "x4 upscaler"}
-"""What for, by the channels that the UNet takes beside the latent."""
+_KINDS = {1: "depth-to-image", 3: "x4 upscaler"}
+"""What for, by the channels that the UNet takes beside the latent, where they are no latent."""
+
+_RUN = ("", "inpainting")
+"""The kinds that keras_sd can run."""
 
 BESIDE: dict[str, tuple[str, ...]] = {
     "depth-to-image": ("depth_model.",),
@@ -18,8 +21,13 @@ model: they make what the UNet takes beyond a latent and a text."""
 
 def kind_of(in_channels: int, latent_channels: int) -> str:
     """What a UNet is for that takes more than a latent and a text; "" where it does not."""
-    more = in_channels - latent_channels
-    return _KINDS.get(more, f"with {in_channels} input channels") if more else ""
+    if in_channels == latent_channels:
+        return ""
+    if in_channels == 2 * latent_channels + 1:
+        return "inpainting"
+    if in_channels == 2 * latent_channels:
+        return "InstructPix2Pix"
+    return _KINDS.get(in_channels - latent_channels, f"with {in_channels} input channels")
 
 
 def family_of(config: ModelConfig, kind: str | None = None) -> str:
@@ -50,7 +58,7 @@ def unsupported(source: object, config: ModelConfig, kind: str | None = None) ->
     """
     if kind is None:
         kind = kind_of(config.unet.in_channels, config.unet.out_channels)
-    if not kind:
+    if kind in _RUN:
         return None
     return (
         f"{source} is {family_of(config, kind)}: it asks for more than noise and a text, and "

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import ml_dtypes
 import numpy as np
 
+from keras_sd.config import ModelConfig
 from keras_sd.weights.names import Table
 from keras_sd.weights.readers import WeightsError, is_finite
 
@@ -185,6 +186,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def require_encoder(config: ModelConfig, layout: str) -> None:
+    """Refuses a model that has no image encoder, for a layout whose readers expect one.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    if not config.autoencoder.encoder:
+        raise WeightsError(
+            f"The layout {layout} has no place for a model without an image encoder. The layout "
+            "keras_sd has; or put KerasCV's vae_encoder.h5 beside its other files, and load again"
+        )
+
+
 def tensors_of(
     arrays: Mapping[str, Any], tables: Mapping[str, Table], dtype: Dtype | None
 ) -> dict[str, np.ndarray]:
@@ -203,6 +217,11 @@ def tensors_of(
         raise ValueError(f"dtype is {', '.join(get_args(Dtype))} or None, not {dtype!r}")
     entries = {f"{part}/{entry.path}": entry for part, table in tables.items() for entry in table}
     odd = sorted(set(arrays) ^ set(entries))
+    odd += [
+        f"{path} {shape}, not {entry.shape}"
+        for path, entry in entries.items()
+        if path in arrays and (shape := tuple(np.shape(arrays[path]))) != entry.shape
+    ]
     if odd:
         raise WeightsError(f"Not saved, for the weights are not those of the config: {odd[:10]}")
     wanted = None if dtype is None else np.dtype(getattr(ml_dtypes, dtype, dtype))

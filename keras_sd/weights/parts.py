@@ -305,15 +305,17 @@ def _own_config(part: str, shapes: Mapping[str, tuple[int, ...]], path: Path) ->
             "groups": 1,
         }
     else:
+        # The way up begins with the smallest resolution, and has a block more at each.
         firsts, blocks = levels(
-            "encoder/levels/residual_block{}/conv1/vars/0",
-            "encoder/downsamples/downsample{}/conv/vars/0",
+            "decoder/levels/residual_block{}/conv1/vars/0",
+            "decoder/upsamples/upsample{}/conv/vars/0",
         )
         numbers = {
             "latent_channels": shape("decoder/latent/vars/0", 4)[2],
-            "widths": tuple(shape(name, 4)[3] for name in firsts),
-            "blocks": blocks,
+            "widths": tuple(shape(name, 4)[3] for name in reversed(firsts)),
+            "blocks": blocks - 1,
             "groups": 1,
+            "encoder": any(name.startswith("encoder/") for name in shapes),
         }
     try:
         return replace(getattr(SD_1, part), **numbers)

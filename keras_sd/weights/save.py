@@ -10,11 +10,11 @@ from typing import Any
 
 from safetensors.numpy import save_file
 
+from keras_sd import compat
 from keras_sd.config import ModelConfig
 from keras_sd.weights.checkpoint import CONFIG, FORMAT, MERGES, NAMES, WEIGHTS
-from keras_sd.weights.compat import without_keras_cv
 from keras_sd.weights.diffusers_folder import INDEX
-from keras_sd.weights.files import Dtype, new_folder, replace_file, tensors_of
+from keras_sd.weights.files import Dtype, new_folder, replace_file, require_encoder, tensors_of
 from keras_sd.weights.names import Table, original, own
 from keras_sd.weights.readers import WeightsError, sha256
 from keras_sd.weights.recognise import recognise
@@ -103,7 +103,8 @@ def save_checkpoint(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path.name} is no name for a checkpoint; it ends in .safetensors")
-    config = without_keras_cv(config, "original")
+    config = compat.without(config, "original")
+    require_encoder(config, "original")
     tables = _original_tables(config)
     _check_said(config, tables)
     tensors = tensors_of(arrays, tables, dtype)

@@ -10,9 +10,9 @@ from typing import Any
 
 from safetensors.numpy import save_file
 
+from keras_sd import compat
 from keras_sd.config import ModelConfig
 from keras_sd.tokenizer import END, START, UNMERGED, Tokenizer, read_merges
-from keras_sd.weights.compat import without_keras_cv
 from keras_sd.weights.diffusers_folder.configs import (
     CHANNELS,
     CLASSES,
@@ -27,7 +27,7 @@ from keras_sd.weights.diffusers_folder.configs import (
 from keras_sd.weights.diffusers_folder.files import FOLDERS, stems
 from keras_sd.weights.diffusers_folder.settings import Settings
 from keras_sd.weights.diffusers_folder.tokens import PADS, Tokens
-from keras_sd.weights.files import Dtype, new_folder, refuse_others, tensors_of
+from keras_sd.weights.files import Dtype, new_folder, refuse_others, require_encoder, tensors_of
 from keras_sd.weights.names import diffusers, under
 from keras_sd.weights.readers import WeightsError
 
@@ -62,7 +62,8 @@ def write_folder(
         ValueError: another dtype, or the merges are not those of the config.
     """
     folder = Path(folder)
-    config = without_keras_cv(config, "diffusers")
+    config = compat.without(config, "diffusers")
+    require_encoder(config, "diffusers")
     lines = read_merges(merges) if isinstance(merges, Path) else list(merges)
     tokenizer = Tokenizer(lines[: max(config.text_encoder.vocab_size - UNMERGED, 0)])
     vocabulary = tokenizer.vocabulary

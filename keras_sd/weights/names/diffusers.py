@@ -130,6 +130,8 @@ def autoencoder(config: AutoencoderConfig) -> Table:
         if number > 0:
             name = f"{block}.upsamplers.0.conv"
             table += _conv(name, f"decoder/upsample_{number}/conv", width, width)
+    if not config.encoder:
+        return [entry for entry in table if entry.path.startswith("decoder/")]
     return table
 
 

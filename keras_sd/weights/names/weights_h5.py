@@ -66,7 +66,7 @@ def part_of(names: Iterable[str]) -> str | None:
     telling = {
         "embedding/positions/vars/0": "text_encoder",
         "down/level/residual/time/vars/0": "unet",
-        "encoder/moments/vars/0": "autoencoder",
+        "decoder/latent/vars/0": "autoencoder",
     }
     return next((telling[name] for name in names if name in telling), None)
 

@@ -1,0 +1,85 @@
+"""keras_sd, on the backend that KERAS_BACKEND names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from keras_sd.benchmark.systems import Job, Laps, devices
+
+
+class System:
+    """See `keras_sd.benchmark.systems`."""
+
+    def __init__(self, job: Job):
+        import keras
+
+        keras.config.set_dtype_policy(job.dtype)
+        from keras_sd.pipeline import StableDiffusion
+
+        backend = keras.backend.backend()
+        self.packages: tuple[str, ...] = ("keras-sd", "keras", backend)
+        if backend == "tensorflow":
+            self.packages += ("tensorflow-cpu",)
+        self._backend = backend
+        self._class = StableDiffusion
+        self._job = job
+
+    def load(self) -> None:
+        job = self._job
+        self._pipeline = self._class.from_preset(
+            job.model,
+            height=job.height,
+            width=job.width,
+            jit_compile=job.xla,
+            compat=job.compat,
+        )
+
+    def draw(self, laps: Laps | None = None) -> np.ndarray:
+        job, pipeline = self._job, self._pipeline
+        settings: dict[str, Any] = {
+            "batch_size": job.batch,
+            "num_steps": job.steps,
+            "unconditional_guidance_scale": job.guidance,
+            "sampler": "ddim",
+            "schedule": self._schedule,
+            "diffusion_noise": np.load(job.noise),
+        }
+        if laps is None:
+            return np.asarray(pipeline.text_to_image(job.prompt, **settings))
+        from keras import ops
+
+        # Encodings that are given are float32 in every policy, and would be compiled for once more.
+        encode = pipeline._encode_text
+
+        def timed(*arguments):
+            context = encode(*arguments)
+            ops.convert_to_numpy(context)
+            laps.lap("text")
+            return context
+
+        pipeline._encode_text = timed
+        try:
+            for step in pipeline.stream(job.prompt, **settings):
+                ops.convert_to_numpy(step.latent)
+                laps.lap("step")
+        finally:
+            pipeline._encode_text = encode
+        images = np.asarray(pipeline.decode(step.latent))
+        laps.lap("decode")
+        return images
+
+    def device(self) -> dict[str, Any]:
+        return devices.of(self._backend)
+
+    def _schedule(self, table, num_steps):
+        """The timesteps of Stable Diffusion's DDIM, or KerasCV's."""
+        from keras_sd import compat, schedules
+
+        version = compat.get(self._job.compat)
+        if version is not None:
+            timesteps = version.timesteps(num_steps)
+            return schedules.from_timesteps(table, timesteps, final_sigma="zero")
+        final: Any = self._job.final_sigma
+        return schedules.leading(table, num_steps, final_sigma=final)

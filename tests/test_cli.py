@@ -8,16 +8,21 @@ import os
 import re
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar, get_args, get_type_hints
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from keras_sd import cli, image, registry
-from keras_sd.cli import backends
+from keras_sd import cli, image, inpainting, registry, schedules
+from keras_sd.cli import backends, draw
+from keras_sd.cli.drawing import Settings
 from keras_sd.image import read_metadata
+from keras_sd.pipeline import StableDiffusion
+from keras_sd.precision import POLICIES
 from keras_sd.registry import SamplerInfo
 
 
@@ -25,6 +30,7 @@ class FakePipeline:
     """Takes what the command hands over; its pictures are all of one value, their index."""
 
     calls: ClassVar[list[tuple[str, dict]]] = []
+    methods: ClassVar[list[str]] = []
     error: BaseException | None = None
     while_drawing = staticmethod(lambda: None)
     config = SimpleNamespace(
@@ -35,15 +41,29 @@ class FakePipeline:
 
     @classmethod
     def from_preset(cls, model, **settings):
+        signature(StableDiffusion.from_preset).bind(model, **settings)
         cls.calls.append((model, settings))
         return cls()
 
-    def text_to_image(self, prompt, *, callback, **settings):
+    def text_to_image(self, prompt, **settings):
+        return self.draw("text_to_image", prompt, **settings)
+
+    def image_to_image(self, prompt, **settings):
+        return self.draw("image_to_image", prompt, **settings)
+
+    def inpaint(self, prompt, **settings):
+        return self.draw("inpaint", prompt, **settings)
+
+    def draw(self, method, prompt, *, callback, **settings):
+        taken = signature(getattr(StableDiffusion, method))
+        taken.bind(self, prompt, callback=callback, **settings)
         self.calls.append((prompt, settings))
+        self.methods.append(method)
         if "zorb" in prompt:
             logging.getLogger("keras_sd").warning("The model does not know: %s.", "zorb")
-        for index in range(1, settings["num_steps"] + 1):
-            callback(SimpleNamespace(index=index, total=settings["num_steps"]))
+        total = settings["num_steps"] - (settings.get("steps_mode") == "schedule")
+        for index in range(1, total + 1):
+            callback(SimpleNamespace(index=index, total=total))
         if self.error is not None:
             raise self.error
         self.while_drawing()
@@ -54,7 +74,7 @@ class FakePipeline:
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
     """The command in an empty folder, with a pipeline, a Keras and a backend that are not there."""
-    pipeline = type("StableDiffusion", (FakePipeline,), {"calls": []})
+    pipeline = type("StableDiffusion", (FakePipeline,), {"calls": [], "methods": []})
     modules = {
         "keras_sd.pipeline": SimpleNamespace(StableDiffusion=pipeline),
         "keras": SimpleNamespace(
@@ -137,7 +157,8 @@ def test_generate_with_everything(fake, capsys) -> None:
     arguments = """generate cat --model m --negative dog --sampler s --schedule karras --steps 5
         --guidance 2.5 --seed 0 --count 2 --size 64x32 --output cat.png --backend torch
         --variant fp16 --prediction v --ema --autoencoder vae.safetensors --unet unet.ckpt
-        --text-encoder clip.bin --vocabulary merges.txt --compat keras_cv"""
+        --text-encoder clip.bin --vocabulary merges.txt --compat keras_cv==0.9
+        --dtype mixed_float16"""
     assert cli.main(arguments.split()) == 0
     assert capsys.readouterr().out == "cat-1.png\ncat-2.png\n"
     assert sorted(Path().glob("*.png")) == [Path("cat-1.png"), Path("cat-2.png")]
@@ -149,7 +170,8 @@ def test_generate_with_everything(fake, capsys) -> None:
         "unet": Path("unet.ckpt"),
         "text_encoder": Path("clip.bin"),
         "vocabulary": Path("merges.txt"),
-        "compat": "keras_cv",
+        "compat": "keras_cv==0.9",
+        "dtype": "mixed_float16",
     }
     (model, built), (_, run) = fake.calls
     assert (str(model), built) == ("m", {"height": 32, "width": 64, **loading})
@@ -170,6 +192,13 @@ def test_generate_with_everything(fake, capsys) -> None:
     with image.Image.open("cat-2.png") as second:
         assert np.asarray(second).max() == 1
     assert read_metadata("cat-1.png")["backend"] == os.environ["KERAS_BACKEND"] == "torch"
+
+
+def test_what_draws_as_keras_cv_has_a_schedule_of_its_own(fake, capsys) -> None:
+    assert cli.main(["generate", "cat", "--compat", "keras_cv==0.4", "--output", "cat.png"]) == 0
+    assert fake.calls[1][1]["schedule"] is None
+    assert read_metadata("cat.png")["schedule"] is None
+    assert "schedule" not in capsys.readouterr().err
 
 
 def test_seed_is_new_each_time_and_told(fake, capsys) -> None:
@@ -270,7 +299,8 @@ BAD_INPUT = [
     (["--output", "nowhere/"], "--output is nowhere: neither a folder that exists nor a name"),
     (["--output", "x" * 300 + ".png"], "File name too long"),
     (["--prediction", "x0"], "'epsilon', 'v'"),
-    (["--compat", "diffusers"], "keras_cv"),
+    (["--compat", "diffusers"], "compat is one of .*'keras_cv==0.9'"),
+    (["--dtype", "float8"], "'mixed_float16'"),
     (
         ["--autoencoder", "no.safetensors"],
         "--autoencoder: there is no file or folder no.safetensors",
@@ -294,6 +324,234 @@ def test_bad_input_is_one_line(fake, capsys, monkeypatch, arguments, message) ->
     assert re.search(message, error_line(capsys))
     assert fake.calls == []
     assert files() == []
+
+
+# --- from a picture -------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures(fake) -> Any:
+    """Files in the folder in which the command runs; the command's pipeline."""
+    write_pictures(Path())
+    return fake
+
+
+def write_pictures(folder: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "photo.png")
+    Image.fromarray(noise[:, :20]).save(folder / "odd.bmp")
+    mask = np.zeros((16, 24), np.uint8)
+    Image.fromarray(mask).save(folder / "black.png")
+    mask[4:12, 8:] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    Image.fromarray(mask[:8]).save(folder / "low.png")
+    (folder / "letter.png").write_text("no picture")
+
+
+def pixels(path: str) -> np.ndarray:
+    with Image.open(path) as opened:
+        return np.asarray(opened)
+
+
+def arrays_apart(settings: dict) -> tuple[dict, dict]:
+    arrays = {name: value for name, value in settings.items() if isinstance(value, np.ndarray)}
+    return arrays, {name: value for name, value in settings.items() if name not in arrays}
+
+
+def test_image_to_image(pictures, capsys, tmp_path) -> None:
+    path = str(tmp_path / "work" / "photo.png")
+    assert cli.main(["image-to-image", "a cat", "--image", path, "--seed", "7"]) == 0
+    assert capsys.readouterr().out == "a-cat-7.png\n"
+    arrays, run = arrays_apart(pictures.calls[1][1])
+    assert np.array_equal(arrays.pop("image"), pixels("photo.png"))
+    assert arrays == {}
+    assert run == {
+        "negative_prompt": None,
+        "batch_size": 1,
+        "num_steps": 3,
+        "unconditional_guidance_scale": 5.5,
+        "seed": 7,
+        "sampler": "fake-sampler",
+        "schedule": "trailing",
+        "strength": 0.8,
+        "steps_mode": "run",
+        "resize": None,
+    }
+    assert pictures.methods == ["image_to_image"]
+    made = read_metadata("a-cat-7.png")
+    # The name, not where it is: the file may go to others.
+    assert {name: made[name] for name in ("source", "strength", "steps_mode", "resize")} == {
+        "source": "photo.png",
+        "strength": 0.8,
+        "steps_mode": "run",
+        "resize": None,
+    }
+    assert str(tmp_path) not in json.dumps(made)
+
+
+def test_image_to_image_with_everything(pictures) -> None:
+    arguments = """image-to-image cat --image odd.bmp --strength 0.3 --steps-mode schedule
+        --resize crop --size 64x32 --negative dog --count 2 --steps 5 --dtype float16
+        --output cat.png"""
+    assert cli.main(arguments.split()) == 0
+    (_, built), (_, settings) = pictures.calls
+    assert built == {"height": 32, "width": 64, "dtype": "float16"}
+    run = arrays_apart(settings)[1]
+    assert (run["strength"], run["steps_mode"], run["resize"]) == (0.3, "schedule", "crop")
+    assert (run["batch_size"], run["num_steps"], run["negative_prompt"]) == (2, 5, "dog")
+    assert read_metadata("cat-2.png")["resize"] == "crop"
+
+
+MASKING = {
+    "resize": None,
+    "mask_convention": "white_repaints",
+    "mask_blur": 0,
+    "only_masked": False,
+    "padding": 32,
+}
+
+
+def test_inpaint(pictures, capsys) -> None:
+    here = Path.cwd()
+    arguments = ["inpaint", "cat", "--image", f"{here}/photo.png", "--mask", f"{here}/mask.png"]
+    assert cli.main([*arguments, "--output", "cat.png"]) == 0
+    arrays, run = arrays_apart(pictures.calls[1][1])
+    assert np.array_equal(arrays["image"], pixels("photo.png"))
+    assert np.array_equal(arrays["mask"] * 255, pixels("mask.png"))
+    expected = {"strength": 1.0, "steps_mode": "run", **MASKING}
+    assert {name: run[name] for name in expected} == expected
+    assert run["num_resamples"] == 1
+    assert pictures.methods == ["inpaint"]
+    made = read_metadata("cat.png")
+    expected |= {"source": "photo.png", "mask": "mask.png", "resamples": 1}
+    assert {name: made[name] for name in expected} == expected
+
+
+def test_inpaint_with_everything(pictures) -> None:
+    arguments = """inpaint cat --image odd.bmp --mask odd-mask.png --mask-convention keras_cv
+        --mask-blur 1.5 --only-masked --padding 4 --resamples 3 --strength 0.5
+        --steps-mode schedule --size 64 --output cat.png"""
+    Image.fromarray(pixels("mask.png")[:, :20]).save("odd-mask.png")
+    assert cli.main(arguments.split()) == 0
+    assert pictures.calls[0][1] == {"height": 64, "width": 64}
+    run = arrays_apart(pictures.calls[1][1])[1]
+    expected = {
+        "num_resamples": 3,
+        "strength": 0.5,
+        "steps_mode": "schedule",
+        "resize": None,
+        "mask_convention": "keras_cv",
+        "mask_blur": 1.5,
+        "only_masked": True,
+        "padding": 4,
+    }
+    assert {name: run[name] for name in expected} == expected
+
+
+def test_painting_around_a_picture(pictures) -> None:
+    arguments = """inpaint cat --image photo.png --extend-left 8 --extend-right 16 --extend-top 24
+        --extend-bottom 32 --output cat.png"""
+    assert cli.main(arguments.split()) == 0
+    arrays, _ = arrays_apart(pictures.calls[1][1])
+    assert arrays["image"].shape == (72, 48, 3)
+    assert np.array_equal(arrays["image"][24:40, 8:32], pixels("photo.png"))
+    old = arrays["mask"] == 0
+    assert old[24:40, 8:32].all()
+    assert old.sum() == 16 * 24
+    made = read_metadata("cat.png")
+    assert [made[f"extend_{side}"] for side in ("left", "right", "top", "bottom")] == [
+        8,
+        16,
+        24,
+        32,
+    ]
+    assert made["mask"] is None
+    # An odd picture that becomes an even one, and one that is brought to a size.
+    for image_name, *more in (("odd.bmp", "4"), ("photo.png", "3", "--resize", "pad")):
+        assert cli.main(["inpaint", "cat", "--image", image_name, "--extend-left", *more]) == 0
+
+
+BAD_PICTURES = [
+    ("image-to-image", "", "Missing option '--image'"),
+    ("image-to-image", "--image none.png", "--image: There is no image none.png"),
+    ("image-to-image", "--image .", r"--image: \. is a folder"),
+    ("image-to-image", "--image letter.png", "--image: letter.png is no PNG, JPEG"),
+    ("image-to-image", "--image https://a.org/b.png", "--image: https://a.org/b.png is a URL"),
+    (
+        "image-to-image",
+        "--image odd.bmp",
+        "--image is 20x16: its width 20 is not a multiple of 8; the nearest that work are 16 and "
+        "24; or --resize stretch, crop or pad",
+    ),
+    ("image-to-image", "--image photo.png --strength 0", "--strength is 0.0; it is above 0, to 1"),
+    ("image-to-image", "--image photo.png --strength 1.01", "--strength is 1.01"),
+    ("image-to-image", "--image photo.png --strength nan", "--strength is nan"),
+    ("image-to-image", "--image photo.png --steps-mode all", "'run', 'schedule'"),
+    ("image-to-image", "--image photo.png --resize fit", "'stretch', 'crop', 'pad'"),
+    ("image-to-image", "--image photo.png --size 64", "--size is what a picture is brought to"),
+    ("image-to-image", "--image photo.png --resize crop --size 60", "--size: width 60"),
+    ("image-to-image", "--image photo.png --mask mask.png", "No such option"),
+    ("image-to-image", "--image photo.png --model no/folder", "no/folder"),
+    ("inpaint", "--mask mask.png", "Missing option '--image'"),
+    ("inpaint", "--image photo.png", "give --mask, .* or --extend-left, .*: one of the two"),
+    (
+        "inpaint",
+        "--image photo.png --mask mask.png --extend-left 8",
+        "give --mask, .* or --extend-left, .*: one of the two",
+    ),
+    ("inpaint", "--image photo.png --mask none.png", "--mask: There is no image none.png"),
+    ("inpaint", "--image photo.png --mask photo.png", "--mask: photo.png has colours"),
+    ("inpaint", "--image photo.png --mask low.png", "mask is 24x8, the picture 24x16"),
+    ("inpaint", "--image photo.png --mask black.png", "The mask is empty"),
+    ("inpaint", "--image photo.png --extend-left 8 --mask-convention keras_cv", "there is none"),
+    ("inpaint", "--image photo.png --extend-left 4", "--image is 28x16: its width 28"),
+    ("inpaint", "--image photo.png --extend-left -8", "extend-left"),
+    ("inpaint", "--image photo.png --mask mask.png --mask-blur -1", "mask-blur"),
+    ("inpaint", "--image photo.png --mask mask.png --mask-blur inf", "mask_blur"),
+    ("inpaint", "--image photo.png --mask mask.png --padding -1", "padding"),
+    ("inpaint", "--image photo.png --mask mask.png --resamples 0", "resamples"),
+    ("inpaint", "--image photo.png --mask mask.png --strength 2", "--strength is 2.0"),
+    ("inpaint", "--image photo.png --mask mask.png --size 64", "--size is what a picture"),
+    ("inpaint", "--image photo.png --mask mask.png --only-masked --resize pad", "no resize"),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    BAD_PICTURES,
+    ids=[f"{command} {arguments}"[:60] for command, arguments, _ in BAD_PICTURES],
+)
+def test_bad_pictures_are_one_line(pictures, capsys, command, arguments, message) -> None:
+    before = files()
+    assert cli.main([command, "cat", *arguments.split()]) == 2
+    assert re.search(message, error_line(capsys))
+    assert pictures.calls == []
+    assert files() == before
+
+
+def test_bad_pictures_are_found_before_keras_is_imported(tmp_path) -> None:
+    write_pictures(tmp_path)
+    bad = json.dumps([[command, "cat", *text.split()] for command, text, _ in BAD_PICTURES])
+    code = f"""
+import json, sys
+from keras_sd.cli import main
+for arguments in json.loads({bad!r}):
+    assert main(arguments) == 2, arguments
+assert not {{"keras", "jax", "tensorflow", "torch"}} & set(sys.modules)
+"""
+    command = [sys.executable, "-W", "error", "-c", code]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+
+
+def test_choices_are_those_of_the_library() -> None:
+    # Said again in the command, which must not import NumPy for its help.
+    for function in (draw.image_to_image, draw.inpaint):
+        choices = {name: get_args(hint) for name, hint in get_type_hints(function).items()}
+        assert choices["steps_mode"] == get_args(schedules.StepsMode)
+        assert choices["resize"] == (image.Resize, type(None))
+    assert choices["mask_convention"] == get_args(inpainting.MaskConvention)
+    dtypes, _ = get_args(get_type_hints(Settings)["dtype"])
+    assert get_args(dtypes) == POLICIES
 
 
 def test_no_prompt_and_no_such_command(capsys) -> None:
@@ -321,7 +579,7 @@ def test_help_and_samplers_import_nothing_heavy() -> None:
 import sys
 from keras_sd.cli import main
 assert main(["--help"]) == main([]) == main(["samplers"]) == main(["--version"]) == 0
-for command in ("generate", "inspect", "convert", "models", "fetch"):
+for command in ("generate", "image-to-image", "inpaint", "inspect", "convert", "models", "fetch"):
     assert main([command, "--help"]) == 0
 heavy = {"keras", "jax", "tensorflow", "torch", "numpy", "PIL", "ftfy", "regex", "rich"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
@@ -450,7 +708,7 @@ def test_failure_while_saving_leaves_no_file(fake, capsys, monkeypatch) -> None:
     assert files() == []
 
 
-def test_progress_bar_only_on_a_terminal(fake, capsys, monkeypatch) -> None:
+def test_progress_bar_only_on_a_terminal(pictures, capsys, monkeypatch) -> None:
     assert cli.main(["generate", "cat"]) == 0
     assert "preparing" not in capsys.readouterr().err
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
@@ -460,6 +718,12 @@ def test_progress_bar_only_on_a_terminal(fake, capsys, monkeypatch) -> None:
     assert "drawing" in captured.err
     assert "3/3" in captured.err
     assert captured.out.endswith(".png\n")
+    # Fewer steps are run than were asked for; the bar has those that are.
+    command = ["image-to-image", "cat", "--image", "photo.png", "--steps-mode", "schedule"]
+    assert cli.main(command) == 0
+    captured = capsys.readouterr()
+    assert "2/2" in captured.err
+    assert "/3" not in captured.err
 
 
 def test_train_emoji_is_handed_over(fake, monkeypatch) -> None:

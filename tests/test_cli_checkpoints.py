@@ -54,6 +54,7 @@ TINY_2 = replace(
     autoencoder=TINY.autoencoder,
 )
 INPAINTING = replace(TINY, unet=replace(TINY.unet, in_channels=9))
+PIX2PIX = replace(TINY, unet=replace(TINY.unet, in_channels=8))
 PARTS = ("text_encoder", "unet", "autoencoder")
 
 
@@ -199,6 +200,7 @@ def test_inspect_for_people(capsys):
         (TINY, "Stable Diffusion 1.x", "epsilon", "modelspec.prediction_type"),
         (TINY_2, "Stable Diffusion 2.x, 768x768, v-prediction", "v", "modelspec.prediction_type"),
         (INPAINTING, "Stable Diffusion 1.x inpainting", "epsilon", "modelspec.prediction_type"),
+        (PIX2PIX, "Stable Diffusion 1.x InstructPix2Pix", "epsilon", "modelspec.prediction_type"),
     ],
 )
 def test_inspect_a_single_file(capsys, config, family, prediction, known_from):
@@ -209,9 +211,9 @@ def test_inspect_a_single_file(capsys, config, family, prediction, known_from):
     assert known_from in found["prediction_from"]
     assert [file["path"] for file in found["files"]] == ["whole.safetensors"]
     assert found["vocabulary"] is None
-    assert bool(found["unsupported"]) == (config is INPAINTING)
+    assert bool(found["unsupported"]) == (config is PIX2PIX)
     out = run(capsys, "inspect", "whole.safetensors")[0]
-    assert ("can be run    no: " in out) == (config is INPAINTING)
+    assert ("can be run    no: " in out) == (config is PIX2PIX)
 
 
 def test_inspect_and_convert_a_file_of_torch(capsys):
@@ -693,23 +695,46 @@ def write_keras_cv(path, table, arrays, network):
 
 
 def test_half_an_autoencoder_of_keras_cv(capsys, small_keras_cv):
-    Path("kerascv/encoder.weights.h5").unlink()
+    kept = Path("kerascv/decoder.weights.h5").rename("decoder.weights.h5")
     with pytest.raises(WeightsError) as caught:
         open_checkpoint("kerascv").check()
     message = str(caught.value)
-    assert "1 missing: autoencoder (decoder.weights.h5 is one half of it, and" in message
-    assert "image encoder (vae_encoder.h5) belongs beside it" in message
+    assert "1 missing: autoencoder (encoder.weights.h5 is one half of it, and" in message
+    assert "decoder (kcv_decoder.h5) belongs beside it" in message
     with pytest.raises(
         WeightsError, match=r"decoder.weights.h5 is one half of the autoencoder alone.*'s decoder"
     ):
-        open_checkpoint("kerascv", autoencoder="kerascv/decoder.weights.h5")
+        open_checkpoint("kerascv", autoencoder=kept)
     for file in ("text_encoder", "diffusion_model"):
         Path(f"kerascv/{file}.weights.h5").unlink()
     with pytest.raises(
         WeightsError,
-        match=r"no diffusion model .* only decoder.weights.h5 \(decoder\)\..*\(vae_encoder.h5\)",
+        match=r"no diffusion model .* only encoder.weights.h5 \(image encoder\)\..*kcv_decoder",
     ):
         open_checkpoint("kerascv")
+
+
+def test_a_decoder_of_keras_cv_alone(capsys, small_keras_cv):
+    """KerasCV fetched its image encoder only when it was asked for, so most folders lack it."""
+    Path("kerascv/encoder.weights.h5").unlink()
+    found = open_checkpoint("kerascv")
+    found.check()
+    assert found.config == replace(TINY, autoencoder=replace(TINY.autoencoder, encoder=False))
+    decoder = {n: a for n, a in small_keras_cv.items() if not n.startswith("autoencoder/encoder/")}
+    assert_same({n: np.array(a) for n, a in found.arrays().items()}, decoder)
+    assert any("put vae_encoder.h5 in it" in note for note in found.notes)
+    facts = run_json(capsys, "inspect", "kerascv")
+    assert facts["good"]
+
+    arguments = ("--to", "keras_sd", "--vocabulary", write_vocabulary())
+    run(capsys, "convert", "kerascv", "ours", *arguments)
+    assert_same(arrays_at("ours"), decoder)
+    assert open_checkpoint("ours").config == found.config
+    for to in ("original", "diffusers"):
+        _, err = run(
+            capsys, "convert", "kerascv", f"{to}.safetensors", *arguments[2:], "--to", to, status=2
+        )
+        assert f"layout {to} has no place for a model without an image encoder" in err
 
 
 def test_files_of_something_else_beside_those_of_keras_cv(capsys, small_keras_cv):
@@ -810,7 +835,9 @@ def test_inspect_what_keras_saved_of_a_network_of_ours(capsys, part):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-@pytest.mark.parametrize("config", [TINY, TINY_2, INPAINTING], ids=["1", "2", "inpainting"])
+@pytest.mark.parametrize(
+    "config", [TINY, TINY_2, INPAINTING, PIX2PIX], ids=["1", "2", "inpainting", "pix2pix"]
+)
 def test_convert_through_every_layout_keeps_every_bit(capsys, config, dtype):
     arrays = random_arrays(config, dtype)
     write_preset("a", config, arrays)
@@ -818,7 +845,7 @@ def test_convert_through_every_layout_keeps_every_bit(capsys, config, dtype):
     assert run(capsys, "convert", "a", "b", "--to", "diffusers")[0] == "b\n"
     out, err = run(capsys, "convert", "b", "c.safetensors")
     assert out == "c.safetensors\n"
-    assert ("note: " in err) == (config is INPAINTING)
+    assert ("note: " in err) == (config is PIX2PIX)
     run(capsys, "convert", "c.safetensors", "d", "--to", "keras_sd", "--vocabulary", vocabulary)
     for path in ("b", "c.safetensors", "d"):
         assert_same(arrays_at(path), arrays)

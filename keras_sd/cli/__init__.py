@@ -1,7 +1,7 @@
 """The `keras-sd` command; each module has the commands that belong together.
 
 Nothing heavy is imported before it is needed: `--help` and `samplers` need neither Keras nor NumPy,
-what only reads files needs no Keras, and `generate` checks all it can before it imports Keras,
+what only reads files needs no Keras, and what draws checks all it can before it imports Keras,
 which takes seconds.
 """
 
@@ -15,8 +15,9 @@ import typer
 from typer.main import get_command
 
 from keras_sd import __version__
+from keras_sd.cli.benchmark import benchmark
 from keras_sd.cli.checkpoints import convert, fetch, inspect, models
-from keras_sd.cli.draw import generate, samplers
+from keras_sd.cli.draw import generate, image_to_image, inpaint, samplers
 from keras_sd.cli.terminal import notes, report, say
 from keras_sd.cli.train import train_emoji
 
@@ -41,7 +42,18 @@ def _top(
         typer.echo(context.get_help())
 
 
-for _command in (generate, samplers, models, fetch, inspect, convert, train_emoji):
+for _command in (
+    generate,
+    image_to_image,
+    inpaint,
+    samplers,
+    models,
+    fetch,
+    inspect,
+    convert,
+    benchmark,
+    train_emoji,
+):
     app.command(_command.__name__.replace("_", "-"))(_command)
 
 

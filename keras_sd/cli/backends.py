@@ -23,30 +23,34 @@ Backend = Annotated[
 ]
 
 
+def installed() -> list[str]:
+    """Those that Keras could run on here."""
+    return [name for name in BACKENDS if _is_installed(name)]
+
+
 def select(asked: str | None) -> None:
     """Settle what Keras will run on, and set KERAS_BACKEND where Keras would not find it by itself.
 
     In this order: `--backend`, KERAS_BACKEND, Keras' own configuration, the first one installed.
     """
-    installed = [name for name in BACKENDS if _is_installed(name)]
+    there = installed()
     pip = ", or ".join(f'pip install "keras-sd[{name}]"' for name in BACKENDS)
     if asked is not None and asked not in BACKENDS:
         raise ValueError(f"--backend is {asked!r}; it is one of {', '.join(BACKENDS)}.")
-    if not installed:
+    if not there:
         raise ValueError(
             f"no backend is installed, and Keras needs one. Install one of them: {pip}"
         )
     wanted = asked or os.environ.get("KERAS_BACKEND")
-    if wanted in BACKENDS and wanted not in installed:
+    if wanted in BACKENDS and wanted not in there:
         source = "--backend" if asked else "KERAS_BACKEND"
         raise ValueError(
-            f"{source} is {wanted}, which is not installed: {pip}. "
-            f"Installed: {', '.join(installed)}."
+            f"{source} is {wanted}, which is not installed: {pip}. Installed: {', '.join(there)}."
         )
     if not wanted:
         configured = _configured()
-        if configured in BACKENDS and configured not in installed:
-            wanted = installed[0]
+        if configured in BACKENDS and configured not in there:
+            wanted = there[0]
             say(f"note: running on {wanted} (Keras is configured for {configured}, not installed)")
     if wanted:
         os.environ["KERAS_BACKEND"] = wanted

@@ -79,14 +79,15 @@ def size(count: int) -> str:
 
 
 @contextmanager
-def steps_bar(total: int) -> Iterator[Callable[[Step], None]]:
-    """A bar of sampler steps, if stderr is a terminal; yields the callback that moves it."""
+def steps_bar() -> Iterator[Callable[[Step], None]]:
+    """A bar of sampler steps, if stderr is a terminal; yields the callback that moves it. How many
+    are run, the first of them says."""
     with _bar() as progress:
         if progress is None:
             yield lambda step: None
             return
         # The first step compiles the model, which can take longer than all the others together.
-        task = progress.add_task("preparing", total=total)
+        task = progress.add_task("preparing", total=None)
 
         def advance(step: Step) -> None:
             progress.update(task, description="drawing", completed=step.index, total=step.total)
@@ -103,6 +104,19 @@ def bytes_bar(description: str) -> Iterator[Callable[[int, int], None]]:
             return
         task = progress.add_task(description, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def runs_bar(total: int) -> Iterator[Callable[[str], None]]:
+    """A bar of runs, or a line for each where stderr is no terminal; yields what is called with the
+    name of the one that is done."""
+    with _bar() as progress:
+        if progress is None:
+            numbers = iter(range(1, total + 1))
+            yield lambda name: say(f"{next(numbers)}/{total} {name}")
+            return
+        task = progress.add_task("measuring", total=total)
+        yield lambda name: progress.update(task, description=name, advance=1)
 
 
 @contextmanager

@@ -1,72 +1,18 @@
-"""The pages: their examples run, and what they say of the project is there.
-
-In a page, ```` ```python ```` blocks are run in order in one namespace, and so are the lines of
-```` ```bash ```` blocks that start with `keras-sd`. A block after a comment `<!-- not run: why -->`
-is left out.
-"""
+"""The pages: their examples run, and what they say of the project is there."""
 
 from __future__ import annotations
 
+import json
 import re
-import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import pages
 import pytest
-
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMMAND = Path(sys.executable).with_name("keras-sd")
-
-_FENCE = re.compile(r"^```(\w*)\s*$")
-_NOT_RUN = re.compile(r"^<!-- not run: .+ -->$")
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block: its language, its lines, and the number of the first of them in the page."""
-
-    language: str
-    lines: list[str]
-    start: int
-    run: bool
-
-
-def blocks(text: str) -> Iterator[Block]:
-    before, inside, language, start = "", None, "", 0
-    for number, line in enumerate(text.splitlines(), 1):
-        fence = _FENCE.match(line)
-        if inside is not None and line.strip() == "```":
-            yield Block(language, inside, start, not _NOT_RUN.match(before))
-            inside, before = None, ""
-        elif inside is not None:
-            inside.append(line)
-        elif fence:
-            inside, language, start = [], fence[1], number + 1
-        elif line.strip():
-            before = line.strip()
-    assert inside is None, "a block is not closed"
-
-
-def commands(block: Block) -> list[list[str]]:
-    """The lines of a bash block that start with `keras-sd`, as arguments."""
-    joined = "\n".join(block.lines).replace("\\\n", " ")
-    split = [shlex.split(line, comments=True) for line in joined.splitlines()]
-    return [words for words in split if words and words[0] == "keras-sd"]
-
-
-def examples(page: Path) -> list[Block]:
-    found = blocks(page.read_text(encoding="utf-8"))
-    return [
-        block
-        for block in found
-        if block.run
-        and (block.language == "python" or (block.language == "bash" and commands(block)))
-    ]
+from pages import COMMAND, DOCS, GUIDES, NOTEBOOKS, PAGES, PICTURES, ROOT, Block
+from PIL import Image
 
 
 def name(page: Path) -> str:
@@ -78,41 +24,93 @@ def test_the_reader_of_pages_finds_its_blocks():
         "a\n\n```python\nx = 1\n```\n<!-- not run: it takes hours -->\n\n```bash\nkeras-sd a\n```\n"
         "```bash\n$ ls\nkeras-sd b --c \\\n  'd e'  # f\npip install x\n```\n"
     )
-    first, second, third = blocks(text)
+    first, second, third = pages.blocks(text)
     assert first == Block("python", ["x = 1"], 4, True)
     assert (second.run, third.run) == (False, True)
-    assert commands(third) == [["keras-sd", "b", "--c", "d e"]]
+    assert pages.commands(third) == [["keras-sd", "b", "--c", "d e"]]
 
 
 @pytest.mark.examples
-@pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=name)
+@pytest.mark.parametrize("page", [page for page in PAGES if pages.examples(page)], ids=name)
 def test_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # A module in a file whose line numbers are the page's, so that errors and `inspect` find them.
+    monkeypatch.setenv("MPLBACKEND", "Agg")
     module = ModuleType("page")
-    module.__file__ = str(tmp_path / "page.py")
     monkeypatch.setitem(sys.modules, "page", module)
-    source: list[str] = []
-    for block in examples(page):
-        if block.language == "python":
-            source += [""] * (block.start - 1 - len(source)) + block.lines
-            Path(module.__file__).write_text("\n".join(source) + "\n", encoding="utf-8")
-            padded = "\n" * (block.start - 1) + "\n".join(block.lines)
-            exec(compile(padded, module.__file__, "exec"), module.__dict__)
-        else:
-            for words in commands(block):
-                run = subprocess.run([COMMAND, *words[1:]], capture_output=True, text=True)
-                assert run.returncode == 0, f"{shlex.join(words)}\n{run.stdout}{run.stderr}"
+    pages.run(page, module)
+    for picture in pages.pictures(page):  # what the guide shows, it makes
+        with Image.open(tmp_path / picture) as made, Image.open(PICTURES / picture) as kept:
+            assert made.size == kept.size
+            assert getattr(made, "n_frames", 1) == getattr(kept, "n_frames", 1)
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=name)
+def test_the_lines_that_a_guide_counts_are_counted_right(page):
+    text = page.read_text(encoding="utf-8")
+    assert text == pages.counted(text), "python tests/pages.py"
+
+
+def test_a_row_with_a_file_is_counted():
+    lines = len(Path(pages.__file__).read_text(encoding="utf-8").splitlines())
+    assert (
+        pages.counted("| a | `tests/pages.py` | 1 |\n") == f"| a | `tests/pages.py` | {lines} |\n"
+    )
+    assert "`keras_sd/networks/unet.py` | " in (DOCS / "guides" / "how-it-works.md").read_text()
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=name)
+def test_the_notebook_of_a_guide_is_made_of_it(page):
+    file = NOTEBOOKS / f"{page.stem}.ipynb"
+    assert file.read_text(encoding="utf-8") == pages.notebook(page), "python tests/pages.py"
+
+
+def test_a_notebook_has_the_prose_and_the_code_of_its_guide(tmp_path):
+    page = tmp_path / "walk.md"
+    page.write_text(
+        "# Walk\n\n[As a notebook](../notebooks/walk.ipynb)\n\n"
+        "A [`Level`][keras_sd.noise.Level].\n\n"
+        "```python\nx = 1\n\ny = 2\n```\n\n![x](../images/guides/x.png)\n\nThen:\n\n"
+        "<!-- not run: hours -->\n```bash\nkeras-sd train-emoji x\n```\n\n"
+        "```bash\nkeras-sd models\n```\n",
+        encoding="utf-8",
+    )
+    cells = json.loads(pages.notebook(page))["cells"]
+    assert [(cell["cell_type"], "".join(cell["source"])) for cell in cells] == [
+        ("markdown", "# Walk\n\nA `Level`."),
+        ("code", "x = 1\n\ny = 2"),
+        ("markdown", "Then:\n\n```bash\nkeras-sd train-emoji x\n```"),
+        ("code", "!keras-sd models"),
+    ]
+    assert len({cell["id"] for cell in cells}) == 4
+
+
+@pytest.mark.examples
+@pytest.mark.parametrize("page", GUIDES, ids=name)
+def test_notebooks_run(page, tmp_path):
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    notebook = nbformat.read(NOTEBOOKS / f"{page.stem}.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    where = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=300, resources=where).execute()
+    shown = [out for cell in notebook.cells for out in cell.get("outputs", ()) if "data" in out]
+    assert any("image/png" in out["data"] for out in shown)
+
+
+def test_every_picture_of_the_guides_is_small_and_in_one():
+    shown = [picture for page in GUIDES for picture in pages.pictures(page)]
+    assert sorted(shown) == sorted(file.name for file in PICTURES.iterdir())
+    for file in PICTURES.iterdir():
+        assert file.stat().st_size < 300_000, file
 
 
 def test_every_page_is_in_the_navigation():
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     for page in PAGES[1:]:
-        assert f": {page.relative_to(ROOT / 'docs').as_posix()}\n" in nav
+        assert f": {page.relative_to(DOCS).as_posix()}\n" in nav
 
 
 def test_every_public_module_has_a_page():
-    held = {path.stem for path in (ROOT / "docs" / "api").glob("*.md")}
+    held = {path.stem for path in (DOCS / "api").glob("*.md")}
     modules = {path.stem for path in (ROOT / "keras_sd").glob("[a-z]*.py")}
     packages = {path.parent.name for path in (ROOT / "keras_sd").glob("*/__init__.py")}
     assert (modules | packages) - {"cli"} == held - {"index"}  # the command has cli.md
@@ -129,7 +127,7 @@ def test_links_to_files_lead_somewhere(page):
 
 
 def test_the_page_of_the_command_has_every_command_and_option():
-    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    page = (DOCS / "cli.md").read_text(encoding="utf-8")
     run = subprocess.run([COMMAND, "--help"], capture_output=True, text=True, check=True)
     names = re.findall(r"^  ([a-z][a-z-]+)  ", run.stdout.split("Commands:")[1], re.MULTILINE)
     assert "generate" in names

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent
 CONSTRAINTS = ("-c", str(ROOT / "tests" / "constraints.txt"))
 # The build for CPUs is a third of the size of the one the extra names; it is the same module.
 PACKAGE = {"tensorflow": "tensorflow-cpu"}
+ORDINARY = "not references and not examples and not fuzz"
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
@@ -41,9 +42,11 @@ def prepare(session: nox.Session, backend: str) -> None:
     )
 
 
-def run_tests(session: nox.Session, backend: str) -> None:
+def run_tests(session: nox.Session, backend: str, marked: str) -> None:
     """The suite on one backend, in an environment that does not have the other two."""
-    session.install(*CONSTRAINTS, ".[hub]", PACKAGE.get(backend, backend), "pytest")
+    session.install(
+        *CONSTRAINTS, ".[hub,plot]", PACKAGE.get(backend, backend), "pytest", "pytest-xdist"
+    )
     prepare(session, backend)
     absent = [name for name in BACKENDS if name != backend]
     session.run(
@@ -54,14 +57,15 @@ def run_tests(session: nox.Session, backend: str) -> None:
         "sys.exit(f'also installed: {found}' if found else 0)",
         *absent,
     )
-    session.run("pytest", "-m", "not references and not examples and not fuzz", *session.posargs)
+    two = ("-n", "2", "--dist", "loadfile")  # a file's models are made once
+    session.run("pytest", *two, "-m", marked, *session.posargs)
 
 
 @nox.session
 @nox.parametrize("backend", BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
-    """The tests on one backend, with the Python that runs nox."""
-    run_tests(session, backend)
+    """The tests on one backend, with the Python that runs nox; and the guides of KerasCV."""
+    run_tests(session, backend, ORDINARY)
 
 
 def tests_with(python: str) -> None:
@@ -73,7 +77,7 @@ def tests_with(python: str) -> None:
         )
         def tests_python(session: nox.Session, backend: str = backend) -> None:
             """The tests on one backend, with another Python."""
-            run_tests(session, backend)
+            run_tests(session, backend, f"{ORDINARY} and not guides")
 
 
 for version in PYTHONS:
@@ -171,7 +175,8 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def doc_examples(session: nox.Session) -> None:
     """Every Python and `keras-sd` example of the README and the pages, run."""
-    session.install(*CONSTRAINTS, ".[jax]", "pytest")
+    notebooks = ("nbclient", "nbformat", "ipykernel")
+    session.install(*CONSTRAINTS, ".[jax,plot]", "pytest", *notebooks)
     prepare(session, "jax")
     session.run("pytest", "-m", "examples", *session.posargs)
 

@@ -372,7 +372,6 @@ def test_settings_that_nobody_knows_are_noted(sd1):
 @pytest.mark.parametrize(
     ("channels", "pipeline", "family"),
     [
-        (9, "StableDiffusionInpaintPipeline", "Stable Diffusion 1.x inpainting"),
         (8, "StableDiffusionInstructPix2PixPipeline", "Stable Diffusion 1.x InstructPix2Pix"),
         (5, "StableDiffusionDepth2ImgPipeline", "Stable Diffusion 1.x depth-to-image"),
         (6, "StableDiffusionPipeline", "Stable Diffusion 1.x with 6 input channels"),
@@ -387,9 +386,15 @@ def test_models_that_cannot_be_run_yet_are_named(sd1, channels, pipeline, family
     assert found.config.unet.in_channels == channels
 
 
-def test_an_inpainting_pipeline_with_an_ordinary_unet_can_be_run(sd1):
+@pytest.mark.parametrize(
+    ("channels", "family"), [(4, "Stable Diffusion 1.x"), (9, "Stable Diffusion 1.x inpainting")]
+)
+def test_an_inpainting_pipeline_can_be_run_with_either_unet(sd1, channels, family):
+    change(sd1, UNET, in_channels=channels)
     change(sd1, INDEX, _class_name="StableDiffusionInpaintPipeline")
-    assert read_folder(sd1).unsupported is None
+    found = read_folder(sd1)
+    assert found.family == family
+    assert found.unsupported is None
 
 
 @pytest.mark.parametrize(

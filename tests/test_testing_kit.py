@@ -90,7 +90,7 @@ def plain_function(denoise, x, levels, noise):
 @pytest.mark.parametrize(
     "sampler",
     [Good(), Midpoint(), Ancestral(), ReadsOneNumber(), NeedsAlpha(), plain_function],
-    ids=repr,
+    ids=lambda sampler: getattr(sampler, "__name__", repr(sampler)),
 )
 def test_samplers_that_keep_the_contract_pass(sampler):
     check_sampler(sampler)

@@ -93,7 +93,8 @@ def read_image(
     Args:
         source: The path of a PNG, JPEG, WEBP, BMP or TIFF file, a Pillow image, or a uint8 array of
             shape (height, width, 3). Nothing is fetched: a URL is an error.
-        max_pixels: Of a picture with more, nothing is decoded.
+        max_pixels: Of a picture with more, nothing is decoded; nor is a file with more than Pillow
+            reads (twice `PIL.Image.MAX_IMAGE_PIXELS`).
 
     Returns:
         uint8 array of shape (height, width, 3); an array is not copied.

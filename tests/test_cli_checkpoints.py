@@ -730,10 +730,8 @@ def test_a_decoder_of_keras_cv_alone(capsys, small_keras_cv):
     run(capsys, "convert", "kerascv", "ours", *arguments)
     assert_same(arrays_at("ours"), decoder)
     assert open_checkpoint("ours").config == found.config
-    for to in ("original", "diffusers"):
-        _, err = run(
-            capsys, "convert", "kerascv", f"{to}.safetensors", *arguments[2:], "--to", to, status=2
-        )
+    for to, out in (("original", "one.safetensors"), ("diffusers", "folder")):
+        _, err = run(capsys, "convert", "kerascv", out, *arguments[2:], "--to", to, status=2)
         assert f"layout {to} has no place for a model without an image encoder" in err
 
 

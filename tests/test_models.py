@@ -50,9 +50,9 @@ MERGES = ["c a", "ca t</w>", "a </w>"][:2]
 CONFIG = replace(
     SD_1,
     name="shaped",
-    text_encoder=TextEncoderConfig(vocab_size=516, depth=2, mlp_width=32),
+    text_encoder=TextEncoderConfig(vocab_size=516, depth=1, mlp_width=32),
     # 320 features of a timestep, as many as the guides embed it in.
-    unet=UNetConfig(widths=(320,), heads=(8,), depths=(1,), blocks=1),
+    unet=UNetConfig(widths=(320,), heads=(8,), depths=(0,), blocks=1),
     autoencoder=AutoencoderConfig(widths=(32, 32, 32, 32), blocks=1),
     defaults=Defaults(height=SIZE, width=SIZE, num_steps=2, guidance_scale=3.0),
 )
@@ -290,7 +290,7 @@ def test_inpaint_in_the_old_order_and_with_the_old_mask(model):
     mask = np.ones((1, SIZE, SIZE), "float32")
     mask[:, :8, :8] = 0
     tensor = ops.convert_to_tensor(image.astype("float32"))
-    images = model.inpaint("cat", tensor, mask, None, 1, 2, 2, 7.5, None, 3, False)
+    images = model.inpaint("cat", tensor, mask, None, 1, 2, 2, 3.0, None, 3, False)
     assert images.shape == (2, SIZE, SIZE, 3)
     for made in images:
         assert np.array_equal(made[mask[0] == 1], image[mask[0] == 1])
@@ -431,7 +431,7 @@ def test_text_encoder(preset):
     assert embedding.token_embedding.get_weights()[0].shape == (516, WIDTH)
     assert embedding.position_embedding.get_weights()[0].shape == (77, WIDTH)
     assert numpy(embedding.token_embedding(ops.convert_to_tensor(7))).shape == (WIDTH,)
-    assert len(encoder.layers) == 2 + 1 + 2 + 1
+    assert len(encoder.layers) == 2 + 1 + 1 + 1
     with pytest.raises(ValueError, match="77 tokens out of 516, not 77 out of 49408"):
         TextEncoder(77, preset=preset)
 
@@ -934,3 +934,24 @@ def test_a_token_without_a_place_in_the_text_encoder(preset, tmp_path):
     draw(model, "<zz> cat")
     with pytest.raises(WeightsError, match=r"\(517, \d+\), not \(516"):
         model.save_preset(tmp_path / "lost")
+
+
+def test_a_decode_that_overflows_is_done_again_in_float32(preset, caplog):
+    model = make(preset, dtype="mixed_float16")
+    far = np.full((1, 2, 2, 4), 1e5, "float32")  # float16 ends at 65504
+    images = model.decode(far)
+    assert "computed again in float32" in caplog.text
+    exact = make(preset, dtype="float32").decode(far)
+    assert np.abs(images.astype(int) - exact.astype(int)).max() <= 2
+
+
+def test_a_file_of_another_class_is_named(preset, tmp_path, monkeypatch):
+    """They are known by their shapes, at full size."""
+    from keras_sd.models.stable_diffusion import parts
+
+    found = parts.keras_cv.Recognised("decoder", SD_1, [])
+    monkeypatch.setattr(parts, "read_keras_cv", lambda file: found)
+    encoder = PARTS["image_encoder"](preset=preset)
+    encoder.save_weights(tmp_path / "x.h5")
+    with pytest.raises(WeightsError, match="is KerasCV's decoder, not the image encoder"):
+        encoder.load_weights(tmp_path / "x.h5")

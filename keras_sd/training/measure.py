@@ -104,8 +104,20 @@ def measure(preset: str | Path, font: str | Path | None = None, batch: int = 26)
     }
 
 
-def measure_edits(preset: str | Path, font: str | Path | None = None, batch: int = 26) -> dict:
+def measure_edits(
+    preset: str | Path,
+    font: str | Path | None = None,
+    batch: int = 26,
+    guidance_scale: float = 1.0,
+) -> dict:
     """Image-to-image and inpainting, with every subject.
+
+    Args:
+        preset: as `measure`'s.
+        font: likewise.
+        batch: images at a time.
+        guidance_scale: of image-to-image. 1 measures what the noise leaves; more pulls at that
+            towards the other subject, and at the preset's own about half is kept.
 
     Returns:
         `kept`: the fraction of images that at strength 0.3 with the prompt of another subject show
@@ -131,7 +143,12 @@ def measure_edits(preset: str | Path, font: str | Path | None = None, batch: int
         shown = [subjects(np.asarray(first), grounds, source)]
         for strength in (0.3, 0.9):
             images = pipeline.image_to_image(
-                other_prompts, first, strength, seed=1, first_image=start
+                other_prompts,
+                first,
+                strength,
+                unconditional_guidance_scale=guidance_scale,
+                seed=1,
+                first_image=start,
             )
             shown.append(subjects(np.asarray(images), grounds, source))
         kept += [a == b for a, b in zip(shown[0], shown[1], strict=True)]

@@ -156,7 +156,7 @@ def measure_edits(
 
         plain = np.stack([np.full((*quarter.shape, 3), COLOURS[c], np.uint8) for c in grounds])
         images = pipeline.inpaint(
-            prompts, plain, quarter, seed=2, first_image=start, only_masked=True, padding=0
+            prompts, plain, quarter, seed=2, first_image=start, only_masked=True, padding=4
         )
         inside = np.ascontiguousarray(images[:, :SIZE, SIZE:])
         seen = subjects(inside, grounds, source)

@@ -66,8 +66,7 @@ def extend_canvas(
     """
     sides = {"left": left, "right": right, "top": top, "bottom": bottom}
     for name, pixels in sides.items():
-        if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 0:
-            raise ValueError(f"{name} is a number of pixels from 0 up, not {pixels!r}")
+        _check_pixels(name, pixels)
     if not any(sides.values()):
         raise ValueError("Nothing to add: give left, right, top or bottom a number of pixels")
     picture = images.read_image(image)
@@ -222,8 +221,7 @@ def masked_canvas(
         raise ValueError("only_masked makes its part of the picture fit by itself: no resize")
     if not 0 <= mask_blur < math.inf:
         raise ValueError(f"mask_blur is a number of pixels from 0 up, not {mask_blur!r}")
-    if isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
-        raise ValueError(f"padding is a number of pixels from 0 up, not {padding!r}")
+    _check_pixels("padding", padding)
     pictures, masks = read_pictures(image, count), _masks(mask, count)
     if masks.shape[1:] != pictures.shape[1:3]:
         raise ValueError(
@@ -234,13 +232,13 @@ def masked_canvas(
     masks = np.broadcast_to(masks, (rows, *masks.shape[1:]))
     if mask_convention == "keras_cv":
         masks = 1 - masks
-    if not (masks >= 0.5).any(axis=(1, 2)).all():
+    if not _all_paint(masks):
         kept = "1 keeps a pixel" if mask_convention == "keras_cv" else "white, 1, is painted"
         raise ValueError(
             f"The mask is empty: {kept}, from 1/2 on, and so the picture would stay as it is."
         )
     masks = np.stack([_soft(each, mask_blur) for each in masks])
-    if not (masks >= 0.5).any(axis=(1, 2)).all():
+    if not _all_paint(masks):
         raise ValueError(f"A mask_blur of {mask_blur:g} leaves nothing of the mask: take less.")
     if only_masked:
         boxes = tuple(_box(each, padding, height, width) for each in masks)
@@ -259,12 +257,12 @@ def masked_canvas(
     else:
         if resize is not None:
             masks = np.stack([images.resize_mask(m, height, width, resize) for m in masks])
-            if not (masks >= 0.5).any(axis=(1, 2)).all():
+            if not _all_paint(masks):
                 raise ValueError(f"resize={resize!r} leaves nothing of the mask: take another.")
         pixels = whole = _sized(whole, height, width, resize)
         inner, boxes = masks, (Box(0, 0, *whole.shape[1:3]),) * rows
     cells = _cells(inner >= 0.5, factor, all_of_it=mask_convention == "keras_cv")
-    if not cells.any(axis=(1, 2, 3)).all():
+    if not _all_paint(cells):
         larger = "take less padding" if only_masked else "paint it alone with only_masked=True"
         raise ValueError(
             f"The mask is too small: it has none of the {factor}x{factor} pixels that are one cell "
@@ -283,6 +281,16 @@ def masked_canvas(
 def _check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     if value not in choices:
         raise ValueError(f"{name} is one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def _check_pixels(name: str, pixels: int) -> None:
+    if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 0:
+        raise ValueError(f"{name} is a number of pixels from 0 up, not {pixels!r}")
+
+
+def _all_paint(masks: np.ndarray) -> bool:
+    """Whether there is something to paint in each of several masks."""
+    return bool((masks >= 0.5).reshape(len(masks), -1).any(axis=1).all())
 
 
 def _size(arrays: np.ndarray) -> str:

@@ -11,11 +11,11 @@ import itertools
 import logging
 import math
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from keras import ops
@@ -43,12 +43,7 @@ Prompt = str | Sequence[str] | Any
 """A text, several, or encodings of `StableDiffusion.encode_text`."""
 
 
-_STEPS = {
-    "text_encoder": ("_encode_text",),
-    "unet": ("_denoiser",),
-    "autoencoder": ("_encode_image", "_decode"),
-}
-_MASKING = {"mask_convention", "mask_blur", "only_masked", "padding", "keep_unmasked"}
+_MASKING = set(inpainting.masked_canvas.__kwdefaults__ or ()) - {"resize"}
 
 
 class StableDiffusion:
@@ -186,9 +181,16 @@ class StableDiffusion:
             compat=compatibility.get(compat),
         )
 
+    _made_with: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "text_encoder": ("_encode_text",),
+        "unet": ("_denoiser",),
+        "autoencoder": ("_encode_image", "_decode"),
+    }
+    """By the name of a part, what is made anew with another."""
+
     def __setattr__(self, name: str, value: Any) -> None:
-        for step in _STEPS.get(name, ()):  # that were compiled with another
-            vars(self).pop(step, None)
+        for made in self._made_with.get(name, ()):
+            vars(self).pop(made, None)
         super().__setattr__(name, value)
 
     # Compiled at the first use, and once for each shape.
@@ -518,6 +520,8 @@ class StableDiffusion:
             scale = _finite("unconditional_guidance_scale", unconditional_guidance_scale)
         size = (self.height, self.width) if canvas is None else canvas.pixels.shape[1:3]
         noise, first = self._noise(count, size, seed, diffusion_noise, first_image)
+        for name, given_texts in (("prompt", texts), ("negative_prompt", negatives)):
+            self._check_tokens(name, given_texts.rows)
         self._note_unknown_words([*texts.strings, *negatives.strings])
 
         def finish(latent: Any) -> Images:
@@ -707,13 +711,7 @@ class StableDiffusion:
         if isinstance(text, list | tuple) and all(isinstance(each, str) for each in text):
             if not text:
                 raise ValueError(f"{name} is an empty list; for a picture of anything, give ''")
-            tokens, known = self.tokenizer(text), self.text_encoder.config.vocab_size
-            if tokens.max() >= known:
-                raise ValueError(
-                    f"{name} has a token of number {tokens.max()}, which the text encoder does not "
-                    f"have: it has {known}. A token that was added needs one with room for it"
-                )
-            return _Texts(list(text), tokens)
+            return _Texts(list(text), self.tokenizer(text))
         if not hasattr(text, "shape"):
             raise TypeError(
                 f"{name} is a string, a list of strings, or encodings of them, not {text!r}"
@@ -730,6 +728,15 @@ class StableDiffusion:
         if not np.isfinite(rows).all():
             raise ValueError(f"{name} holds a number that is not finite")
         return _Texts([], rows)
+
+    def _check_tokens(self, name: str, rows: np.ndarray) -> None:
+        """Last of the checks, since it may have to load the text encoder."""
+        known = self.text_encoder.config.vocab_size if rows.ndim == 2 else math.inf
+        if rows.max() >= known:
+            raise ValueError(
+                f"{name} has a token of number {rows.max()}, which the text encoder does not "
+                f"have: it has {known}. A token that was added needs one with room for it"
+            )
 
     def _context(self, texts: _Texts) -> Any:
         rows = ops.convert_to_tensor(texts.rows)

@@ -347,9 +347,7 @@ def test_the_plot(tmp_path, monkeypatch):
 def test_random_weights_are_the_same_everywhere_and_fit():
     config = replace(V1, name="random")
     arrays = model.RandomArrays(config)
-    assert {path: array.shape for path, array in arrays.items()} == {
-        entry.path: entry.shape for entry in model.tables(config)
-    }
+    assert {path: array.shape for path, array in arrays.items()} == model.shapes_of(config)
     assert {array.dtype for array in arrays.values()} == {np.dtype("float16")}
     kernel = arrays["unet/conv_in/kernel"]
     assert np.array_equal(kernel, model.RandomArrays(config)["unet/conv_in/kernel"])

@@ -15,7 +15,6 @@ VARIANTS = {
 """The rows of KerasCV's guide, and their names in the table."""
 
 SYSTEMS = ("keras_sd", "diffusers", "keras_cv")
-BACKENDS = ("jax", "tensorflow", "torch")
 
 # What each other program runs on.
 _RUNS_ON = {"diffusers": "torch", "keras_cv": "tensorflow"}

@@ -19,7 +19,7 @@ from keras_sd.random import batch_normal
 from keras_sd.tokenizer import CLIP_VOCAB_SIZE, UNMERGED, Tokenizer
 from keras_sd.weights.checkpoint import Checkpoint
 from keras_sd.weights.diffusers_folder import INDEX, write_folder
-from keras_sd.weights.names import Table, diffusers, keras_cv, under
+from keras_sd.weights.names import keras_cv, own, under
 from keras_sd.weights.presets import open_preset
 from keras_sd.weights.readers import release
 from keras_sd.weights.vocabulary import tokenizer_of
@@ -46,7 +46,7 @@ class RandomArrays(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, config: ModelConfig):
-        self._shapes = {entry.path: entry.shape for entry in tables(config)}
+        self._shapes = shapes_of(config)
 
     def __len__(self) -> int:
         return len(self._shapes)
@@ -69,13 +69,9 @@ class RandomArrays(Mapping[str, np.ndarray]):
         return drawn.astype(np.float16)
 
 
-def tables(config: ModelConfig) -> Table:
-    """Every variable of a model, by `part/path`, and diffusers' name of it."""
-    return [
-        *under("", "text_encoder/", diffusers.text_encoder(config.text_encoder)),
-        *under("", "unet/", diffusers.unet(config.unet)),
-        *under("", "autoencoder/", diffusers.autoencoder(config.autoencoder)),
-    ]
+def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Of every variable of a model, by `part/path`."""
+    return {entry.name: entry.shape for table in own.tables(config).values() for entry in table}
 
 
 def random_merges() -> list[str]:
@@ -118,7 +114,7 @@ def make(name: str, folder: Path, *, for_diffusers: bool) -> Model:
     """
     if name in RANDOM:
         config = RANDOM[name]
-        size = _BYTES * sum(math.prod(entry.shape) for entry in tables(config))
+        size = _BYTES * sum(math.prod(shape) for shape in shapes_of(config).values())
         _check_room(folder, size)
         write_folder(folder, config, RandomArrays(config), random_merges(), "float16")
         return _opened(folder)

@@ -72,16 +72,17 @@ def benchmark(
 
     Writes results.json, table.md, plot.png and a picture of each row to a folder, prints the table.
     """
-    from keras_sd.benchmark.cases import BACKENDS, SYSTEMS, VARIANTS
+    from keras_sd.benchmark.cases import SYSTEMS, VARIANTS
     from keras_sd.cli.draw import parse_size
 
     width, height = parse_size(size)
     installed = backends.installed()
-    chosen = _names("backend", backend, BACKENDS) or installed
+    chosen = _names("backend", backend, backends.BACKENDS) or installed
     if missing := [name for name in chosen if name not in installed]:
         raise ValueError(f"--backend: {', '.join(missing)} is not installed")
     if not chosen:
-        raise ValueError(f"No backend is installed; keras_sd runs on {', '.join(BACKENDS)}")
+        there = ", ".join(backends.BACKENDS)
+        raise ValueError(f"No backend is installed; keras_sd runs on {there}")
     pythons = _pythons(
         _names("system", system, SYSTEMS),
         {"diffusers": diffusers_python, "keras_cv": keras_cv_python},

@@ -43,7 +43,7 @@ class System:
             "num_steps": job.steps,
             "unconditional_guidance_scale": job.guidance,
             "sampler": "ddim",
-            "schedule": self._schedule,
+            "schedule": self._leading if job.compat is None else None,
             "diffusion_noise": np.load(job.noise),
         }
         if laps is None:
@@ -73,13 +73,9 @@ class System:
     def device(self) -> dict[str, Any]:
         return devices.of(self._backend)
 
-    def _schedule(self, table, num_steps):
-        """The timesteps of Stable Diffusion's DDIM, or KerasCV's."""
-        from keras_sd import compat, schedules
+    def _leading(self, table, num_steps):
+        """The timesteps of Stable Diffusion's DDIM. KerasCV's own are those of `compat`."""
+        from keras_sd import schedules
 
-        version = compat.get(self._job.compat)
-        if version is not None:
-            timesteps = version.timesteps(num_steps)
-            return schedules.from_timesteps(table, timesteps, final_sigma="zero")
         final: Any = self._job.final_sigma
         return schedules.leading(table, num_steps, final_sigma=final)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from keras_sd import networks
 from keras_sd.config import SD_1, check_size
-from keras_sd.models.stable_diffusion.parts import KerasCVPart, Source, building
-from keras_sd.models.stable_diffusion.text_encoder import PRESET
+from keras_sd.models.stable_diffusion.parts import PRESET, KerasCVPart, Source, building
 
 
 class Decoder(KerasCVPart, networks.Autoencoder):
@@ -48,10 +47,8 @@ class Decoder(KerasCVPart, networks.Autoencoder):
         check_size("img_width", img_width)
         source = Source.of(PRESET, SD_1, preset, weights, compat)
         config = replace(source.config.autoencoder, encoder=False)
-        with building(dtype, source, download_weights):
+        with building(self, dtype, source, download_weights):
             super().__init__(config, name or "decoder")
-        if download_weights:
-            source.load(self)
 
     def call(self, latents):
         return self.decode(latents)

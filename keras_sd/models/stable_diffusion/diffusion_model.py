@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from keras_sd import networks
 from keras_sd.config import SD_1, SD_2_BASE, ModelConfig, check_size
-from keras_sd.models.stable_diffusion.parts import KerasCVPart, Source, building
-from keras_sd.models.stable_diffusion.text_encoder import PRESET, PRESET_V2
+from keras_sd.models.stable_diffusion.parts import PRESET, PRESET_V2, KerasCVPart, Source, building
 
 
 class DiffusionModel(KerasCVPart, networks.UNet):
@@ -54,10 +53,8 @@ class DiffusionModel(KerasCVPart, networks.UNet):
         check_size("img_height", img_height)
         check_size("img_width", img_width)
         source = Source.of(self._preset, self._config, preset, weights, compat)
-        with building(dtype, source, download_weights):
+        with building(self, dtype, source, download_weights):
             super().__init__(source.config.unet, name or "diffusion_model")
-        if download_weights:
-            source.load(self)
 
     def call(self, latent, timesteps=None, context=None):
         if isinstance(latent, dict):

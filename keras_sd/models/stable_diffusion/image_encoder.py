@@ -8,8 +8,7 @@ from typing import Any
 import keras
 
 from keras_sd.config import SD_1
-from keras_sd.models.stable_diffusion.parts import KerasCVPart, Source, building
-from keras_sd.models.stable_diffusion.text_encoder import PRESET
+from keras_sd.models.stable_diffusion.parts import PRESET, KerasCVPart, Source, building
 from keras_sd.networks.autoencoder import NO_ENCODER, Encoder
 
 
@@ -72,7 +71,7 @@ class ImageEncoder(KerasCVPart, keras.Model):
         if not config.encoder:
             raise ValueError(NO_ENCODER)
         name = "image_encoder"
-        with building(dtype, source, download_weights):
+        with building(self, dtype, source, download_weights):
             # The paths of the variables begin with the model's name, as those of the other parts.
             with keras.name_scope(name):
                 encoder = Encoder(config, "encoder")
@@ -80,6 +79,4 @@ class ImageEncoder(KerasCVPart, keras.Model):
             images = keras.Input((None, None, 3), name="images")
             latents = ScaledMean(config.scale, "mean")(encoder(images))
             super().__init__(images, latents, name=name)
-        self.config = config
-        if download_weights:
-            source.load(self)
+            self.config = config

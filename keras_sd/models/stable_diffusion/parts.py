@@ -25,6 +25,9 @@ from keras_sd.weights.presets import open_preset
 from keras_sd.weights.readers import TensorFile, WeightsError, read_file
 from keras_sd.weights.readers.hdf5 import keras2_order
 
+PRESET, PRESET_V2 = "sd-1.4", "sd-2.1-base"
+"""What KerasCV's weights are."""
+
 _TABLES: dict[str, Callable[[Any], Table]] = {
     "text_encoder": keras_cv.text_encoder,
     "unet": keras_cv.unet,
@@ -105,19 +108,24 @@ class Source:
 
 
 @contextmanager
-def building(dtype: str | None, source: Source, download_weights: bool) -> Iterator[None]:
-    """A network is built inside.
+def building(
+    model: KerasCVPart, dtype: str | None, source: Source, download_weights: bool
+) -> Iterator[None]:
+    """A network is built inside, and loaded afterwards.
 
     Args:
+        model: the network.
         dtype: the name of its dtype policy; None is the global one.
         source: of its weights.
-        download_weights: whether these are loaded next, so that none have to be drawn. They have
-            to be there before anything is built.
+        download_weights: whether these are loaded, so that none have to be drawn. They have to be
+            there before anything is built.
     """
     if download_weights:
         _ = source.checkpoint
     with policy_scope(dtype), weights_follow() if download_weights else nullcontext():
         yield
+    if download_weights:
+        source.load(model)
 
 
 class KerasCVPart:

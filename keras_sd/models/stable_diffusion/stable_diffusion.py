@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,13 +21,8 @@ from keras_sd.models.stable_diffusion.clip_tokenizer import SimpleTokenizer
 from keras_sd.models.stable_diffusion.decoder import Decoder
 from keras_sd.models.stable_diffusion.diffusion_model import DiffusionModel, DiffusionModelV2
 from keras_sd.models.stable_diffusion.image_encoder import ImageEncoder
-from keras_sd.models.stable_diffusion.parts import Source
-from keras_sd.models.stable_diffusion.text_encoder import (
-    PRESET,
-    PRESET_V2,
-    TextEncoder,
-    TextEncoderV2,
-)
+from keras_sd.models.stable_diffusion.parts import PRESET, PRESET_V2, Source
+from keras_sd.models.stable_diffusion.text_encoder import TextEncoder, TextEncoderV2
 from keras_sd.networks.autoencoder import NO_ENCODER
 from keras_sd.networks.unet import timestep_embedding
 from keras_sd.precision import check_policy, policy_scope
@@ -40,25 +35,6 @@ MAX_PROMPT_LENGTH = 77
 """Tokens of a prompt, start and end mark included."""
 
 _log = logging.getLogger(__name__)
-
-
-class _Part:
-    """A part under its private name, which may be set. Steps that were compiled with the one
-    before are compiled again."""
-
-    def __init__(self, *steps: str):
-        self._steps = steps
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._key = f"{name} as set"
-
-    def __get__(self, model: Any, owner: type) -> Any:
-        return vars(model).get(self._key)
-
-    def __set__(self, model: Any, part: Any) -> None:
-        for name in self._steps:
-            vars(model).pop(name, None)
-        vars(model)[self._key] = part
 
 
 class StableDiffusion(pipeline.StableDiffusion):
@@ -91,11 +67,17 @@ class StableDiffusion(pipeline.StableDiffusion):
     _text_encoder_class: ClassVar[type[TextEncoder]] = TextEncoder
     _diffusion_model_class: ClassVar[type[DiffusionModel]] = DiffusionModel
 
-    _text_encoder = _Part("_encode_text")
-    _diffusion_model = _Part("_denoiser")
-    _image_encoder = _Part("_encode_image", "_autoencoder")
-    _decoder = _Part("_decode", "_encode_image", "_autoencoder")
-    _tokenizer = _Part()
+    _made_with: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "_text_encoder": ("_encode_text",),
+        "_diffusion_model": ("_denoiser",),
+        "_image_encoder": ("_encode_image", "_autoencoder"),
+        "_decoder": ("_decode", "_encode_image", "_autoencoder"),
+    }
+    _text_encoder: TextEncoder | None = None
+    _diffusion_model: DiffusionModel | None = None
+    _image_encoder: ImageEncoder | None = None
+    _decoder: Decoder | None = None
+    _tokenizer: Tokenizer | None = None
 
     def __init__(
         self,
@@ -216,7 +198,7 @@ class StableDiffusion(pipeline.StableDiffusion):
             with policy_scope(self.dtype_policy):
                 self._autoencoder = networks.Autoencoder(
                     config,
-                    encoder=image_encoder.layers[-2] if config.encoder else None,
+                    encoder=image_encoder.layers[-2] if image_encoder is not None else None,
                     decoder=self.decoder.decoder,
                 )
         return self._autoencoder
@@ -227,23 +209,22 @@ class StableDiffusion(pipeline.StableDiffusion):
             raise AttributeError("The autoencoder is in two halves here: image_encoder and decoder")
 
     @property
-    def tokenizer(self) -> SimpleTokenizer:
+    def tokenizer(self) -> Tokenizer:
         """Prompt -> tokens."""
         if self._tokenizer is None:
             config = self.config
             if self._source.is_default:
-                tokenizer: Tokenizer = SimpleTokenizer(
+                self._tokenizer = SimpleTokenizer(
                     vocab_size=config.text_encoder.vocab_size, pad=config.pad_token
                 )
             else:
                 known = tokenizer_of(self._source.checkpoint)
-                tokenizer = SimpleTokenizer(
+                self._tokenizer = SimpleTokenizer(
                     known.merges,
                     max_length=known.max_length,
                     vocab_size=known.vocab_size,
                     pad=known.pad,
                 )
-            self._tokenizer = tokenizer
         return self._tokenizer
 
     @tokenizer.setter

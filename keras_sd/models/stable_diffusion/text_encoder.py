@@ -11,11 +11,8 @@ from keras import ops
 
 from keras_sd import networks
 from keras_sd.config import SD_1, SD_2_BASE, ModelConfig
-from keras_sd.models.stable_diffusion.parts import KerasCVPart, Source, building
+from keras_sd.models.stable_diffusion.parts import PRESET, PRESET_V2, KerasCVPart, Source, building
 from keras_sd.networks.text_encoder import TextEmbedding
-
-PRESET, PRESET_V2 = "sd-1.4", "sd-2.1-base"
-"""What KerasCV's weights are."""
 
 
 class CLIPEmbedding(TextEmbedding):
@@ -83,11 +80,9 @@ class TextEncoder(KerasCVPart, networks.TextEncoder):
                 "download_weights=False"
             )
         config = replace(known, max_length=max_length, vocab_size=vocab_size)
-        with building(dtype, source, download_weights):
+        with building(self, dtype, source, download_weights):
             # Numbers of tokens are not cast, which would round them in half precision.
             super().__init__(config, name or "text_encoder", autocast=False)
-        if download_weights:
-            source.load(self)
 
     @property
     def layers(self) -> list[keras.layers.Layer]:

@@ -45,7 +45,8 @@ def prepare(session: nox.Session, backend: str) -> None:
 def run_tests(session: nox.Session, backend: str, marked: str) -> None:
     """The suite on one backend, in an environment that does not have the other two."""
     session.install(
-        *CONSTRAINTS, ".[hub,plot]", PACKAGE.get(backend, backend), "pytest", "pytest-xdist"
+        *(*CONSTRAINTS, ".[hub,plot]", PACKAGE.get(backend, backend)),
+        *("pytest", "pytest-xdist", "ruff"),
     )
     prepare(session, backend)
     absent = [name for name in BACKENDS if name != backend]
@@ -130,6 +131,17 @@ def plugin(session: nox.Session) -> None:
         session.error(f"{picture} is no PNG file")
     session.run("pytest", str(ROOT / "tests" / "plugin"), "-p", "no:cacheprovider")
 
+    # What `keras-sd new-sampler` writes installs, registers, passes its tests and draws.
+    session.run("keras-sd", "new-sampler", "acme-zorb")
+    session.install(*CONSTRAINTS, "./acme-zorb[test]")
+    if "acme_zorb" not in session.run("keras-sd", "samplers", silent=True):
+        session.error("keras-sd samplers does not list acme_zorb")
+    session.run("pytest", "acme-zorb", "-p", "no:cacheprovider")
+    session.run(
+        *("keras-sd", "generate", prompt, "--sampler", "acme_zorb", "--steps", "8"),
+        *("--seed", "1", "--output", str(away / "zorb.png")),
+    )
+
 
 def check_wheel(session: nox.Session, wheel: Path) -> None:
     """What a wheel must hold, since no test of the source tree can see that it is missing."""
@@ -140,6 +152,7 @@ def check_wheel(session: nox.Session, wheel: Path) -> None:
     for needed in (
         "keras_sd/presets/emoji/model.safetensors",
         "keras_sd/presets/emoji/config.json",
+        "keras_sd/templates/sampler/noxfile.py.template",
         "keras_sd_samplers/ddim.py",
         "keras_sd/py.typed",
         ".dist-info/licenses/LICENSE",
@@ -183,8 +196,11 @@ def doc_examples(session: nox.Session) -> None:
 
 @nox.session
 def references(session: nox.Session) -> None:
-    """Makes the golden fixtures again with diffusers and transformers, and compares."""
+    """Makes the golden fixtures again with diffusers, transformers, k-diffusion, and compares."""
     session.install(*CONSTRAINTS, ".", "torch", "diffusers", "transformers", "pytest")
+    # Its samplers are one file, which needs torch and SciPy; what it declares to need is far more.
+    session.install(*CONSTRAINTS, "scipy")
+    session.install("--no-deps", "k-diffusion==0.1.1.post1")
     prepare(session, "torch")
     session.env["HF_HUB_OFFLINE"] = "1"
     session.run("pytest", "-m", "references", *session.posargs)

@@ -17,17 +17,16 @@ if TYPE_CHECKING:
     from keras_sd import models
     from keras_sd.gallery import plot_gallery
     from keras_sd.pipeline import StableDiffusion
-    from keras_sd.registry import get_sampler, list_samplers
+    from keras_sd.registry import get_sampler, get_schedule, list_samplers, list_schedules
     from keras_sd.sampling import Step
-    from keras_sd.schedules import get_schedule, list_schedules
 
 _HOME = {
     "StableDiffusion": "pipeline",
     "Step": "sampling",
     "get_sampler": "registry",
-    "get_schedule": "schedules",
+    "get_schedule": "registry",
     "list_samplers": "registry",
-    "list_schedules": "schedules",
+    "list_schedules": "registry",
     "models": "models",
     "plot_gallery": "gallery",
 }

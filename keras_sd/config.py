@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from reprlib import repr as shown
 from typing import Any, Literal
 
+from keras_sd.noise import NoiseTable
+
 SIZE_UNIT = 8
 """Heights and widths are multiples of this many pixels."""
 
@@ -235,6 +237,8 @@ class NoiseConfig:
             (Salimans & Ho 2022, `v = alpha * noise - sigma * x0`).
         final_sigma: where a run ends: `"first"` (the table's least noise, as SD's own DDIM and
             PNDM do) or `"zero"`.
+        zero_terminal_snr: whether the table is stretched to end in pure noise (Lin et al. 2023).
+            There the noise says nothing of the image, so such a model predicts v.
     """
 
     beta_schedule: Literal["scaled_linear", "linear"] = "scaled_linear"
@@ -243,6 +247,7 @@ class NoiseConfig:
     num_train_timesteps: int = 1000
     prediction: Literal["epsilon", "v"] = "epsilon"
     final_sigma: Literal["first", "zero"] = "first"
+    zero_terminal_snr: bool = False
 
     def __post_init__(self) -> None:
         _require_sizes("noise", self, MAX_TIMESTEPS, "num_train_timesteps")
@@ -261,6 +266,17 @@ class NoiseConfig:
                 getattr(self, name) in allowed,
                 f"noise: {name} {getattr(self, name)!r} is not one of {', '.join(allowed)}",
             )
+        _require(
+            self.prediction == "v" or not self.zero_terminal_snr,
+            "noise: zero_terminal_snr needs the prediction v, for the noise alone, which is what "
+            "epsilon predicts, says nothing of the image",
+        )
+
+    def table(self) -> NoiseTable:
+        """The noise of every training timestep."""
+        make = getattr(NoiseTable, self.beta_schedule)
+        table: NoiseTable = make(self.beta_start, self.beta_end, self.num_train_timesteps)
+        return table.zero_terminal_snr() if self.zero_terminal_snr else table
 
 
 @dataclass(frozen=True)

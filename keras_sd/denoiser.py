@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_sd.backend import JitCompile, compile_step
+from keras_sd.guidance import Guidance
 from keras_sd.networks import UNet
 from keras_sd.noise import Level
 from keras_sd.sampler import Denoise
@@ -27,50 +28,57 @@ class Denoiser:
         self._unet = unet
         self._prediction = prediction
         self._guided = compile_step(self._guided_x0, [unet], jit_compile)
+        self._rescaled = compile_step(self._rescaled_x0, [unet], jit_compile)
         self._plain = compile_step(self._plain_x0, [unet], jit_compile)
 
     def __call__(
-        self, context: Any, unconditional: Any, guidance_scale: float, *channels: Any
+        self, context: Any, unconditional: Any, guidance: Guidance, *channels: Any
     ) -> Denoise:
         """The denoiser of one run.
 
         Args:
             context: text encodings of the prompts, `(batch, tokens, features)`.
             unconditional: of the negative prompts, the same shape.
-            guidance_scale: w of Ho & Salimans 2022 as Stable Diffusion counts it:
-                `unconditional + w * (conditional - unconditional)`. 1 is no guidance, and then
-                the unconditional half is not computed.
+            guidance: how both count.
             channels: what the UNet is given beside the latent at every step, `(batch, height,
                 width, any)` each: of an inpainting model the mask and the masked picture's latent.
 
         Returns:
             `denoise(x, level) -> x0`, float32 like x.
         """
-        if guidance_scale == 1:
+        both = None if guidance.scale == 1 else ops.concatenate([unconditional, context])
+        strength = _scalars(guidance.scale)
+        guided = self._guided
+        if guidance.rescale:
+            guided, strength = self._rescaled, _scalars(guidance.scale, guidance.rescale)
 
-            def denoise(x: Any, level: Level) -> Any:
-                scalars = _scalars(level.t, level.alpha, level.sigma)
-                return self._plain(x, *scalars, context, *channels)
-
-            return denoise
-
-        both = ops.concatenate([unconditional, context])
-        (scale,) = _scalars(guidance_scale)
-
-        def denoise_guided(x: Any, level: Level) -> Any:
+        def denoise(x: Any, level: Level) -> Any:
             scalars = _scalars(level.t, level.alpha, level.sigma)
-            return self._guided(x, *scalars, both, scale, *channels)
+            if guidance.guides(level):
+                return guided(x, *scalars, both, *strength, *channels)
+            return self._plain(x, *scalars, context, *channels)
 
-        return denoise_guided
+        return denoise
 
     def _plain_x0(self, x, t, alpha, sigma, context, *channels):
         return self._x0(x, alpha, sigma, self._predict((x, *channels), t, context))
 
     def _guided_x0(self, x, t, alpha, sigma, both, scale, *channels):
+        guided, _ = self._guide(x, t, both, scale, channels)
+        return self._x0(x, alpha, sigma, guided)
+
+    def _rescaled_x0(self, x, t, alpha, sigma, both, scale, rescale, *channels):
+        guided, conditional = self._guide(x, t, both, scale, channels)
+        spread, meant = (
+            ops.std(part, axis=(1, 2, 3), keepdims=True) for part in (guided, conditional)
+        )
+        return self._x0(x, alpha, sigma, guided * (rescale * meant / spread + (1 - rescale)))
+
+    def _guide(self, x, t, both, scale, channels):
+        """The guided prediction, and the conditional one."""
         twice = [ops.concatenate([part, part]) for part in (x, *channels)]
         unconditional, conditional = ops.split(self._predict(twice, t, both), 2)
-        guided = unconditional + scale * (conditional - unconditional)
-        return self._x0(x, alpha, sigma, guided)
+        return unconditional + scale * (conditional - unconditional), conditional
 
     def _predict(self, parts, t, context):
         x = ops.concatenate(parts, axis=-1)

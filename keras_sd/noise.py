@@ -50,7 +50,7 @@ class Levels(tuple[Level, ...]):
     Args:
         levels: The levels, noisiest first. Only the last may have sigma 0, only the first alpha 0.
         path: Maps a finite ratio sigma / alpha to the `Level` the model knows there. Needed by
-            `between`.
+            `between` and `at_timestep`.
 
     Raises:
         ValueError: A level is not finite, or the noise does not fall from one to the next.
@@ -111,16 +111,47 @@ class Levels(tuple[Level, ...]):
             raise ValueError(f"fraction must lie in [0, 1], got {fraction}.")
         if fraction in (0, 1):
             return nxt if fraction else now
+        path = self._known_path()
+        if now.alpha and nxt.sigma:
+            start, end = math.log(now.ratio), math.log(nxt.ratio)
+            return path(math.exp(start + fraction * (end - start)))
+        start, end = math.atan2(now.sigma, now.alpha), math.atan2(nxt.sigma, nxt.alpha)
+        return path(math.tan(start + fraction * (end - start)))
+
+    def at_timestep(self, t: float) -> Level:
+        """The level of a timestep, on the path of the model: the noisiest from the first of these
+        down whose timestep is not above `t`.
+
+        Args:
+            t: What the model would be told, at most that of the first level.
+
+        Returns:
+            A `Level` whose ``t`` is `t`, or as little less as the path has.
+
+        Raises:
+            ValueError: `t` is above the first level's or below all of the path's, or these levels
+                were made without a path.
+        """
+        path = self._known_path()
+        # t rises with the noise: halve the angle until floats end.
+        low, high = 0.0, math.atan2(self[0].sigma, self[0].alpha)
+        for _ in range(64):
+            middle = (low + high) / 2
+            low, high = (middle, high) if path(math.tan(middle)).t <= t else (low, middle)
+        found = self[0] if t == self[0].t else path(math.tan(low))
+        if not found.t <= t <= self[0].t:
+            raise ValueError(
+                f"Timestep {t} is outside the path from {self[0]} down to {path(0.0)}."
+            )
+        return found
+
+    def _known_path(self) -> Path:
         if self.path is None:
             raise ValueError(
                 "These levels do not say what lies between them: make them with Levels(levels, "
                 "path=...)."
             )
-        if now.alpha and nxt.sigma:
-            start, end = math.log(now.ratio), math.log(nxt.ratio)
-            return self.path(math.exp(start + fraction * (end - start)))
-        start, end = math.atan2(now.sigma, now.alpha), math.atan2(nxt.sigma, nxt.alpha)
-        return self.path(math.tan(start + fraction * (end - start)))
+        return self.path
 
 
 def transfer(x: Any, x0: Any, now: Level, nxt: Level) -> Any:
@@ -202,6 +233,14 @@ class NoiseTable:
         roots = _linspace(math.sqrt(beta_start), math.sqrt(beta_end), num_train_timesteps)
         return cls.from_betas(root**2 for root in roots)
 
+    def zero_terminal_snr(self) -> NoiseTable:
+        """This table stretched to end in pure noise (Lin et al. 2023, algorithm 1): the square
+        roots of ``abar`` are shifted to 0 at the last timestep and scaled to stay what they are
+        at the first."""
+        roots = [math.sqrt(abar) for abar in self.alphas_cumprod]
+        first, last = roots[0], roots[-1]
+        return NoiseTable(tuple(((r - last) * first / (first - last)) ** 2 for r in roots))
+
     def __len__(self) -> int:
         return len(self.alphas_cumprod)
 
@@ -265,6 +304,8 @@ class NoiseTable:
 
 
 def _variance_preserving(t: float, ratio: float) -> Level:
+    if math.isinf(ratio):
+        return Level(float(t), 0.0, 1.0)
     norm = math.hypot(1.0, ratio)
     return Level(float(t), 1.0 / norm, ratio / norm)
 

@@ -20,16 +20,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from keras import ops
 
+from keras_sd import aliases, inpainting, precision, random, registry, sampling, schedules
 from keras_sd import compat as compatibility
-from keras_sd import inpainting, precision, random, registry, sampling, schedules
 from keras_sd.backend import JitCompile, compile_step, resolve_jit_compile
-from keras_sd.config import ModelConfig, NoiseConfig, check_size
+from keras_sd.config import ModelConfig, check_size
 from keras_sd.denoiser import Denoiser
 from keras_sd.gallery import Images
+from keras_sd.guidance import Guidance
 from keras_sd.image import Resize, from_uint8, to_uint8
+from keras_sd.inversion import invert
+from keras_sd.levels import StepsMode, make_levels
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
 from keras_sd.networks.autoencoder import NO_ENCODER
-from keras_sd.noise import Level, Levels, NoiseTable
+from keras_sd.noise import Level, Levels
 from keras_sd.sampler import Sampler
 from keras_sd.sampling import Step
 from keras_sd.tokenizer import Tokenizer
@@ -93,7 +96,7 @@ class StableDiffusion:
         self.words = None if words is None else frozenset(words)
         self.license = license
         self.compat = compat
-        self.table = noise_table(config.noise)
+        self.table = config.noise.table()
         self._jit = resolve_jit_compile(jit_compile)
 
     @classmethod
@@ -283,6 +286,8 @@ class StableDiffusion:
         *,
         sampler: str | Sampler | None = None,
         schedule: str | schedules.Schedule | Sequence[float] | None = None,
+        guidance_rescale: float = 0.0,
+        guidance_interval: tuple[float, float] | None = None,
         callback: Callable[[Step], object] | None = None,
         diffusion_noise: Any = None,
         first_image: int = 0,
@@ -299,9 +304,13 @@ class StableDiffusion:
                 the preset's, 7.5 for Stable Diffusion.
             seed: from 0 to 2**64 - 1; None draws one. The same seed gives the same noise on every
                 backend and device.
-            sampler: a name (`keras_sd.list_samplers()`) or an instance; None is the preset's.
+            sampler: a name (`keras_sd.list_samplers()`), one of web UIs, as `"DPM++ 2M Karras"`,
+                which may have a schedule in it, or an instance; None is the preset's.
             schedule: a name (`keras_sd.list_schedules()`), a function of (table, num_steps), or a
                 falling list of timesteps; None is the preset's.
+            guidance_rescale: from 0 to 1, against colours that strong guidance overdoes; see
+                `keras_sd.guidance.Guidance`.
+            guidance_interval: the lowest and highest `sigma / alpha` with guidance; None is all.
             callback: called with every `Step`.
             diffusion_noise: unit normal numbers to start from instead of a seed's,
                 `(latent height, latent width, channels)` or with a batch in front. What a sampler
@@ -326,6 +335,8 @@ class StableDiffusion:
             seed,
             sampler=sampler,
             schedule=schedule,
+            guidance_rescale=guidance_rescale,
+            guidance_interval=guidance_interval,
             diffusion_noise=diffusion_noise,
             first_image=first_image,
         )
@@ -342,10 +353,12 @@ class StableDiffusion:
         unconditional_guidance_scale: float | None = None,
         seed: int | None = None,
         *,
-        steps_mode: schedules.StepsMode = "run",
+        steps_mode: StepsMode = "run",
         resize: Resize | None = None,
         sampler: str | Sampler | None = None,
         schedule: str | schedules.Schedule | Sequence[float] | None = None,
+        guidance_rescale: float = 0.0,
+        guidance_interval: tuple[float, float] | None = None,
         callback: Callable[[Step], object] | None = None,
         diffusion_noise: Any = None,
         first_image: int = 0,
@@ -362,7 +375,7 @@ class StableDiffusion:
                 as good as nothing of it.
             num_steps: sampler steps that are run.
             steps_mode: `"schedule"` runs the last part, `strength`, of `num_steps` steps instead,
-                as diffusers does; see `keras_sd.schedules.make_levels`.
+                as diffusers does; see `keras_sd.levels.make_levels`.
             resize: brings an image of another size to the pipeline's: `"stretch"`, `"crop"` or
                 `"pad"`.
 
@@ -386,6 +399,8 @@ class StableDiffusion:
             resize=resize,
             sampler=sampler,
             schedule=schedule,
+            guidance_rescale=guidance_rescale,
+            guidance_interval=guidance_interval,
             diffusion_noise=diffusion_noise,
             first_image=first_image,
         )
@@ -405,7 +420,7 @@ class StableDiffusion:
         seed: int | None = None,
         *,
         strength: float = 1.0,
-        steps_mode: schedules.StepsMode = "run",
+        steps_mode: StepsMode = "run",
         mask_convention: inpainting.MaskConvention = "white_repaints",
         mask_blur: float = 0,
         only_masked: bool = False,
@@ -414,6 +429,8 @@ class StableDiffusion:
         resize: Resize | None = None,
         sampler: str | Sampler | None = None,
         schedule: str | schedules.Schedule | Sequence[float] | None = None,
+        guidance_rescale: float = 0.0,
+        guidance_interval: tuple[float, float] | None = None,
         callback: Callable[[Step], object] | None = None,
         first_image: int = 0,
     ) -> Images:
@@ -466,6 +483,8 @@ class StableDiffusion:
             keep_unmasked=keep_unmasked,
             sampler=sampler,
             schedule=schedule,
+            guidance_rescale=guidance_rescale,
+            guidance_interval=guidance_interval,
             diffusion_noise=diffusion_noise,
             first_image=first_image,
         )
@@ -482,12 +501,14 @@ class StableDiffusion:
         *,
         image: Any = None,
         strength: float | None = None,
-        steps_mode: schedules.StepsMode = "run",
+        steps_mode: StepsMode = "run",
         resize: Resize | None = None,
         mask: Any = None,
         num_resamples: int = 1,
         sampler: str | Sampler | None = None,
         schedule: str | schedules.Schedule | Sequence[float] | None = None,
+        guidance_rescale: float = 0.0,
+        guidance_interval: tuple[float, float] | None = None,
         diffusion_noise: Any = None,
         first_image: int = 0,
         **masking: Any,
@@ -511,15 +532,22 @@ class StableDiffusion:
         texts, negatives = self._texts(prompt, negative_prompt, batch_size)
         count = len(texts.rows)
         canvas = self._canvas(count, image, mask, strength, resize, num_resamples, masking)
+        if isinstance(sampler, str):
+            sampler, named = aliases.resolve(sampler)
+            schedule = named if schedule is None else schedule
+        if isinstance(schedule, str):
+            schedule = aliases.resolve_schedule(schedule)
         walker = registry.get_sampler(sampler or self.config.defaults.sampler)
         if strength is None:
             strength = 0.8 if canvas is not None and mask is None else 1.0
         levels = self.levels(num_steps, schedule, strength, steps_mode)
-        scale = self.config.defaults.guidance_scale
-        if unconditional_guidance_scale is not None:
-            scale = _finite("unconditional_guidance_scale", unconditional_guidance_scale)
+        scale = unconditional_guidance_scale
+        scale = self.config.defaults.guidance_scale if scale is None else scale
+        guidance = Guidance(scale, guidance_rescale, guidance_interval)
         size = (self.height, self.width) if canvas is None else canvas.pixels.shape[1:3]
         noise, first = self._noise(count, size, seed, diffusion_noise, first_image)
+        # Walked again and again, a path would give an interval the same noise each time.
+        draw = noise.path if getattr(walker, "brownian", False) and num_resamples == 1 else noise
         for name, given_texts in (("prompt", texts), ("negative_prompt", negatives)):
             self._check_tokens(name, given_texts.rows)
         self._note_unknown_words([*texts.strings, *negatives.strings])
@@ -543,12 +571,12 @@ class StableDiffusion:
                 if mask is None or strength < 1:
                     x = start.alpha * known + start.sigma * drawn
             context, unconditional = self._context(texts), self._context(negatives)
-            denoise = self._denoiser(context, unconditional, scale, *given)
+            denoise = self._denoiser(context, unconditional, guidance, *given)
             if canvas is not None and canvas.cells is not None and not given:
                 cells = ops.convert_to_tensor(canvas.cells)
                 blend = inpainting.Blend(cells, known, drawn, start)
                 denoise, walk = blend.denoiser(denoise), blend.sampler(walker, num_resamples)
-            steps = sampling.sample(walk, denoise, x, levels, noise, preview=finish)
+            steps = sampling.sample(walk, denoise, x, levels, draw, preview=finish)
             yield from precision.finite_steps(steps, self.unet.dtype_policy)
 
         return run()
@@ -606,24 +634,75 @@ class StableDiffusion:
         images = ops.convert_to_numpy(self._decode(ops.convert_to_tensor(latents, "float32")))
         return to_uint8(images) if self.compat is None else self.compat.to_uint8(images)
 
+    def invert(
+        self,
+        prompt: Prompt,
+        image: Any,
+        negative_prompt: Prompt | None = None,
+        num_steps: int | None = None,
+        unconditional_guidance_scale: float = 1.0,
+        *,
+        schedule: str | schedules.Schedule | Sequence[float] | None = None,
+        resize: Resize | None = None,
+        num_refinements: int = 0,
+    ) -> np.ndarray:
+        """The noise that a run of `ddim` makes an image of: `diffusion_noise` for `text_to_image`
+        with the same prompt, steps, schedule and guidance, or with another prompt, to edit it.
+
+        Args:
+            prompt: what the image shows; `""` is a good one.
+            image: as in `image_to_image`.
+            negative_prompt: as in `text_to_image`.
+            num_steps: None is the preset's. The more, the nearer.
+            unconditional_guidance_scale: 1, no guidance, comes back well; more does not.
+            schedule: as in `text_to_image`.
+            resize: as in `image_to_image`.
+            num_refinements: see `keras_sd.inversion.invert`; 2 or 3 make few steps exact.
+
+        Returns:
+            float32 array `(images, height / factor, width / factor, channels)`.
+
+        Raises:
+            ValueError: an argument that does not fit, said before any step runs.
+            FloatingPointError: the result is not finite.
+        """
+        texts, negatives = self._texts(prompt, negative_prompt, 1)
+        canvas = self._canvas(len(texts.rows), image, None, 1.0, resize, 1, {})
+        assert canvas is not None  # without an image, that was an error
+        guidance = Guidance(unconditional_guidance_scale)
+        levels = self.levels(num_steps, schedule)
+        if not levels[-1].sigma:  # where no noise can be seen: the nearest level that has some
+            first = self.table.level(0)
+            ends = [first] if levels[-2].ratio > first.ratio else []
+            levels = Levels([*levels[:-1], *ends], path=levels.path)
+        for name, given in (("prompt", texts), ("negative_prompt", negatives)):
+            self._check_tokens(name, given.rows)
+        x = _repeated(self._latents(from_uint8(canvas.pixels)), len(texts.rows))
+        denoise = self._denoiser(self._context(texts), self._context(negatives), guidance)
+        found = invert(denoise, x, levels, num_refinements)
+        noise = np.asarray(ops.convert_to_numpy(found), np.float32)
+        if not np.isfinite(noise).all():
+            raise FloatingPointError("The inversion is not finite: try another dtype or prompt")
+        return noise
+
     def levels(
         self,
         num_steps: int | None = None,
         schedule: str | schedules.Schedule | Sequence[float] | None = None,
         strength: float = 1.0,
-        steps_mode: schedules.StepsMode = "run",
+        steps_mode: StepsMode = "run",
     ) -> Levels:
         """The noise levels a run would visit; the arguments are `image_to_image`'s, and its
         defaults a whole run's."""
         # KerasCV has no runs that begin at an image.
         if schedule is None and strength == 1 and self.compat is not None:
             num_steps = self.config.defaults.num_steps if num_steps is None else num_steps
-            return schedules.make_levels(self.compat.timesteps(num_steps), self.table)
+            return make_levels(self.compat.timesteps(num_steps), self.table)
         if schedule is None:
             schedule = self.config.defaults.schedule
         if num_steps is None and (isinstance(schedule, str) or callable(schedule)):
             num_steps = self.config.defaults.num_steps
-        return schedules.make_levels(
+        return make_levels(
             schedule,
             self.table,
             num_steps,
@@ -753,7 +832,7 @@ class StableDiffusion:
         seed: int | None,
         diffusion_noise: Any,
         first_image: int,
-    ) -> tuple[_NoiseSource, np.ndarray]:
+    ) -> tuple[NoiseSource, np.ndarray]:
         """What a run draws its noise from, and the noise it starts with."""
         shape = self._latent_shape(*size)
         if diffusion_noise is not None and seed is not None:
@@ -763,7 +842,7 @@ class StableDiffusion:
         drawn = secrets.randbits(32) if seed is None else seed
         if diffusion_noise is not None:
             drawn = 0  # of what is drawn later, so that the run can be had again
-        source = _NoiseSource(drawn, range(first_image, first_image + count), shape)
+        source = NoiseSource(drawn, range(first_image, first_image + count), shape)
         first = source.draw()
         if diffusion_noise is not None:
             return source, _unit_normal("diffusion_noise", diffusion_noise, (count, *shape))
@@ -785,18 +864,23 @@ class _Texts:
         return _Texts(strings, np.repeat(self.rows, times, axis=0))
 
 
-class _NoiseSource:
-    """The randomness of one run: each draw is a function of (seed, image, number of the draw)."""
+class NoiseSource:
+    """The randomness of one run: each draw is a function of (seed, image, number of the draw), or
+    on a Brownian path of (seed, image, levels)."""
 
     def __init__(self, seed: int, images: range, shape: tuple[int, int, int]):
         self.seed, self.images, self._shape = seed, images, shape
         self._draws = itertools.count()
+        self._path = random.BrownianPath(seed, images, shape)
 
     def draw(self) -> np.ndarray:
         return random.batch_normal(self.seed, self.images, next(self._draws), self._shape)
 
     def __call__(self, now: Level, nxt: Level) -> Any:
         return ops.convert_to_tensor(self.draw())
+
+    def path(self, now: Level, nxt: Level) -> Any:
+        return ops.convert_to_tensor(self._path(now, nxt))
 
 
 def _unit_normal(name: str, given: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -828,15 +912,3 @@ def _last_image(steps: Iterator[Step], callback: Callable[[Step], object] | None
 def _check_count(name: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} is a number from 1 up, not {value!r}")
-
-
-def _finite(name: str, value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError(f"{name} is a finite number, not {value}")
-    return float(value)
-
-
-def noise_table(config: NoiseConfig) -> NoiseTable:
-    """The training noise levels of a config."""
-    make = getattr(NoiseTable, config.beta_schedule)
-    return make(config.beta_start, config.beta_end, config.num_train_timesteps)

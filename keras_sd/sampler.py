@@ -19,7 +19,8 @@ The clauses, which error messages and the conformance kit (`keras_sd.testing`) c
    fraction)``.
 2. **denoise(x, level)** gives the clean latent x0, guidance included. Call it as often as you like,
    before the first yield at least once, and never at sigma 0.
-3. **noise(now, nxt)** gives standard normal numbers shaped like x and is the only randomness.
+3. **noise(now, nxt)** gives standard normal numbers shaped like x and is the only randomness: new
+   ones at each call, or those of one Brownian path, see ``brownian``.
 4. **Yield exactly once per interval**, the latent at its end, whatever the number of evaluations:
    shaped like x, of the same dtype (float32 from the pipeline).
 5. **State lives in locals**, so that two runs of one sampler may interleave. Settings are checked
@@ -32,10 +33,13 @@ The clauses, which error messages and the conformance kit (`keras_sd.testing`) c
 
 A sampler may declare, as class attributes or properties, what the kit then expects of it:
 
-* ``order`` (default 1): its order of convergence;
+* ``order`` (default 1): its order of convergence; 0 promises none, as methods for distilled models;
 * ``stochastic`` (default False): it draws noise;
 * ``zero_alpha`` (default True): it can start at alpha 0; one that cannot raises ValueError;
-* ``reads_tensors`` (default False): it reads tensors as numbers (an adaptive method's error norm).
+* ``reads_tensors`` (default False): it reads tensors as numbers (an adaptive method's error norm);
+* ``brownian`` (default False): its noise is that of one Brownian path, so that the noise of an
+  interval is the sum of its parts', and runs of more steps come to the same picture;
+* ``consistency`` (default False): its model is a consistency model, whose x0 is the end of the ODE.
 """
 
 from __future__ import annotations

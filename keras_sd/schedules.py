@@ -2,40 +2,57 @@
 sampler.
 
 A schedule is any callable ``(table, num_steps) -> Levels`` with ``num_steps + 1`` levels. Those
-here take one more argument, `final_sigma`: where the last step ends. ``"zero"`` is the clean
-latent, sigma 0; ``"first"`` is the model's first training level, ``abar[0]``, as Stable Diffusion's
-own DDIM and PNDM configurations end (``set_alpha_to_one = false`` in their files).
+here take settings by keyword, and one that all have, `final_sigma`: where the last step ends.
+``"zero"`` is the clean latent, sigma 0; ``"first"`` is the model's first training level,
+``abar[0]``, as Stable Diffusion's own DDIM and PNDM configurations end (``set_alpha_to_one =
+false`` in their files). A schedule that is equally spaced in something has its last point there
+with ``"first"``, and takes one step more, to 0, with ``"zero"``.
+
+A run finds them by name, with those of other distributions: `keras_sd.registry`. What to choose,
+and how to write one: ``docs/schedules.md``.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import Literal, SupportsIndex, get_args
+from typing import Literal, SupportsIndex
 
 from keras_sd.noise import Level, Levels, NoiseTable
 
 __all__ = [
     "FinalSigma",
     "Schedule",
-    "StepsMode",
+    "align_your_steps",
+    "beta",
+    "checked_steps",
+    "ddim_uniform",
     "exponential",
+    "from_ratios",
     "from_timesteps",
-    "get_schedule",
     "karras",
+    "kl_optimal",
+    "lcm",
     "leading",
     "linspace",
-    "list_schedules",
-    "make_levels",
+    "normal",
+    "polyexponential",
+    "sgm_uniform",
+    "simple",
     "trailing",
 ]
 
 FinalSigma = Literal["zero", "first"]
-StepsMode = Literal["run", "schedule"]
-Schedule = Callable[[NoiseTable, int], Levels]
+Schedule = Callable[..., Levels]
+"""``(table, num_steps) -> Levels``, settings by keyword."""
+
+_ALIGN_YOUR_STEPS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
+"""Sigma / alpha of ten steps of Stable Diffusion 1.5, published with Sabour et al. 2024."""
+
+
+# Timesteps
 
 
 def leading(
@@ -58,9 +75,9 @@ def leading(
     Raises:
         ValueError: `num_steps` or `steps_offset` does not fit the table.
     """
-    num_steps = _checked(table, num_steps)
-    ratio = len(table) // num_steps
-    timesteps = [i * ratio + steps_offset for i in reversed(range(num_steps))]
+    num_steps = checked_steps(table, num_steps)
+    gap = len(table) // num_steps
+    timesteps = [i * gap + steps_offset for i in reversed(range(num_steps))]
     if timesteps[0] >= len(table) or steps_offset < 0:
         raise ValueError(
             f"leading with {num_steps} steps and steps_offset {steps_offset} runs from timestep "
@@ -70,8 +87,36 @@ def leading(
     return from_timesteps(table, timesteps, final_sigma=final_sigma)
 
 
+def ddim_uniform(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero") -> Levels:
+    """Every k-th timestep from 1 up to the noisiest that is met, as the first code of DDIM and
+    ComfyUI's ``ddim_uniform`` have it.
+
+    Where `num_steps` divides the table this is `leading`. Where it does not, those programs run
+    more steps than asked for (31 for 30); here the noisiest `num_steps` of them are run.
+
+    Args:
+        table: The model's training noise.
+        num_steps: From 1 to ``len(table) - 1``.
+        final_sigma: ``"zero"`` or ``"first"``, see this module.
+
+    Returns:
+        ``num_steps + 1`` levels.
+
+    Raises:
+        ValueError: `num_steps` does not fit the table.
+    """
+    num_steps = checked_steps(table, num_steps)
+    timesteps = range(1, len(table), len(table) // num_steps)[::-1]
+    if len(timesteps) < num_steps:
+        raise ValueError(
+            f"ddim_uniform leaves out timestep 0, so that {len(table)} timesteps give at most "
+            f"{len(timesteps)} steps, not {num_steps}: take fewer steps or 'trailing'."
+        )
+    return from_timesteps(table, timesteps[:num_steps], final_sigma=final_sigma)
+
+
 def trailing(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero") -> Levels:
-    """Equal steps counted from the noisiest timestep (Lin et al. 2023, table 2).
+    """Equal steps counted from the noisiest timestep, rounded (Lin et al. 2023, table 2).
 
     Args:
         table: The model's training noise.
@@ -84,9 +129,62 @@ def trailing(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "ze
     Raises:
         ValueError: `num_steps` does not fit the table.
     """
-    num_steps = _checked(table, num_steps)
+    num_steps = checked_steps(table, num_steps)
     size = len(table)
     timesteps = [round(size - i * (size / num_steps)) - 1 for i in range(num_steps)]
+    return from_timesteps(table, timesteps, final_sigma=final_sigma)
+
+
+def simple(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero") -> Levels:
+    """Equal steps counted from the noisiest timestep, rounded up, as ComfyUI's ``simple``.
+
+    It is `trailing` where `num_steps` divides the table, and at most one timestep off elsewhere.
+
+    Args:
+        table: The model's training noise.
+        num_steps: From 1 to ``len(table)``.
+        final_sigma: ``"zero"`` or ``"first"``, see this module.
+
+    Returns:
+        ``num_steps + 1`` levels.
+
+    Raises:
+        ValueError: `num_steps` does not fit the table.
+    """
+    num_steps = checked_steps(table, num_steps)
+    gap = len(table) / num_steps
+    timesteps = [len(table) - 1 - int(i * gap) for i in range(num_steps)]
+    return from_timesteps(table, timesteps, final_sigma=final_sigma)
+
+
+def lcm(
+    table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero", skip: int = 20
+) -> Levels:
+    """Equally spaced among the timesteps that a consistency model was distilled at, as
+    diffusers' LCMScheduler.
+
+    Those are every `skip`-th (the k of Luo et al. 2023, section 4.3), the noisiest among them;
+    diffusers' ``original_inference_steps`` is their number. More steps than that are taken from a
+    finer grid. A run of part of the noise keeps to the same timesteps.
+
+    Args:
+        table: The model's training noise.
+        num_steps: From 1 to ``len(table)``; such models are made for 1 to 8.
+        final_sigma: ``"zero"`` or ``"first"``, see this module.
+        skip: From 1 to ``len(table)``; 20 of 1000 in the paper and in published models.
+
+    Returns:
+        ``num_steps + 1`` levels.
+
+    Raises:
+        ValueError: `num_steps` or `skip` does not fit the table.
+    """
+    num_steps = checked_steps(table, num_steps)
+    if skip < 1:
+        raise ValueError(f"skip must be a number of timesteps from 1 up, got {skip}.")
+    gap = min(skip, len(table) // num_steps)
+    distilled = range(gap - 1, len(table), gap)[::-1]
+    timesteps = [distilled[i * len(distilled) // num_steps] for i in range(num_steps)]
     return from_timesteps(table, timesteps, final_sigma=final_sigma)
 
 
@@ -99,7 +197,7 @@ def linspace(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "ze
 
     Args:
         table: The model's training noise.
-        num_steps: From 1 to ``len(table)`` (one fewer with ``final_sigma="first"``).
+        num_steps: From 1 to ``len(table)``.
         final_sigma: ``"zero"`` or ``"first"``, see this module.
 
     Returns:
@@ -108,10 +206,54 @@ def linspace(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "ze
     Raises:
         ValueError: `num_steps` does not fit the table.
     """
-    fractions = _fractions(table, num_steps, final_sigma)
     top = len(table) - 1
-    levels = [table.level(top - f * top) for f in fractions]
-    return _finish(table, levels, final_sigma)
+    timesteps = [top - f * top for f in _fractions(table, num_steps, final_sigma)]
+    return from_timesteps(table, timesteps, final_sigma=final_sigma)
+
+
+def normal(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero") -> Levels:
+    """Equal fractional timesteps from the noisiest to the first, as k-diffusion's
+    ``get_sigmas``, which web UIs call "Normal" and "Uniform".
+
+    It is `linspace` but for what lies between two timesteps: here ``sigma / alpha`` is interpolated
+    in its logarithm.
+
+    Args:
+        table: The model's training noise.
+        num_steps: From 1 to ``len(table)``.
+        final_sigma: ``"zero"`` or ``"first"``, see this module.
+
+    Returns:
+        ``num_steps + 1`` levels.
+
+    Raises:
+        ValueError: `num_steps` does not fit the table.
+    """
+    return _log_linspace(table, _fractions(table, num_steps, final_sigma), final_sigma)
+
+
+def sgm_uniform(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero") -> Levels:
+    """`normal` with one step more, of which the last starting point is left out, as Stability's
+    generative-models has it.
+
+    No step is spent between the first training level and the clean latent: the last one is as
+    long as the others. With ``final_sigma="first"`` it is `normal`.
+
+    Args:
+        table: The model's training noise.
+        num_steps: From 1 to ``len(table)``.
+        final_sigma: ``"zero"`` or ``"first"``, see this module.
+
+    Returns:
+        ``num_steps + 1`` levels.
+
+    Raises:
+        ValueError: `num_steps` does not fit the table.
+    """
+    return _log_linspace(table, _fractions(table, num_steps, "first"), final_sigma)
+
+
+# Sigma / alpha
 
 
 def karras(
@@ -119,13 +261,11 @@ def karras(
 ) -> Levels:
     """Equal steps in ``(sigma / alpha) ** (1 / rho)`` (Karras et al. 2022, equation 5).
 
-    From the table's noisiest level to its first; with ``final_sigma="zero"`` one step more, to 0.
-
     Args:
         table: The model's training noise, without zero terminal SNR.
         num_steps: From 1 to ``len(table)``.
         final_sigma: ``"zero"`` or ``"first"``, see this module.
-        rho: How much shorter the steps get near the clean end, > 0; 7 in the paper.
+        rho: How much shorter the steps get near the clean end, from 0.1 to 100; 7 in the paper.
 
     Returns:
         ``num_steps + 1`` levels.
@@ -133,18 +273,15 @@ def karras(
     Raises:
         ValueError: `num_steps` or `rho` does not fit, or the table starts at alpha 0.
     """
-    if not (rho > 0 and math.isfinite(rho)):
-        raise ValueError(f"rho must be a positive number, got {rho}.")
+    _check_setting("rho", rho)
+    high, low = (ratio ** (1 / rho) for ratio in _ends("karras", table))
     fractions = _fractions(table, num_steps, final_sigma)
-    high, low = (r ** (1 / rho) for r in _ends("karras", table))
-    levels = [table.at_ratio((high + f * (low - high)) ** rho) for f in fractions]
-    return _finish(table, levels, final_sigma)
+    ratios = [((1 - f) * high + f * low) ** rho for f in fractions]
+    return from_ratios(table, ratios, final_sigma=final_sigma)
 
 
 def exponential(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero") -> Levels:
     """Equal steps in ``log(sigma / alpha)``, the half log-SNR (Lu et al. 2022).
-
-    From the table's noisiest level to its first; with ``final_sigma="zero"`` one step more, to 0.
 
     Args:
         table: The model's training noise, without zero terminal SNR.
@@ -157,10 +294,146 @@ def exponential(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = 
     Raises:
         ValueError: `num_steps` does not fit, or the table starts at alpha 0.
     """
+    high, low = (math.log(ratio) for ratio in _ends("exponential", table))
     fractions = _fractions(table, num_steps, final_sigma)
-    high, low = (math.log(r) for r in _ends("exponential", table))
-    levels = [table.at_ratio(math.exp(high + f * (low - high))) for f in fractions]
-    return _finish(table, levels, final_sigma)
+    ratios = [math.exp((1 - f) * high + f * low) for f in fractions]
+    return from_ratios(table, ratios, final_sigma=final_sigma)
+
+
+def polyexponential(
+    table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero", rho: float = 1.0
+) -> Levels:
+    """Steps in ``log(sigma / alpha)`` that fall off as a power, k-diffusion's
+    ``get_sigmas_polyexponential``.
+
+    Args:
+        table: The model's training noise, without zero terminal SNR.
+        num_steps: From 1 to ``len(table)``.
+        final_sigma: ``"zero"`` or ``"first"``, see this module.
+        rho: The power, from 0.1 to 100: 1 is `exponential`, more has longer steps at the noisy end.
+
+    Returns:
+        ``num_steps + 1`` levels.
+
+    Raises:
+        ValueError: `num_steps` or `rho` does not fit, or the table starts at alpha 0.
+    """
+    _check_setting("rho", rho)
+    high, low = (math.log(ratio) for ratio in _ends("polyexponential", table))
+    fractions = _fractions(table, num_steps, final_sigma)
+    ratios = [math.exp(low + (1 - f) ** rho * (high - low)) for f in fractions]
+    return from_ratios(table, ratios, final_sigma=final_sigma)
+
+
+def kl_optimal(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero") -> Levels:
+    """Equal steps in ``atan(sigma / alpha)``: what is optimal for normally distributed data (Sabour
+    et al. 2024, "Align Your Steps", theorem 3.1).
+
+    Args:
+        table: The model's training noise.
+        num_steps: From 1 to ``len(table)``.
+        final_sigma: ``"zero"`` or ``"first"``, see this module.
+
+    Returns:
+        ``num_steps + 1`` levels.
+
+    Raises:
+        ValueError: `num_steps` does not fit the table.
+    """
+    high, low = math.atan(table.ratios[-1]), math.atan(table.ratios[0])
+    fractions = _fractions(table, num_steps, final_sigma)
+    # The noisiest as it is: in floats, the tangent of the arctangent of infinity is finite.
+    ratios = [math.tan((1 - f) * high + f * low) if f else table.ratios[-1] for f in fractions]
+    return from_ratios(table, ratios, final_sigma=final_sigma)
+
+
+def beta(
+    table: NoiseTable,
+    num_steps: int,
+    *,
+    final_sigma: FinalSigma = "zero",
+    alpha: float = 0.6,
+    beta: float = 0.6,
+    over: Literal["ratios", "timesteps"] = "ratios",
+) -> Levels:
+    """At equal quantiles of a beta distribution, dense at both ends (Lee et al. 2024, "Beta
+    Sampling is All You Need").
+
+    Args:
+        table: The model's training noise; without zero terminal SNR over ratios.
+        num_steps: From 1 to ``len(table)``.
+        final_sigma: ``"zero"`` or ``"first"``, see this module.
+        alpha: Of the distribution, from 0.1 to 100; the smaller, the denser at the clean end.
+        beta: The same for the noisy end.
+        over: ``"ratios"`` lays the distribution over ``sigma / alpha`` from the noisiest level to
+            the first, as diffusers, A1111 and Forge do. ``"timesteps"`` lays it over the timesteps
+            and leaves out the first, as the paper and ComfyUI do; they round to whole timesteps
+            and drop those that come twice, here they are fractional.
+
+    Returns:
+        ``num_steps + 1`` levels.
+
+    Raises:
+        ValueError: `num_steps` or a setting does not fit, or the table starts at alpha 0.
+    """
+    _check_setting("alpha", alpha)
+    _check_setting("beta", beta)
+    if over == "timesteps":
+        fractions = _fractions(table, num_steps, "first")
+        falling = [1 - _beta_quantile(1 - f, alpha, beta) for f in fractions]
+        return _log_linspace(table, falling, final_sigma)
+    if over != "ratios":
+        raise ValueError(f"over must be 'ratios' or 'timesteps', got {over!r}.")
+    high, low = _ends("beta", table)
+    fractions = _fractions(table, num_steps, final_sigma)
+    ratios = [low + _beta_quantile(1 - f, alpha, beta) * (high - low) for f in fractions]
+    return from_ratios(table, ratios, final_sigma=final_sigma)
+
+
+def align_your_steps(
+    table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero"
+) -> Levels:
+    """The levels that NVIDIA found best for Stable Diffusion 1.5 (Sabour et al. 2024, "Align Your
+    Steps"): ten published steps, for other numbers interpolated log-linearly as published.
+
+    Args:
+        table: Stable Diffusion's training noise, or its less noisy part.
+        num_steps: From 1 to ``len(table)``; found for 10.
+        final_sigma: ``"zero"`` or ``"first"``, see this module.
+
+    Returns:
+        ``num_steps + 1`` levels.
+
+    Raises:
+        ValueError: `num_steps` does not fit, or the noise is not Stable Diffusion's, for which
+            the numbers mean nothing; `kl_optimal` is of the same paper and holds for any table.
+    """
+    fractions = _fractions(table, num_steps, "first")
+    theirs = NoiseTable.scaled_linear().ratios[: len(table)]
+    ours = table.ratios[: len(theirs)]
+    same = (math.isclose(a, b, rel_tol=1e-3) for a, b in zip(ours, theirs, strict=True))
+    if len(ours) < len(table) or not all(same):
+        raise ValueError(
+            "The schedule 'align_your_steps' was found for the training noise of Stable Diffusion, "
+            f"sigma / alpha from {theirs[0]:.3g} up, scaled_linear to 0.012, which this model does "
+            "not have: use 'kl_optimal'."
+        )
+    logs = [math.log(ratio) for ratio in _ALIGN_YOUR_STEPS]
+    # Where on the way from the first to the last of them the table begins.
+    top = min(math.log(table.ratios[-1]), logs[0])
+    segment = next(i for i, (a, b) in enumerate(pairwise(logs)) if b < top)
+    start = segment + (logs[segment] - top) / (logs[segment] - logs[segment + 1])
+    if math.isclose(top, logs[0], abs_tol=1e-4):
+        start = 0.0  # 14.615 is the table's highest, rounded
+    ratios = []
+    for f in fractions:
+        place = start + f * (len(logs) - 1 - start)
+        low = math.floor(place)
+        ratios.append(math.exp(logs[low] + (place - low) * (logs[low + 1] - logs[low])))
+    return from_ratios(table, ratios, final_sigma=final_sigma)
+
+
+# Lists
 
 
 def from_timesteps(
@@ -193,160 +466,64 @@ def from_timesteps(
             "The last timestep is 0 already, so a run that ends at the model's first level has no "
             "last step: leave the 0 out, or use final_sigma='zero'."
         )
-    return _finish(table, [table.level(t) for t in timesteps], final_sigma)
+    return _finished(table, (table.level(t) for t in timesteps), final_sigma)
 
 
-_SCHEDULES: dict[str, Schedule] = {
-    f.__name__: f for f in (leading, trailing, linspace, karras, exponential)
-}
-
-
-def list_schedules() -> list[str]:
-    """The names `get_schedule` knows."""
-    return list(_SCHEDULES)
-
-
-def get_schedule(name: str) -> Schedule:
-    """The schedule of a name.
-
-    Args:
-        name: One of `list_schedules`.
-
-    Returns:
-        The schedule function.
-
-    Raises:
-        ValueError: There is no such schedule; the message has the closest name and the list.
-    """
-    if name in _SCHEDULES:
-        return _SCHEDULES[name]
-    close = difflib.get_close_matches(str(name).lower(), _SCHEDULES, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"No schedule {name!r}.{hint} There are: {', '.join(_SCHEDULES)}.")
-
-
-def make_levels(
-    schedule: str | Schedule | Sequence[float],
-    table: NoiseTable,
-    num_steps: int | None = None,
-    *,
-    final_sigma: FinalSigma = "zero",
-    strength: float = 1.0,
-    steps_mode: StepsMode = "run",
+def from_ratios(
+    table: NoiseTable, ratios: Sequence[float], *, final_sigma: FinalSigma = "zero"
 ) -> Levels:
-    """The levels of a run, from whatever a user may call a schedule.
-
-    A run that begins at a picture begins below the top: `strength` is where. With the mode
-    ``"run"`` the schedule is laid over the lowest `strength` of the timesteps, and `num_steps` are
-    run. With ``"schedule"`` it is laid over all of them and its last ``int(num_steps * strength)``
-    steps are run, at least one, which is diffusers' habit; on a schedule with steps of many sizes,
-    such as `karras`, that is another noise than the same part of the timesteps. `leading` has whole
-    gaps between its timesteps and stops short of the top, so it begins at up to a gap less noise.
+    """Values of ``sigma / alpha`` of one's own, one step from each: what k-diffusion and web UIs
+    call sigmas.
 
     Args:
-        schedule: A name of `list_schedules`, a callable ``(table, num_steps) -> Levels``, or a
-            falling list of timesteps.
         table: The model's training noise.
-        num_steps: The number of steps; may be left out for a list of timesteps.
-        final_sigma: ``"zero"`` or ``"first"``, see this module; a callable decides for itself.
-        strength: In (0, 1]; 1 is the whole schedule.
-        steps_mode: ``"run"`` or ``"schedule"``. A list of timesteps is run whole or by
-            ``"schedule"``.
+        ratios: Strictly falling, above 0 and not above the table's highest by more than a percent,
+            for published lists are rounded. Where the table starts at alpha 0 the first may be
+            infinite. The 0 that such lists end with is `final_sigma`.
+        final_sigma: ``"zero"`` or ``"first"``, see this module.
 
     Returns:
-        ``num_steps + 1`` levels; with ``"schedule"`` the last of them.
+        ``len(ratios) + 1`` levels.
 
     Raises:
-        ValueError: An unknown name, a number of steps that does not fit, a `strength` outside (0,
-            1], or a callable's result that is not ``num_steps + 1`` levels of falling noise.
-        TypeError: `num_steps` is not an integer, or a callable returned something else than levels.
+        ValueError: The list is empty, does not fall, leaves the table, or its last value is not
+            above the table's first with ``final_sigma="first"``.
     """
-    if not isinstance(strength, int | float) or not 0 < strength <= 1:
-        raise ValueError(
-            f"strength must be above 0 (the picture stays as it is) and at most 1 (nothing of it "
-            f"is left), got {strength!r}."
-        )
-    if steps_mode not in get_args(StepsMode):
-        raise ValueError(f"steps_mode must be 'run' or 'schedule', got {steps_mode!r}.")
-    if strength == 1:
-        return _whole(schedule, table, num_steps, final_sigma)
-    if steps_mode == "schedule":
-        levels = _whole(schedule, table, num_steps, final_sigma)
-        return levels[-max(1, int((len(levels) - 1) * strength)) - 1 :]
-    if not isinstance(schedule, str) and not callable(schedule):
-        raise ValueError(
-            "A list of timesteps says itself where a run begins: give strength=1, or "
-            f"steps_mode='schedule' for the last {strength:g} of it."
-        )
-    lowest = NoiseTable(table.alphas_cumprod[: max(2, round(strength * len(table)))])
-    try:
-        levels = _whole(schedule, lowest, num_steps, final_sigma)
-    except ValueError:
-        _whole(schedule, table, num_steps, final_sigma)  # raises what is wrong at any strength
-        fit = (n for n in range(len(lowest), 0, -1) if _can(schedule, lowest, n, final_sigma))
-        most = next(fit, None)
-        if most is None:
-            raise
-        raise ValueError(
-            f"Not more than {most} steps fit strength {strength:g}, which has {len(lowest)} of the "
-            f"{len(table)} timesteps, got num_steps {num_steps}: take fewer, more strength, or "
-            "steps_mode='schedule'."
-        ) from None
-    start, top = levels[0], lowest.level(len(lowest) - 1)
-    if not top.t / 2 - 1 <= start.t <= top.t or start.ratio > top.ratio * (1 + 1e-6):
-        raise ValueError(
-            f"Strength {strength:g} is timestep {top.t:g}, but {num_steps} step(s) of this "
-            f"schedule begin at {start.t:g}: take more steps, 'trailing', or "
-            "steps_mode='schedule'. A schedule of one's own follows the table that it is given."
-        )
-    return levels
-
-
-def _can(
-    schedule: str | Schedule, table: NoiseTable, num_steps: int, final_sigma: FinalSigma
-) -> bool:
-    try:
-        _whole(schedule, table, num_steps, final_sigma)
-    except ValueError:
-        return False
-    return True
-
-
-def _whole(
-    schedule: str | Schedule | Sequence[float],
-    table: NoiseTable,
-    num_steps: int | None,
-    final_sigma: FinalSigma,
-) -> Levels:
-    if not isinstance(schedule, str) and not callable(schedule):
-        timesteps = list(schedule)
-        if num_steps is not None and num_steps != len(timesteps):
+    ratios = [float(ratio) for ratio in ratios]
+    if not ratios:
+        raise ValueError("A run needs at least one value of sigma / alpha, got none.")
+    for now, nxt in pairwise(ratios):
+        if not now > nxt:
             raise ValueError(
-                f"num_steps is {num_steps}, but the list has {len(timesteps)} timesteps: leave "
-                "num_steps out."
+                f"Values of sigma / alpha must fall without repeating, but {now:.9g} is followed "
+                f"by {nxt:.9g}."
             )
-        return from_timesteps(table, timesteps, final_sigma=final_sigma)
-    if num_steps is None:
-        raise ValueError("num_steps is needed, unless the schedule is a list of timesteps.")
-    if isinstance(schedule, str):
-        return get_schedule(schedule)(table, num_steps, final_sigma=final_sigma)  # type: ignore[call-arg]
-    num_steps = _checked(table, num_steps)
-    levels = schedule(table, num_steps)
-    name = getattr(schedule, "__name__", repr(schedule))
-    if not isinstance(levels, Levels):
-        raise TypeError(
-            f"Schedule {name} must return keras_sd.noise.Levels, but returned "
-            f"{type(levels).__name__}."
-        )
-    if len(levels) != num_steps + 1:
+    if not ratios[-1] > 0:
         raise ValueError(
-            f"Schedule {name} returned {len(levels)} levels for {num_steps} steps; "
-            f"{num_steps} steps need {num_steps + 1}."
+            f"Values of sigma / alpha must be above 0, got {ratios[-1]:g} at the end: leave a 0 "
+            "out, final_sigma='zero' ends there."
         )
-    return levels
+    if ratios[0] > 1.01 * table.ratios[-1]:
+        raise ValueError(
+            f"The model was trained on sigma / alpha up to {table.ratios[-1]:.6g}, but the list "
+            f"begins with {ratios[0]:.6g}."
+        )
+    if final_sigma == "first" and ratios[-1] <= table.ratios[0]:
+        raise ValueError(
+            f"The last value, {ratios[-1]:.6g}, is not above the model's first level, "
+            f"{table.ratios[0]:.6g}, so a run that ends there has no last step: leave it out, or "
+            "use final_sigma='zero'."
+        )
+    return _finished(table, map(table.at_ratio, ratios), final_sigma)
 
 
-def _checked(table: NoiseTable, num_steps: SupportsIndex) -> int:
+def checked_steps(table: NoiseTable, num_steps: SupportsIndex) -> int:
+    """`num_steps` as an int, if it is from 1 to the table's length.
+
+    Raises:
+        TypeError: It is no integer.
+        ValueError: It is out of range.
+    """
     try:
         if isinstance(num_steps, bool):
             raise TypeError
@@ -362,29 +539,46 @@ def _checked(table: NoiseTable, num_steps: SupportsIndex) -> int:
 
 
 def _fractions(table: NoiseTable, num_steps: int, final_sigma: FinalSigma) -> list[float]:
-    """Equal fractions from 0 towards 1: of the way from the table's noisiest level to its first."""
-    num_steps = _checked(table, num_steps)
+    """Where each step starts, in equal fractions from 0 towards 1: of the way from the table's
+    noisiest level to its first."""
+    num_steps = checked_steps(table, num_steps)
     # Ending at the first level, the last of the points is where the last step ends, not where it
     # starts.
     gaps = num_steps if final_sigma == "first" else num_steps - 1
-    if gaps >= len(table):
-        raise ValueError(
-            f"{num_steps} steps that end at the model's first level need {num_steps + 1} "
-            f"timesteps, but the noise table has {len(table)}: take fewer, or final_sigma='zero'."
-        )
     return [i / gaps if gaps else 0.0 for i in range(num_steps)]
+
+
+def _log_linspace(table: NoiseTable, fractions: Iterable[float], final_sigma: FinalSigma) -> Levels:
+    """The levels at fractions of the way down the timesteps, sigma / alpha interpolated in its
+    logarithm."""
+
+    def level(t: float) -> Level:
+        low = math.floor(t)
+        if low == t or math.isinf(table.ratios[low + 1]):
+            return table.level(t)
+        below, above = table.ratios[low], table.ratios[low + 1]
+        return table.at_ratio(below * (above / below) ** (t - low))
+
+    top = len(table) - 1
+    return _finished(table, (level(top - f * top) for f in fractions), final_sigma)
+
+
+def _check_setting(name: str, value: float) -> None:
+    # Beyond, powers leave the range of floats or fall together.
+    if not 0.1 <= value <= 100:
+        raise ValueError(f"{name} must be from 0.1 to 100, got {value}.")
 
 
 def _ends(name: str, table: NoiseTable) -> tuple[float, float]:
     if math.isinf(table.ratios[-1]):
         raise ValueError(
             f"The schedule {name!r} needs a finite sigma / alpha, but this model starts at alpha 0 "
-            "(zero terminal SNR): use 'trailing' or 'linspace'."
+            "(zero terminal SNR): use 'trailing', 'sgm_uniform' or 'kl_optimal'."
         )
     return table.ratios[-1], table.ratios[0]
 
 
-def _finish(table: NoiseTable, levels: list[Level], final_sigma: FinalSigma) -> Levels:
+def _finished(table: NoiseTable, levels: Iterable[Level], final_sigma: FinalSigma) -> Levels:
     if final_sigma == "zero":
         last = Level(0.0, 1.0, 0.0)
     elif final_sigma == "first":
@@ -392,3 +586,36 @@ def _finish(table: NoiseTable, levels: list[Level], final_sigma: FinalSigma) -> 
     else:
         raise ValueError(f"final_sigma must be 'zero' or 'first', got {final_sigma!r}.")
     return Levels([*levels, last], path=table.at_ratio)
+
+
+# The beta distribution
+
+
+def _beta_quantile(p: float, a: float, b: float) -> float:
+    """The x below which a part `p` of a beta distribution lies, by bisection."""
+    if p > 0.5:  # at 1 floats are too far apart
+        return 1 - _beta_quantile(1 - p, b, a)
+    if p == 0:
+        return 0.0
+    low, high = 0.0, 1.0
+    while low < (middle := (low + high) / 2) < high and high - low > 1e-15 * high:
+        if _beta_part(middle, a, b) < p:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _beta_part(x: float, a: float, b: float) -> float:
+    """The regularised incomplete beta function, by its continued fraction (DLMF 8.17.22)."""
+    if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly
+        return 1 - _beta_part(1 - x, b, a)
+    log_beta = math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+    value = 1.0
+    for m in range(10 + int(5 * math.sqrt(max(a, b))), -1, -1):  # deep enough for 1e-11
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        value = 1 + odd / value
+        if m:
+            even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+            value = 1 + even / value
+    return math.exp(a * math.log(x) + b * math.log1p(-x) - log_beta) / (a * value)

@@ -23,12 +23,13 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import numpy as np
 
 from keras_sd.noise import Level, Levels
-from keras_sd.random import normal
+from keras_sd.random import BrownianPath, normal
 from keras_sd.registry import get_sampler
 from keras_sd.sampler import Sampler
 from keras_sd.sampling import SamplerContractError, Step, sample
@@ -74,10 +75,13 @@ def all_checks() -> tuple[Check, ...]:
         check_close,
         check_raise_from_denoise,
         check_plain_arithmetic,
+        check_backend_tensors,
         check_no_with_around_yield,
         check_order_of_convergence_vp,
         check_order_of_convergence_ve,
         check_order_of_convergence_flow,
+        check_mean_and_variance,
+        check_brownian_path,
     )
 
 
@@ -162,9 +166,11 @@ def check_last_sigma_zero(sampler: Sampler | str) -> None:
     """
     sampler = _resolve(sampler)
     picture = np.full(_SHAPE, 0.7)
+    # Of a consistency model, samplers take the boundary condition into account: a trace of x.
+    allowed = 1e-4 if getattr(sampler, "consistency", False) else 1e-9
     for path in _PATHS.values():
         last = _run(sampler, _grid(path, 6, to_zero=True), denoise=lambda x, level: picture)[-1]
-        if not np.allclose(last.latent, picture, rtol=0, atol=1e-9):
+        if not np.allclose(last.latent, picture, rtol=0, atol=allowed):
             _fail(
                 sampler,
                 1,
@@ -378,6 +384,45 @@ def check_plain_arithmetic(sampler: Sampler | str) -> None:
         _fail(sampler, 6, "it declares reads_tensors = True, but never read one")
 
 
+def check_backend_tensors(sampler: Sampler | str) -> None:
+    """Float32 tensors of Keras' backend come to what float64 NumPy arrays come to (clause 6).
+
+    Run under each backend, it compares them all with the same numbers.
+
+    Raises:
+        ImportError: Keras has no backend here.
+    """
+    sampler = _resolve(sampler)
+    try:
+        from keras import ops
+    except ImportError as error:
+        raise ImportError(
+            f"This check runs the sampler on the tensors of Keras' backend, but {error}: install "
+            'one, as in pip install "keras-sd[jax]", and name it in KERAS_BACKEND.'
+        ) from error
+    source = _Noise()
+    for levels in (_grid(_PATHS["VP"], 6, to_zero=True), _grid(_PATHS["VE"], 6)):
+        x = _start() * levels[0].sigma
+        expected = _run(sampler, levels, x=x)
+        source.count = 0
+        found = _run(
+            sampler,
+            levels,
+            x=ops.convert_to_tensor(x, "float32"),
+            noise=lambda now, nxt: ops.convert_to_tensor(source(now, nxt), "float32"),
+        )
+        for step, reference in zip(found, expected, strict=True):
+            latent = ops.convert_to_numpy(step.latent)
+            off = np.abs(latent - reference.latent).max() / np.abs(reference.latent).max()
+            if not off < 1e-4:
+                _fail(
+                    sampler,
+                    6,
+                    f"step {step.index} of {step.total} on {type(step.latent).__module__} tensors "
+                    f"is {off:.2g} off what NumPy gives",
+                )
+
+
 def check_no_with_around_yield(sampler: Sampler | str) -> None:
     """No ``with`` block is open while the host's code runs (clause 7). Read from the source, if
     there is one."""
@@ -395,6 +440,55 @@ def check_no_with_around_yield(sampler: Sampler | str) -> None:
                 sampler,
                 7,
                 f"{owner.__name__} yields inside a with block (its line {line}): close it before",
+            )
+
+
+def check_mean_and_variance(sampler: Sampler | str) -> None:
+    """A stochastic sampler's latents have the right mean and variance, the better the more steps
+    (clause 3).
+
+    At 20 and 40 steps, each by itself, as too much variance may hide in a mean that is right.
+    """
+    sampler = _resolve(sampler)
+    if not getattr(sampler, "stochastic", False) or getattr(sampler, "order", 1) == 0:
+        return
+    for name, path in _PATHS.items():
+        with _reported(sampler):
+            few, more = (_gaussian_errors(sampler, _grid(path, n)) for n in (20, 40))
+        for what, before, after in zip(("mean", "standard deviation"), few, more, strict=True):
+            if not (after < _LARGEST_ERROR and after < max(0.8 * before, 1e-3)):
+                _fail(
+                    sampler,
+                    3,
+                    f"on a {name} path the {what} of its latents is {before:.2g} off at 20 steps "
+                    f"and {after:.2g} at 40",
+                )
+
+
+def check_brownian_path(sampler: Sampler | str) -> None:
+    """With ``brownian = True``, twice the steps along the same path come nearer to the same latent
+    (clause 3)."""
+    sampler = _resolve(sampler)
+    if not getattr(sampler, "brownian", False):
+        return
+    if not getattr(sampler, "stochastic", False):
+        _fail(sampler, 3, "it declares brownian = True, but not stochastic = True")
+    shape = (200,)
+    for name, path in _PATHS.items():
+        ends = []
+        for num_steps in (32, 64, 128):
+            levels, noise = _grid(path, num_steps), BrownianPath(1, [0], shape)
+            x = _start(shape=shape) * _spread(levels[0]) + levels[0].alpha * _MEAN
+            draw = lambda now, nxt, noise=noise: noise(now, nxt)[0].astype(np.float64)  # noqa: E731
+            ends.append(_run(sampler, levels, x=x, noise=draw)[-1].latent)
+        before, after = (float(np.sqrt(np.mean((a - b) ** 2))) for a, b in pairwise(ends))
+        if not after < 0.8 * before:
+            _fail(
+                sampler,
+                3,
+                f"on a {name} path 64 steps are {before:.2g} off 32 steps with the same Brownian "
+                f"path, and 128 are {after:.2g} off 64: the weight of its noise is not its "
+                "interval's",
             )
 
 
@@ -429,7 +523,7 @@ def measure_order(sampler: Sampler | str, path: str = "VP") -> tuple[float, dict
     starting latent and in every noise it draws. Its mean and spread are read off exactly, with no
     sampling error, and compared with the true ones at the last level. For a sampler that draws no
     noise that is the exact solution of the probability-flow ODE; for one that does it is the weak
-    order.
+    order. One that declares ``consistency`` is given the exact solution itself as its model.
 
     Args:
         sampler: An instance or a name.
@@ -440,7 +534,7 @@ def measure_order(sampler: Sampler | str, path: str = "VP") -> tuple[float, dict
         error by number of steps.
     """
     sampler = _resolve(sampler)
-    errors = {n: _gaussian_error(sampler, _grid(_PATHS[path], n)) for n in _GRIDS}
+    errors = {n: sum(_gaussian_errors(sampler, _grid(_PATHS[path], n))) for n in _GRIDS}
     coarse, fine = errors[_GRIDS[-2]], errors[_GRIDS[-1]]
     if fine < 1e-11:
         return math.inf, errors
@@ -451,7 +545,12 @@ def _check_order(sampler: Sampler, path: str) -> None:
     declared = getattr(sampler, "order", 1)
     with _reported(sampler):
         order, errors = measure_order(sampler, path)
-    if not (order > declared - _TOLERANCE and errors[_GRIDS[-1]] < _LARGEST_ERROR):
+    if declared == 0 and math.isfinite(errors[_GRIDS[-1]]):
+        return  # a method for distilled models, which promises nothing of an ordinary one
+    # A consistency model leaves nothing to converge: every step is exact.
+    exact = getattr(sampler, "consistency", False) and max(errors.values()) < 1e-4
+    converges = order > declared - _TOLERANCE and errors[_GRIDS[-1]] < _LARGEST_ERROR
+    if not (exact or converges):
         listed = ", ".join(f"{error:.2g} at {n} steps" for n, error in errors.items())
         raise ContractViolation(
             f"{_label(sampler)} declares order {declared}, but on a {path} path its error falls "
@@ -460,26 +559,29 @@ def _check_order(sampler: Sampler, path: str) -> None:
         )
 
 
-def _gaussian_error(sampler: Sampler, levels: Levels) -> float:
+def _gaussian_errors(sampler: Sampler, levels: Levels) -> tuple[float, float]:
+    """How far the mean and the standard deviation of a run's end are off."""
     first, last = levels[0], levels[-1]
-    # Row 0 starts at the mean, row 1 one unit off it; row 2 + k draws 1 at the k-th draw and 0
-    # elsewhere.
-    counter = _UnitDraws(2)
-    _last_latent(sampler, levels, np.full(2, first.alpha * _MEAN), counter)
-    draws = _UnitDraws(2 + counter.count)
-    x = np.full(2 + counter.count, first.alpha * _MEAN)
+    consistency = getattr(sampler, "consistency", False)
+    denoise = _gaussian_consistency if consistency else _gaussian_denoise
+    # Row 0 starts at the mean, row 1 one unit off it; each of the others has one number of what is
+    # drawn, 0 elsewhere.
+    draws = _UnitDraws(brownian=bool(getattr(sampler, "brownian", False)))
+    _last_latent(sampler, denoise, levels, np.full(2, first.alpha * _MEAN), draws.counted)
+    x = np.full(2 + draws.count, first.alpha * _MEAN)
     x[1] += 1
-    out = _last_latent(sampler, levels, x, draws)
+    out = _last_latent(sampler, denoise, levels, x, draws)
     gains = out[1:] - out[0]
-    spread = gains * np.sqrt([_spread(first) ** 2] + [1.0] * counter.count)
+    spread = gains * np.sqrt([_spread(first) ** 2] + [1.0] * draws.count)
     # Without draws the sign counts: the ODE never crosses its mean.
-    total = float(np.sqrt(np.sum(spread**2))) if counter.count else float(spread[0])
-    error = abs(float(out[0]) - last.alpha * _MEAN) + abs(total - _spread(last))
-    return error if math.isfinite(error) else math.inf
+    total = float(np.sqrt(np.sum(spread**2))) if draws.count else float(spread[0])
+    errors = abs(float(out[0]) - last.alpha * _MEAN), abs(total - _spread(last))
+    mean, deviation = (error if math.isfinite(error) else math.inf for error in errors)
+    return mean, deviation
 
 
-def _last_latent(sampler: Sampler, levels: Levels, x: Any, noise: Any) -> Any:
-    *_, last = sample(sampler, _gaussian_denoise, x, levels, noise)
+def _last_latent(sampler: Sampler, denoise: Any, levels: Levels, x: Any, noise: Any) -> Any:
+    *_, last = sample(sampler, denoise, x, levels, noise)
     return last.latent
 
 
@@ -492,17 +594,51 @@ def _gaussian_denoise(x: Any, level: Level) -> Any:
     return _MEAN + gain * (x - level.alpha * _MEAN)
 
 
-class _UnitDraws:
-    """Noise whose k-th draw is 1 in row 2 + k and 0 elsewhere."""
+def _gaussian_consistency(x: Any, level: Level) -> Any:
+    """Where the probability-flow ODE takes x: the function that a consistency model is trained to
+    be."""
+    return _MEAN + math.sqrt(_VARIANCE) / _spread(level) * (x - level.alpha * _MEAN)
 
-    def __init__(self, rows: int) -> None:
-        self.rows, self.count = rows, 0
+
+class _UnitDraws:
+    """Noise one number at a time: row 2 + k has the k-th of the run's independent numbers as 1, the
+    others as 0. Each draw is one of them, or with `brownian` each piece of the path between two
+    levels at which one was asked for."""
+
+    def __init__(self, brownian: bool) -> None:
+        self._brownian = brownian
+        self._asked: list[tuple[float, float]] = []
+        self._drawn = 0
+
+    def counted(self, now: Level, nxt: Level) -> Any:
+        """No noise, but remembered."""
+        self._asked.append((_clock(now), _clock(nxt)))
+        return np.zeros(2)
+
+    @property
+    def _ticks(self) -> list[float]:
+        return sorted({tick for interval in self._asked for tick in interval})
+
+    @property
+    def count(self) -> int:
+        """The run's independent numbers."""
+        return max(len(self._ticks) - 1, 0) if self._brownian else len(self._asked)
 
     def __call__(self, now: Level, nxt: Level) -> Any:
-        drawn = np.zeros(self.rows)
-        drawn[2 + self.count : 3 + self.count] = 1
-        self.count += 1
+        drawn = np.zeros(2 + self.count)
+        if self._brownian:
+            start, end = sorted((_clock(now), _clock(nxt)))
+            for k, (low, high) in enumerate(pairwise(self._ticks)):
+                if start <= low and high <= end:
+                    drawn[2 + k] = math.sqrt((high - low) / (end - start))
+        else:
+            drawn[2 + self._drawn : 3 + self._drawn] = 1
+            self._drawn += 1
         return drawn
+
+
+def _clock(level: Level) -> float:
+    return math.atan2(level.sigma, level.alpha)
 
 
 # ---- paths, noise and arrays to run on ----------------------------------------------------------
@@ -516,7 +652,7 @@ def _vp(ratio: float) -> Level:
 
 
 def _ve(ratio: float) -> Level:
-    return Level(math.log(ratio) / 4, 1.0, ratio)
+    return Level(_vp(ratio).t, 1.0, ratio)
 
 
 def _flow(ratio: float) -> Level:

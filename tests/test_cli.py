@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_sd import cli, image, inpainting, registry, schedules
+from keras_sd import cli, image, inpainting, levels, registry
 from keras_sd.cli import backends, draw
 from keras_sd.cli.drawing import Settings
 from keras_sd.image import read_metadata
@@ -130,6 +130,8 @@ def test_generate_with_defaults(fake, capsys) -> None:
                 "seed": 7,
                 "sampler": "fake-sampler",
                 "schedule": "trailing",
+                "guidance_rescale": 0.0,
+                "guidance_interval": None,
             },
         ),
     ]
@@ -154,8 +156,9 @@ def test_generate_with_defaults(fake, capsys) -> None:
 def test_generate_with_everything(fake, capsys) -> None:
     for name in ("m", "vae.safetensors", "unet.ckpt", "clip.bin", "merges.txt"):
         Path(name).touch()
-    arguments = """generate cat --model m --negative dog --sampler s --schedule karras --steps 5
-        --guidance 2.5 --seed 0 --count 2 --size 64x32 --output cat.png --backend torch
+    arguments = """generate cat --model m --negative dog --sampler DPM++_2M_Karras --steps 5
+        --guidance 2.5 --guidance-rescale 0.7 --guidance-interval 0.2 5 --seed 0
+        --count 2 --size 64x32 --output cat.png --backend torch
         --variant fp16 --prediction v --ema --autoencoder vae.safetensors --unet unet.ckpt
         --text-encoder clip.bin --vocabulary merges.txt --compat keras_cv==0.9
         --dtype mixed_float16"""
@@ -181,11 +184,14 @@ def test_generate_with_everything(fake, capsys) -> None:
         "num_steps": 5,
         "unconditional_guidance_scale": 2.5,
         "seed": 0,
-        "sampler": "s",
+        "sampler": "dpmpp_2m",
         "schedule": "karras",
+        "guidance_rescale": 0.7,
+        "guidance_interval": (0.2, 5.0),
     }
     assert [read_metadata(f"cat-{number}.png")["image"] for number in (1, 2)] == [0, 1]
     made = read_metadata("cat-1.png")
+    assert (made["guidance_rescale"], made["guidance_interval"]) == (0.7, [0.2, 5.0])
     assert {name: made[name] for name in loading} == {
         name: str(value) if isinstance(value, Path) else value for name, value in loading.items()
     }
@@ -291,6 +297,9 @@ BAD_INPUT = [
     (["--seed", str(2**64)], "seed"),
     (["--guidance", "nan"], "--guidance is nan; it is a finite number"),
     (["--guidance", "inf"], "--guidance is inf"),
+    (["--guidance-rescale", "1.5"], "guidance-rescale"),
+    (["--guidance-interval", "5", "0.2"], "guidance_interval .* lowest and the highest"),
+    (["--guidance-interval", "5"], "guidance-interval"),
     (["--sampler", "dimm"], "No sampler 'dimm'"),
     (["--schedule", "karas"], "No schedule 'karas'. Did you mean 'karras'"),
     (["--backend", "pytorch"], "--backend is 'pytorch'; it is one of jax, tensorflow, torch"),
@@ -373,6 +382,8 @@ def test_image_to_image(pictures, capsys, tmp_path) -> None:
         "seed": 7,
         "sampler": "fake-sampler",
         "schedule": "trailing",
+        "guidance_rescale": 0.0,
+        "guidance_interval": None,
         "strength": 0.8,
         "steps_mode": "run",
         "resize": None,
@@ -547,7 +558,7 @@ def test_choices_are_those_of_the_library() -> None:
     # Said again in the command, which must not import NumPy for its help.
     for function in (draw.image_to_image, draw.inpaint):
         choices = {name: get_args(hint) for name, hint in get_type_hints(function).items()}
-        assert choices["steps_mode"] == get_args(schedules.StepsMode)
+        assert choices["steps_mode"] == get_args(levels.StepsMode)
         assert choices["resize"] == (image.Resize, type(None))
     assert choices["mask_convention"] == get_args(inpainting.MaskConvention)
     dtypes, _ = get_args(get_type_hints(Settings)["dtype"])
@@ -601,6 +612,24 @@ def test_samplers_are_listed(capsys, monkeypatch) -> None:
         "longer-name  acme          2        acme:Sampler",
     ]
     assert captured.err == ""
+
+
+def test_schedules_are_listed(capsys) -> None:
+    assert cli.main(["schedules"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["name", "distribution", "version", "where"]
+    assert ["karras", "keras-sd", "keras_sd.schedules:karras"] in [
+        [words[0], words[1], words[3]] for words in map(str.split, lines)
+    ]
+
+
+def test_a_schedule_goes_before_the_one_in_the_sampler_s_name(fake) -> None:
+    named = ["--sampler", "DPM++ 2M Karras", "--schedule", "SGM Uniform"]
+    assert cli.main(["generate", "cat", *named]) == 0
+    assert [fake.calls[1][1][what] for what in ("sampler", "schedule")] == [
+        "dpmpp_2m",
+        "sgm_uniform",
+    ]
 
 
 def test_no_backend_installed(fake, capsys, monkeypatch) -> None:

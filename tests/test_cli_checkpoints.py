@@ -621,6 +621,19 @@ def test_a_unet_says_what_it_predicts():
     assert found.config.noise.prediction == "epsilon"
     assert "folder, config.json" in found.prediction_from
 
+    save_file(unet | {"ztsnr": np.zeros(0, np.float32)}, "unet_zero.safetensors")
+    found = open_checkpoint("base.safetensors", unet="unet_zero.safetensors")
+    assert found.config.noise == NoiseConfig(prediction="v", zero_terminal_snr=True)
+    zero = replace(TINY_2, noise=NoiseConfig(prediction="v", zero_terminal_snr=True))
+    write_preset("zero", zero)
+    assert open_checkpoint("base.safetensors", unet="zero").config.noise == zero.noise
+    # Whose noise it is, is whose UNet it is.
+    assert open_checkpoint("zero", unet="unet_v.safetensors").config.noise == TINY_2.noise
+    assert open_checkpoint("zero", unet="folder").config.noise == NoiseConfig()
+    assert open_checkpoint("zero", unet="unet.safetensors").config.noise == zero.noise
+    with pytest.raises(ValueError, match="zero_terminal_snr needs the prediction v"):
+        open_checkpoint("zero", prediction="epsilon")
+
 
 # KerasCV: its files have the shapes of the real models, which a test makes small.
 

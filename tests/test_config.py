@@ -17,6 +17,7 @@ from keras_sd.config import (
     TextEncoderConfig,
     UNetConfig,
 )
+from keras_sd.noise import NoiseTable
 from keras_sd.weights.names import diffusers
 
 
@@ -27,6 +28,24 @@ def test_a_config_survives_json(config):
     assert again == config
     assert isinstance(again.unet.widths, tuple)
     assert hash(again) == hash(config)
+
+
+def test_the_table_of_a_config():
+    assert NoiseConfig().table() == NoiseTable.scaled_linear()
+    linear = NoiseConfig("linear", 0.001, 0.02, 500)
+    assert linear.table() == NoiseTable.linear(0.001, 0.02, 500)
+    zero = NoiseConfig(prediction="v", zero_terminal_snr=True)
+    assert zero.table() == NoiseTable.scaled_linear().zero_terminal_snr()
+
+
+def test_zero_terminal_snr_needs_v():
+    with pytest.raises(ValueError, match="zero_terminal_snr needs the prediction v"):
+        NoiseConfig(zero_terminal_snr=True)
+    noise = {"prediction": "v", "zero_terminal_snr": True}
+    config = ModelConfig.from_dict({"name": "x", "noise": noise})
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    with pytest.raises(ValueError, match=r"noise.zero_terminal_snr: expected bool, not 1"):
+        ModelConfig.from_dict({"name": "x", "noise": {**noise, "zero_terminal_snr": 1}})
 
 
 def test_what_is_left_out_is_the_default():

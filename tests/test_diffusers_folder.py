@@ -280,7 +280,8 @@ REFUSED = [
     (SCHEDULER, "beta_end", 1.0, "beta_end is 1.0"),
     (SCHEDULER, "num_train_timesteps", 10**9, "num_train_timesteps"),
     (SCHEDULER, "prediction_type", "sample", "not 'epsilon' or 'v_prediction'"),
-    (SCHEDULER, "rescale_betas_zero_snr", True, "rescale_betas_zero_snr is True, not False"),
+    (SCHEDULER, "rescale_betas_zero_snr", True, "zero_terminal_snr needs the prediction v"),
+    (SCHEDULER, "rescale_betas_zero_snr", 1, "rescale_betas_zero_snr is 1, not true or false"),
     (SCHEDULER, "set_alpha_to_one", 1, "set_alpha_to_one is 1, not true or false"),
     (SCHEDULER, "timestep_spacing", "uniform", "timestep_spacing"),
     (SCHEDULER, "timestep_type", "continuous", "timestep_type"),
@@ -426,8 +427,8 @@ def test_an_inpainting_pipeline_can_be_run_with_either_unet(sd1, channels, famil
         (
             "EulerDiscreteScheduler",
             {"use_beta_sigmas": True},
-            ("euler", "leading", "zero"),
-            "use_beta_sigmas",
+            ("euler", "beta", "zero"),
+            "",
         ),
         (
             "DPMSolverMultistepScheduler",
@@ -454,6 +455,16 @@ def test_a_scheduler_of_other_noise_is_refused(sd1):
     change(sd1, SCHEDULER, _class_name=["?"])
     with pytest.raises(WeightsError, match=r"a \['\?'\] is not known"):
         read_folder(sd1)
+
+
+def test_the_noise_of_a_model_trained_to_zero_terminal_snr(sd2):
+    change(sd2, SCHEDULER, rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    found = read_folder(sd2)
+    assert found.config.noise.zero_terminal_snr
+    assert found.config.defaults.schedule == "trailing"
+    assert found.config.noise.table().alphas_cumprod[-1] == 0
+    change(sd2, SCHEDULER, rescale_betas_zero_snr=False)
+    assert not read_folder(sd2).config.noise.zero_terminal_snr
 
 
 def test_no_scheduler_is_that_of_stable_diffusion(sd2):
@@ -798,6 +809,7 @@ def test_the_attention_of_old_autoencoders(sd1, convolutions):
 
 # Writing
 
+ZERO_SNR = NoiseConfig(prediction="v", zero_terminal_snr=True)
 ODD = replace(
     CONFIGS["sd1"],
     name="odd ✓",
@@ -826,11 +838,15 @@ def test_what_is_written_reads_back_the_same(tmp_path, config, dtype):
         *(
             replace(SD_1, defaults=Defaults(sampler=sampler, schedule=schedule))
             for sampler in ("ddim", "pndm", "euler", "other")
-            for schedule in ("leading", "linspace", "trailing", "karras", "exponential")
+            for schedule in ("leading", "linspace", "trailing", "karras", "exponential", "beta")
         ),
         *(
             replace(SD_1, noise=NoiseConfig(final_sigma="zero"), defaults=Defaults(sampler=name))
             for name in ("ddim", "pndm", "euler")
+        ),
+        *(
+            replace(SD_2, noise=ZERO_SNR, defaults=Defaults(sampler=name))
+            for name in ("ddim", "pndm", "euler", "other")
         ),
         replace(SD_1, unet=UNetConfig(in_channels=9)),
         replace(SD_1, unet=UNetConfig(in_channels=8)),
@@ -851,6 +867,21 @@ def test_a_schedule_that_diffusers_has_is_a_setting_of_its_own():
     jsons = write.to_jsons(Path("x"), config, VOCABULARY)
     assert jsons[SCHEDULER]["use_karras_sigmas"] is True
     assert jsons[INDEX]["_keras_sd"]["defaults"] == {"num_steps": 9}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "theirs"),
+    # Their PNDM knows no such noise.
+    [("ddim", "DDIM"), ("pndm", "DDIM"), ("euler", "EulerDiscrete"), ("heun", "DDIM")],
+)
+def test_zero_terminal_snr_is_a_setting_of_its_own(sampler, theirs):
+    config = replace(SD_2, noise=ZERO_SNR, defaults=Defaults(sampler=sampler))
+    jsons = write.to_jsons(Path("x"), config, VOCABULARY)
+    assert jsons[SCHEDULER]["_class_name"] == f"{theirs}Scheduler"
+    assert jsons[SCHEDULER]["rescale_betas_zero_snr"] is True
+    assert jsons[SCHEDULER]["prediction_type"] == "v_prediction"
+    plain = write.to_jsons(Path("x"), replace(SD_2, defaults=config.defaults), VOCABULARY)
+    assert not plain[SCHEDULER].get("rescale_betas_zero_snr")
 
 
 def test_a_model_that_diffusers_has_not_is_refused(tmp_path):

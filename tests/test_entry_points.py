@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from keras_sd import schedules
 
 PROJECT = Path(__file__).parent.parent / "pyproject.toml"
 DISTRIBUTION = metadata.distribution("keras-sd")
@@ -34,13 +37,24 @@ def test_every_sampler_file_is_declared():
     spec = importlib.util.find_spec("keras_sd_samplers")
     assert spec is not None
     assert spec.origin is not None
-    held = {path.stem for path in Path(spec.origin).parent.glob("*.py")} - {"__init__"}
+    held = {path.stem for path in Path(spec.origin).parent.glob("[a-z]*.py")}
     declared = {
         value.split(":")[0].removeprefix("keras_sd_samplers.")
         for group, _, value in DECLARED
         if group == "keras_sd.samplers"
     }
     assert held == declared
+
+
+def test_every_schedule_is_declared():
+    declared = {value for group, _, value in DECLARED if group == "keras_sd.schedules"}
+    own = {
+        name
+        for name, function in vars(schedules).items()
+        if inspect.isfunction(function) and "num_steps" in inspect.signature(function).parameters
+        if name in schedules.__all__
+    } - {"checked_steps"}
+    assert {f"keras_sd.schedules:{name}" for name in own} == declared
 
 
 def test_the_command_is_installed_and_runs():

@@ -108,6 +108,36 @@ def test_between_says_what_is_wrong():
         Levels([vp(2), vp(1)], path=vp).between(vp(2), vp(1), 1.5)
 
 
+def test_at_timestep_is_the_level_of_the_table():
+    levels = Levels([SD.level(999), SD.level(0)], path=SD.at_ratio)
+    for t in (0, 1, 27, 500, 998, 999):
+        found = levels.at_timestep(t)
+        assert found.t == pytest.approx(t, abs=1e-9)
+        assert found.ratio == pytest.approx(SD.level(t).ratio, rel=1e-13)
+    assert levels.at_timestep(999) is levels[0]
+    # Below the first timestep there is nothing that the model tells apart: it is the noisiest.
+    assert levels.at_timestep(0.0).ratio == pytest.approx(SD.ratios[0], rel=1e-13)
+
+
+def test_at_timestep_starts_at_alpha_zero_and_ends_at_sigma_zero():
+    def path(ratio):
+        return Level(math.atan(ratio), *(f(math.atan(ratio)) for f in (math.cos, math.sin)))
+
+    levels = Levels([Level(math.pi / 2, 0.0, 1.0), path(0.1)], path=path)
+    assert levels.at_timestep(math.pi / 2) is levels[0]
+    assert levels.at_timestep(1.0).ratio == pytest.approx(math.tan(1.0), rel=1e-14)
+    assert levels.at_timestep(0.0) == Level(0.0, 1.0, 0.0)
+
+
+def test_at_timestep_says_what_is_wrong():
+    levels = Levels([SD.level(900), SD.level(100)], path=SD.at_ratio)
+    for t in (-1, 900.5, math.nan):
+        with pytest.raises(ValueError, match=f"Timestep {t} is outside the path"):
+            levels.at_timestep(t)
+    with pytest.raises(ValueError, match="path="):
+        Levels(levels).at_timestep(500)
+
+
 def test_stable_diffusions_table():
     assert len(SD) == 1000
     # sqrt((1 - abar) / abar) of the ends, as k-diffusion prints them for Stable Diffusion 1.
@@ -161,6 +191,33 @@ def test_zero_terminal_snr():
     ratios = [table.level(998 + f).ratio for f in (0, 0.25, 0.5, 0.75, 1)]
     assert ratios == sorted(ratios)
     assert table.timestep(table.level(998.75).ratio) == pytest.approx(998.75)
+    assert table.at_ratio(math.inf) == table.level(999)
+
+
+def test_a_table_stretched_to_zero_terminal_snr():
+    table = SD.zero_terminal_snr()
+    roots, before = ([math.sqrt(a) for a in t.alphas_cumprod] for t in (table, SD))
+    assert table.alphas_cumprod[-1] == 0
+    assert roots[0] == pytest.approx(before[0], rel=1e-14)
+    # A straight line of the old ones.
+    assert roots[500] / roots[0] == pytest.approx(
+        (before[500] - before[-1]) / (before[0] - before[-1])
+    )
+    again = table.zero_terminal_snr().alphas_cumprod
+    assert again == pytest.approx(table.alphas_cumprod, rel=1e-12)
+
+
+@pytest.mark.references
+def test_zero_terminal_snr_equals_diffusers():
+    import torch
+    from diffusers.schedulers.scheduling_euler_discrete import rescale_zero_terminal_snr
+
+    for table in (SD, NoiseTable.linear()):
+        betas = rescale_zero_terminal_snr(torch.tensor(table.betas, dtype=torch.float64))
+        ours = table.zero_terminal_snr()
+        assert ours.betas == pytest.approx(betas.tolist(), rel=1e-9)
+        theirs = torch.cumprod(1 - betas, 0).tolist()
+        assert ours.alphas_cumprod == pytest.approx(theirs, rel=1e-10, abs=1e-30)
 
 
 @pytest.mark.parametrize("table", [(), (0.5,), (0.5, 0.5), (0.2, 0.5), (1.0, 0.5), (0.5, -0.1)])

@@ -18,12 +18,13 @@ from keras_sd import get_sampler
 from keras_sd.backend import compile_step
 from keras_sd.config import AutoencoderConfig, TextEncoderConfig, UNetConfig
 from keras_sd.denoiser import Denoiser
+from keras_sd.guidance import Guidance
+from keras_sd.levels import make_levels
 from keras_sd.networks import Autoencoder, TextEncoder, UNet, layers
 from keras_sd.networks.text_encoder import ACTIVATIONS
 from keras_sd.networks.unet import timestep_embedding
 from keras_sd.noise import NoiseTable
 from keras_sd.sampling import sample
-from keras_sd.schedules import make_levels
 from keras_sd.weights import names
 from keras_sd.weights.load import load_state_dict
 from keras_sd.weights.names import diffusers
@@ -212,7 +213,7 @@ def run_difference(model, run):
     given = {level: last(noise) for level, noise in zip(levels, known["noise"], strict=False)}
     steps = sample(
         get_sampler(sampler, **settings),
-        denoiser(model)(prompt, negative, GUIDANCE),
+        denoiser(model)(prompt, negative, Guidance(GUIDANCE)),
         ops.convert_to_tensor(np.ascontiguousarray(last(known["start"]))),
         levels,
         lambda now, nxt: ops.convert_to_tensor(np.ascontiguousarray(given[now])),

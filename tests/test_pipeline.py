@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
+from dataclasses import dataclass
+from itertools import pairwise
 
 import keras
 import numpy as np
@@ -148,6 +151,26 @@ def test_guidance_one_is_the_conditional_prediction_alone(pipeline):
     assert differ(plain, nearly) <= 1
 
 
+def test_guidance_outside_of_its_interval_costs_nothing(pipeline):
+    run = {"num_steps": 4, "seed": 2, "schedule": "karras"}
+    ratios = [level.ratio for level in pipeline.levels(4, "karras")]
+    everywhere = (0.0, 1000.0)
+    all_of_it = pipeline.text_to_image("a cat", **run)
+    same = pipeline.text_to_image("a cat", **run, guidance_interval=everywhere)
+    np.testing.assert_array_equal(all_of_it, same)
+    nowhere = pipeline.text_to_image("a cat", **run, guidance_interval=(2000.0, 3000.0))
+    plain = pipeline.text_to_image("a cat", **run, unconditional_guidance_scale=1)
+    np.testing.assert_array_equal(nowhere, plain)
+    middle = (ratios[2], ratios[1])  # both ends count
+    some = list(pipeline.stream("a cat", **run, guidance_interval=middle))
+    guided = list(pipeline.stream("a cat", **run))
+    alone = list(pipeline.stream("a cat", **run, unconditional_guidance_scale=1))
+    first, second = (np.asarray(ops.convert_to_numpy(s.latent)) for s in some[:2])
+    np.testing.assert_array_equal(first, ops.convert_to_numpy(alone[0].latent))
+    assert abs(second - ops.convert_to_numpy(alone[1].latent)).max() > 1e-3
+    assert abs(second - ops.convert_to_numpy(guided[1].latent)).max() > 1e-4
+
+
 def test_guidance_runs_both_halves_as_one_batch(pipeline, monkeypatch):
     batches = []
     original = UNet.call
@@ -198,6 +221,48 @@ def test_one_compiled_step_serves_every_level(pipeline, monkeypatch):
     assert sum(calls) <= 2  # traced, not run; TensorFlow may trace a second time
 
 
+def test_the_names_of_web_uis(pipeline):
+    run = {"num_steps": 4, "seed": 2}
+    named = pipeline.text_to_image("a cat", sampler="DPM++ 2M Karras", **run)
+    ours = pipeline.text_to_image("a cat", sampler="dpmpp_2m", schedule="karras", **run)
+    np.testing.assert_array_equal(named, ours)
+    # A schedule that is given goes before the one in the name.
+    given = pipeline.text_to_image("a cat", sampler="DPM++ 2M Karras", schedule="leading", **run)
+    leading = pipeline.text_to_image("a cat", sampler="dpmpp_2m", schedule="leading", **run)
+    np.testing.assert_array_equal(given, leading)
+
+
+def test_a_sampler_of_a_brownian_path_gets_one(pipeline):
+    @dataclass(frozen=True)
+    class Asks:
+        brownian: bool
+        stochastic = True
+
+        def __call__(self, denoise, x, levels, noise):
+            for now, nxt in pairwise(levels):
+                denoise(x, now)
+                yield noise(now, nxt)
+
+    def drawn(brownian, num_steps, **run):
+        steps = pipeline.stream(
+            "a cat", sampler=Asks(brownian), schedule="trailing", num_steps=num_steps, **run
+        )
+        latents = [ops.convert_to_numpy(step.latent) for step in steps]
+        levels = pipeline.levels(num_steps, "trailing")
+        clock = [math.atan2(level.sigma, level.alpha) for level in levels]
+        widths = [math.sqrt(a - b) for a, b in pairwise(clock)]
+        return sum(w * n for w, n in zip(widths, latents, strict=True)), clock[0] - clock[-1]
+
+    few, width = drawn(True, 2, seed=5, batch_size=2)
+    many, other_width = drawn(True, 8, seed=5, batch_size=2)
+    assert width == pytest.approx(other_width)
+    np.testing.assert_allclose(few, many, atol=1e-2)
+    alone, _ = drawn(True, 2, seed=5, first_image=1)
+    np.testing.assert_array_equal(alone, few[1:])
+    independent = [drawn(False, n, seed=5)[0] for n in (2, 8)]
+    assert abs(independent[0] - independent[1]).max() > 0.5
+
+
 def test_other_sizes_without_other_weights(pipeline):
     for height, width in ((8, 8), (40, 56), (24, 72)):
         pipeline.height, pipeline.width = height, width
@@ -235,6 +300,9 @@ def test_the_empty_prompt_is_a_good_one(pipeline):
         ({"num_steps": -3}, ValueError, "num_steps"),
         ({"num_steps": 2000}, ValueError, "1000"),
         ({"unconditional_guidance_scale": float("nan")}, ValueError, "finite"),
+        ({"guidance_rescale": 1.5}, ValueError, "guidance_rescale is from 0 to 1, not 1.5"),
+        ({"guidance_interval": (5.0, 0.2)}, ValueError, "lowest and the highest sigma / alpha"),
+        ({"sampler": "DPM++ 9Z Karras"}, SamplerNotFoundError, "DPM"),
         ({"seed": -1}, ValueError, "seed"),
         ({"seed": 1.5}, TypeError, "seed"),
         ({"sampler": "dimm"}, SamplerNotFoundError, "Did you mean 'ddim'"),

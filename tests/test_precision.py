@@ -12,6 +12,7 @@ from keras import ops
 from keras_sd import StableDiffusion, backend
 from keras_sd.config import AutoencoderConfig
 from keras_sd.denoiser import Denoiser
+from keras_sd.guidance import Guidance
 from keras_sd.networks import Autoencoder
 from keras_sd.networks.layers import layer_norm
 from keras_sd.noise import Level
@@ -230,7 +231,7 @@ def test_guidance_is_float32():
 
     context = [ops.convert_to_tensor(np.full((1, 1, 1, 1), v, "float32")) for v in (1 / 7, 1 / 3)]
     with policy_scope("bfloat16"):
-        denoise = Denoiser(Network(), "v")(*context, 7.5)
+        denoise = Denoiser(Network(), "v")(*context, Guidance(7.5))
         found = array(denoise(ops.ones((1, 2, 2, 4)), Level(501.0, 0.6, 0.8)))
     np.testing.assert_allclose(found, 0.6 - 0.8 * (1 / 3 + 7.5 * (1 / 7 - 1 / 3)), rtol=1e-6)
 

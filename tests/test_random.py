@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from keras_sd.random import batch_normal, normal
+from keras_sd.noise import Level
+from keras_sd.random import BrownianPath, batch_normal, normal
 
 GOLDEN_0 = "7386043c41d81b3e3fc4e4be5cff43be"
 GOLDEN_MAX = "18588b3fe401c93f91bf963e31b17ebf5fb898bf"
+GOLDEN_PATH = "f48480bfd769ab3e3cd6003f"
 GOLDEN_SUM = -1.2463622326031327
 
 
@@ -83,3 +86,64 @@ def test_batch_images_are_checked():
         batch_normal(0, 4, 0, (2,))
     with pytest.raises(ValueError, match="at least one image"):
         batch_normal(0, [], 0, (2,))
+
+
+def at(angle):
+    return Level(0.0, math.cos(angle), math.sin(angle))
+
+
+# From pure noise to the clean end; steps as long as a run's, and as short as a thousand's.
+ANGLES = [math.pi / 2, 1.5, 1.3, 0.4, 0.1, 0.0997, 0.02, 0.0]
+INTERVALS = list(pairwise(map(at, ANGLES)))
+
+
+def test_the_noise_of_an_interval_is_what_its_parts_add_up_to():
+    path = BrownianPath(3, [0, 5], (4, 6))
+    for start in range(len(ANGLES)):
+        for end in range(start + 2, len(ANGLES)):
+            parts = sum(
+                math.sqrt(a - b) * path(at(a), at(b)) for a, b in pairwise(ANGLES[start : end + 1])
+            )
+            whole = math.sqrt(ANGLES[start] - ANGLES[end]) * path(
+                at(ANGLES[start]), at(ANGLES[end])
+            )
+            # The path is known at ticks of 1.5e-6.
+            np.testing.assert_allclose(parts, whole, atol=2e-4)
+
+
+def test_increments_are_standard_normal_and_independent():
+    size = 100_000
+    path = BrownianPath(11, [0], (size,))
+    rows = np.stack([path(now, nxt)[0] for now, nxt in INTERVALS]).astype(np.float64)
+    tolerance = 4 / np.sqrt(size)
+    assert abs(rows.mean(axis=1)).max() < tolerance
+    assert abs(rows.var(axis=1) - 1).max() < tolerance * np.sqrt(2)
+    assert abs(np.corrcoef(rows) - np.eye(len(rows))).max() < tolerance
+
+
+def test_a_path_does_not_depend_on_what_was_asked_of_it():
+    alone = BrownianPath(3, [7], (5,))(*INTERVALS[2])
+    path = BrownianPath(3, range(6, 9), (5,))
+    asked = {index: path(*INTERVALS[index]) for index in (5, 0, 3, 2, 1)}
+    np.testing.assert_array_equal(asked[2][1:2], alone)
+    for _ in range(200):  # more than it keeps
+        path(at(1.5 - 0.007 * _), at(1.493 - 0.007 * _))
+    np.testing.assert_array_equal(path(*INTERVALS[2]), asked[2])
+    assert asked[2].dtype == np.float32
+    assert abs(asked[2] - BrownianPath(4, range(6, 9), (5,))(*INTERVALS[2])).min() > 0
+
+
+def test_back_up_is_the_same_path_the_other_way():
+    path = BrownianPath(3, [0], (5,))
+    now, nxt = INTERVALS[3]
+    np.testing.assert_array_equal(path(nxt, now), path(now, nxt))
+
+
+def test_levels_that_are_one_have_no_noise_between_them():
+    with pytest.raises(ValueError, match="too near"):
+        BrownianPath(0, [0], (2,))(at(0.5), at(0.5))
+
+
+def test_golden_path():
+    path = BrownianPath(1234, [2], (3,))
+    assert path(at(1.2), at(0.3)).tobytes().hex() == GOLDEN_PATH

@@ -360,11 +360,21 @@ def test_no_more_of_a_sidecar_is_read_than_one_can_have(tmp_path):
     assert found.prediction_from == "an assumption"
 
 
-def test_zero_terminal_snr_is_noted():
-    found = recognise({**file_of(TINY_2), **MARK, "ztsnr": (0,)})
-    assert found.leftover == ()
-    (note,) = found.notes
-    assert "zero terminal SNR" in note
+@pytest.mark.parametrize("config", [TINY_1, TINY_2], ids=lambda c: c.name)
+def test_a_file_says_that_it_was_trained_to_zero_terminal_snr(config):
+    marked = {**file_of(config), "ztsnr": (0,)}
+    for shapes in (marked, {**marked, **MARK}):
+        found = recognise(shapes)
+        assert (found.leftover, found.notes) == ((), ())
+        assert found.config.noise == NoiseConfig(prediction="v", zero_terminal_snr=True)
+        assert found.config.defaults.schedule == "trailing"
+        assert found.config.defaults.num_steps == config.defaults.num_steps
+    assert recognise(marked).prediction_from == "the file's tensor ztsnr"
+    assert recognise({**marked, **MARK}).prediction_from == "the file's tensor v_pred"
+    with pytest.raises(WeightsError, match="zero_terminal_snr needs the prediction v"):
+        recognise(marked, prediction="epsilon")
+    # A UNet from elsewhere was trained elsewhere.
+    assert not recognise(marked, without=("unet",)).config.noise.zero_terminal_snr
 
 
 # Not whole, and not ours

@@ -9,14 +9,22 @@ import warnings
 import pytest
 
 from keras_sd import registry
+from keras_sd.noise import NoiseTable
 from keras_sd.registry import (
     AmbiguousSamplerError,
+    AmbiguousScheduleError,
     SamplerInfo,
     SamplerLoadError,
     SamplerNotFoundError,
+    ScheduleInfo,
+    ScheduleLoadError,
+    ScheduleNotFoundError,
     get_sampler,
+    get_schedule,
     list_samplers,
+    list_schedules,
 )
+from keras_sd.schedules import karras, trailing
 
 SAMPLER = """
 from dataclasses import dataclass
@@ -43,15 +51,19 @@ class Site:
     def __init__(self, folder):
         self.folder = folder
 
-    def install(self, name, version, samplers, entry_points=None):
+    def install(self, name, version, samplers, entry_points=None, schedules=None):
         info = self.folder / f"{name.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(
             f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8"
         )
         if entry_points is None:
-            lines = [f"{key} = {value}" for key, value in samplers.items()]
-            entry_points = "\n".join(["[keras_sd.samplers]", *lines, ""])
+            groups = {"samplers": samplers, "schedules": schedules or {}}
+            lines = []
+            for group, declared in groups.items():
+                lines += [f"[keras_sd.{group}]"]
+                lines += [f"{key} = {value}" for key, value in declared.items()]
+            entry_points = "\n".join([*lines, ""])
         (info / "entry_points.txt").write_text(entry_points, encoding="utf-8")
 
     def module(self, name, source=SAMPLER):
@@ -80,7 +92,9 @@ def no_bytecode(monkeypatch):
 def core(site):
     site.module("core_ddim")
     site.module("core_euler")
-    site.install("keras-sd", "0.1", {"ddim": "core_ddim:Sampler", "euler": "core_euler:Sampler"})
+    ours = {"karras": "keras_sd.schedules:karras", "trailing": "keras_sd.schedules:trailing"}
+    samplers = {"ddim": "core_ddim:Sampler", "euler": "core_euler:Sampler"}
+    site.install("keras-sd", "0.1", samplers, schedules=ours)
     return site
 
 
@@ -171,15 +185,28 @@ def test_a_plain_class_and_a_plain_function_are_samplers_too(core):
 
         def function(denoise, x, levels, noise):
             yield x
+
+        def powerful(denoise, x, levels, noise, *, power=2):
+            yield power * x
+
+        powerful.order = 3
         """,
     )
-    core.install("acme", "1.0", {"plain": "acme_plain:Plain", "fn": "acme_plain:function"})
+    declared = {name: f"acme_plain:{name}" for name in ("Plain", "function", "powerful")}
+    core.install("acme", "1.0", {name.lower(): value for name, value in declared.items()})
     assert get_sampler("plain", power=3).power == 3
     with pytest.raises(TypeError, match=r"cannot be made: missing a .*'power'.*settings: power\."):
         get_sampler("plain")
-    assert get_sampler("fn").__name__ == "function"
-    with pytest.raises(TypeError, match="has no settings, got power"):
-        get_sampler("fn", power=3)
+    assert get_sampler("function").__name__ == "function"
+    with pytest.raises(TypeError, match=r"'function' has no setting 'power'. Its settings: none\."):
+        get_sampler("function", power=3)
+    # The contract's arguments are none of its settings.
+    with pytest.raises(TypeError, match=r"no setting 'levels'. Its settings: power=2\."):
+        get_sampler("powerful", levels=3)
+    sampler = get_sampler("powerful", power=3)
+    assert list(sampler(None, 5, None, None)) == [15]
+    assert (sampler.__name__, sampler.order) == ("powerful", 3)
+    assert list(get_sampler(get_sampler("powerful"), power=4)(None, 5, None, None)) == [20]
 
 
 def test_the_same_value_twice_is_one_sampler(core):
@@ -277,12 +304,103 @@ def test_a_distribution_without_metadata(core):
     assert get_sampler("foo")
 
 
+# Schedules: what differs
+
+
+TABLE = NoiseTable.scaled_linear()
+
+
+def test_schedules_are_listed_from_a_group_of_their_own(core):
+    core.install("acme", "2.0", {}, schedules={"karras": "no_such_module:f", "ddim": "other:g"})
+    assert list_schedules() == [
+        ScheduleInfo("ddim", "acme", "2.0", "other:g"),
+        ScheduleInfo("karras", "keras-sd", "0.1", "keras_sd.schedules:karras"),
+        ScheduleInfo("karras", "acme", "2.0", "no_such_module:f"),
+        ScheduleInfo("trailing", "keras-sd", "0.1", "keras_sd.schedules:trailing"),
+    ]
+    assert [info.name for info in list_samplers()] == ["ddim", "euler"]
+    assert list_schedules()[0].qualified_name == "acme:ddim"
+    assert ScheduleInfo("a", "b", "c", "d") != SamplerInfo("a", "b", "c", "d")
+
+
+def test_get_schedule_binds_settings(core):
+    assert get_schedule("karras") is karras
+    assert get_schedule(karras) is karras
+    assert get_schedule("keras_sd:trailing") is trailing
+    for bound in (get_schedule("karras", rho=5.0), get_schedule(karras, rho=5.0)):
+        assert bound(TABLE, 4) == karras(TABLE, 4, rho=5.0) != karras(TABLE, 4)
+        assert bound(TABLE, 4, final_sigma="first")[-1] == TABLE.level(0)
+        assert bound.__name__ == "karras"
+    with pytest.raises(TypeError) as caught:
+        get_schedule("karras", roh=5.0)
+    assert str(caught.value) == (
+        "Schedule 'karras' has no setting 'roh'. Did you mean 'rho'? "
+        "Its settings: final_sigma='zero', rho=7.0."
+    )
+    with pytest.raises(TypeError, match="no setting 'num_steps'"):
+        get_schedule("karras", num_steps=5)
+    with pytest.raises(TypeError, match="is made already: give rho where it is made"):
+        get_schedule(get_schedule("karras", rho=5.0), rho=6.0)
+    with pytest.raises(TypeError, match="A schedule is a name or a callable, got 3"):
+        get_schedule(3)
+
+
+def test_a_class_is_a_schedule_too(core):
+    core.module(
+        "acme_class",
+        """
+        class Every:
+            def __init__(self, gap):
+                self.gap = gap
+            def __call__(self, table, num_steps):
+                return self.gap
+        """,
+    )
+    core.install("acme", "1.0", {}, schedules={"every": "acme_class:Every"})
+    assert get_schedule("every", gap=3)(TABLE, 5) == 3
+    with pytest.raises(TypeError, match=r"Schedule 'every' cannot be made: .*'gap'"):
+        get_schedule("every")
+
+
+def test_errors_of_schedules_say_so(core):
+    with pytest.raises(ScheduleNotFoundError) as caught:
+        get_schedule("Karas")
+    assert str(caught.value) == (
+        "No schedule 'Karas'. Did you mean 'karras'? Installed: karras, trailing (keras-sd 0.1)."
+    )
+    assert isinstance(caught.value, ValueError)
+    core.module("broken", "f = 3")
+    core.install("acme-a", "1.0", {}, schedules={"foo": "a:f", "bar": "broken:f", "baz": "none:f"})
+    core.install("acme-b", "1.0", {}, schedules={"foo": "b:f"})
+    with pytest.raises(AmbiguousScheduleError, match=r"'foo' is declared by acme-a 1\.0 .* and ac"):
+        get_schedule("foo")
+    with pytest.raises(ScheduleLoadError, match=r"'bar' of acme-a .* is no schedule: 3 is not ca"):
+        get_schedule("bar", rho=3)
+    with pytest.raises(ScheduleLoadError, match=r"'baz' of acme-a .* could not be loaded"):
+        get_schedule("baz")
+
+
+def test_a_name_is_warned_of_once_for_each_noun(site):
+    site.module("core_lcm")
+    ours = {"lcm": "keras_sd.schedules:karras"}
+    site.install("keras-sd", "0.1", {"lcm": "core_lcm:Sampler"}, schedules=ours)
+    site.install("acme", "1.0", {"lcm": "acme_lcm:Sampler"}, schedules={"lcm": "acme_lcm:f"})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            get_sampler("lcm")
+            assert get_schedule("lcm") is karras
+    nouns = [str(w.message).split(" is declared")[0] for w in caught]
+    assert nouns == ["Sampler 'lcm'", "Schedule 'lcm'"]
+    assert {w.filename for w in caught} == {__file__}
+
+
 def test_no_module_of_this_layer_imports_more_than_the_standard_library():
     code = """
         import sys
         sys.modules.update(dict.fromkeys(("numpy", "keras", "jax", "torch", "tensorflow")))
         import keras_sd.noise, keras_sd.schedules, keras_sd.sampler
-        import keras_sd.registry, keras_sd.sampling
+        import keras_sd.registry, keras_sd.sampling, keras_sd.levels, keras_sd.aliases
         keras_sd.registry.list_samplers()
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)

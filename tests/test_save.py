@@ -13,6 +13,7 @@ import pytest
 from tiny import AUTOENCODER, MERGES, TINY, TINY_2
 
 from keras_sd.compat import get
+from keras_sd.config import NoiseConfig
 from keras_sd.weights import save
 from keras_sd.weights.checkpoint import open_checkpoint
 from keras_sd.weights.convert import convert
@@ -313,6 +314,23 @@ def test_what_is_in_the_weights_alone_is_still_asked_for(tmp_path):
     with pytest.raises(WeightsError, match=r"beta_end is 0.02, and would be 0.012. The layout ker"):
         save_checkpoint(tmp_path / "x.safetensors", config, arrays())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("config", [TINY, TINY_2], ids=["1.x", "2.x"])
+@pytest.mark.parametrize("layout", ["original", "diffusers", "keras_sd"])
+def test_zero_terminal_snr_survives(tmp_path, config, layout):
+    noise = NoiseConfig(prediction="v", zero_terminal_snr=True)
+    config, path = replace(config, noise=noise), tmp_path / "x"
+    if layout == "original":
+        path = tmp_path / "x.safetensors"
+        save_checkpoint(path, config, arrays(config))
+    else:
+        {"keras_sd": as_preset, "diffusers": as_diffusers}[layout](path, config)
+    found = open_checkpoint(path)
+    found.check()
+    assert found.config.noise.table() == noise.table()
+    assert found.config.noise.prediction == "v"
+    assert not found.notes
 
 
 @pytest.mark.parametrize("config", [TINY, TINY_2], ids=["1.x", "2.x"])

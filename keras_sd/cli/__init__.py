@@ -17,7 +17,9 @@ from typer.main import get_command
 from keras_sd import __version__
 from keras_sd.cli.benchmark import benchmark
 from keras_sd.cli.checkpoints import convert, fetch, inspect, models
-from keras_sd.cli.draw import generate, image_to_image, inpaint, samplers
+from keras_sd.cli.draw import generate, image_to_image, inpaint, samplers, schedules
+from keras_sd.cli.lab import lab
+from keras_sd.cli.new_sampler import new_sampler
 from keras_sd.cli.terminal import notes, report, say
 from keras_sd.cli.train import train_emoji
 
@@ -47,10 +49,13 @@ for _command in (
     image_to_image,
     inpaint,
     samplers,
+    schedules,
     models,
     fetch,
     inspect,
     convert,
+    new_sampler,
+    lab,
     benchmark,
     train_emoji,
 ):

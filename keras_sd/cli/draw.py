@@ -6,7 +6,7 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +19,8 @@ from keras_sd.cli.terminal import Debug, say, steps_bar, table
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from keras_sd.registry import Declared
 
 Source = Annotated[
     str,
@@ -165,10 +167,9 @@ def _draw(
     guidance, schedule, seed = settings.guidance, settings.schedule, settings.seed
     if guidance is not None and not math.isfinite(guidance):
         raise ValueError(f"--guidance is {guidance}; it is a finite number, usually 1 to 15.")
-    if schedule is not None:
-        from keras_sd.schedules import get_schedule
+    from keras_sd.guidance import Guidance
 
-        get_schedule(schedule)
+    Guidance(guidance or 1.0, settings.guidance_rescale, settings.guidance_interval)
     seed = secrets.randbelow(2**32) if seed is None else seed
     _check_output(settings.output, prompt, seed, settings.count)
     options = loading.given(
@@ -187,10 +188,20 @@ def _draw(
 
         compat.get(settings.compat)
     backends.select(settings.backend)
-    if settings.sampler is not None:
+    sampler = settings.sampler
+    if sampler is not None:
+        from keras_sd.aliases import resolve
         from keras_sd.registry import get_sampler
 
-        get_sampler(settings.sampler)
+        sampler, named = resolve(sampler)
+        schedule = schedule or named
+        get_sampler(sampler)
+    if schedule is not None:
+        from keras_sd.aliases import resolve_schedule
+        from keras_sd.registry import get_schedule
+
+        schedule = resolve_schedule(schedule)
+        get_schedule(schedule)
     from keras_sd.weights.presets import locate
 
     locate(settings.model, settings.variant, needs_vocabulary=settings.vocabulary is None)
@@ -203,7 +214,7 @@ def _draw(
     source = Path(settings.model) if os.path.exists(settings.model) else settings.model
     pipeline = StableDiffusion.from_preset(source, height=height, width=width, **options)
     defaults = pipeline.config.defaults
-    sampler = settings.sampler or defaults.sampler
+    sampler = sampler or defaults.sampler
     steps = settings.steps or defaults.num_steps
     guidance = defaults.guidance_scale if guidance is None else guidance
     if settings.compat is None:  # which has a schedule of its own
@@ -220,6 +231,8 @@ def _draw(
             seed=seed,
             sampler=sampler,
             schedule=schedule,
+            guidance_rescale=settings.guidance_rescale,
+            guidance_interval=settings.guidance_interval,
             callback=advance,
             **(run or {}),
         )
@@ -236,6 +249,10 @@ def _draw(
         "schedule": schedule,
         "steps": steps,
         "guidance": guidance,
+        **loading.given(
+            guidance_rescale=settings.guidance_rescale or None,
+            guidance_interval=settings.guidance_interval,
+        ),
         **(noted or {}),
         "width": int(images.shape[2]),
         "height": int(images.shape[1]),
@@ -255,8 +272,19 @@ def samplers(debug: Debug = False) -> None:
     """List the installed samplers: name, distribution, version and where it is."""
     from keras_sd.registry import list_samplers
 
+    _list(list_samplers())
+
+
+def schedules(debug: Debug = False) -> None:
+    """List the installed schedules: name, distribution, version and where it is."""
+    from keras_sd.registry import list_schedules
+
+    _list(list_schedules())
+
+
+def _list(found: Iterable[Declared]) -> None:
     rows = [("name", "distribution", "version", "where")]
-    rows += [(s.name, s.distribution, s.version, s.value) for s in list_samplers()]
+    rows += [(each.name, each.distribution, each.version, each.value) for each in found]
     for line in table(rows):
         typer.echo(line)
 

@@ -31,16 +31,31 @@ class Settings:
     ] = "emoji"
     negative: Annotated[str | None, typer.Option(help="What it shall not show.")] = None
     sampler: Annotated[
-        str | None, typer.Option(help="See `keras-sd samplers`. Default: the model's.")
+        str | None,
+        typer.Option(
+            help='See `keras-sd samplers`, or as web UIs have it: "DPM++ 2M Karras". Default: the '
+            "model's."
+        ),
     ] = None
     schedule: Annotated[
-        str | None, typer.Option(help="How noise levels are spread. Default: the model's.")
+        str | None,
+        typer.Option(
+            help="How noise levels are spread, see `keras-sd schedules`. Default: the model's."
+        ),
     ] = None
     steps: Annotated[
         int | None, typer.Option(min=1, help="Sampler steps. Default: the model's.")
     ] = None
     guidance: Annotated[
         float | None, typer.Option(help="How closely to follow the prompt. Default: the model's.")
+    ] = None
+    guidance_rescale: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Against colours that guidance overdoes: 0.7, say."),
+    ] = 0.0
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Lowest and highest sigma / alpha with guidance. Default: all."),
     ] = None
     seed: Annotated[
         int | None,

@@ -190,8 +190,8 @@ def open_checkpoint(
         checkpoint = _open_file(path, prediction, ema, given)
     checkpoint = _with_parts(checkpoint, given)
     if prediction is not None:
-        checkpoint = _with_prediction(checkpoint, prediction, "the option prediction")
-    elif "unet" in given and (stated := _stated_prediction(given["unet"])):
+        checkpoint = _with_noise(checkpoint, "the option prediction", prediction=prediction)
+    elif "unet" in given and (stated := _stated(given["unet"])):
         checkpoint = _with_stated(checkpoint, given["unet"], *stated)
     if version is not None:
         checkpoint = replace(checkpoint, config=version.config(checkpoint.config))
@@ -267,18 +267,20 @@ def _with_parts(checkpoint: Checkpoint, given: Mapping[str, Path]) -> Checkpoint
     return _named_anew(changed) if "unet" in given else changed
 
 
-def _with_prediction(checkpoint: Checkpoint, prediction: Prediction, who: str) -> Checkpoint:
+def _with_noise(checkpoint: Checkpoint, who: str, **changes: Any) -> Checkpoint:
     config = checkpoint.config
-    if prediction == config.noise.prediction:
+    noise = replace(config.noise, **changes)
+    if noise == config.noise:
         return replace(checkpoint, prediction_from=who)
-    config = replace(config, noise=replace(config.noise, prediction=prediction))
-    return _named_anew(replace(checkpoint, config=config, prediction_from=who))
+    return _named_anew(
+        replace(checkpoint, config=replace(config, noise=noise), prediction_from=who)
+    )
 
 
 def _with_stated(
-    checkpoint: Checkpoint, file: Path, prediction: Prediction, who: str
+    checkpoint: Checkpoint, file: Path, prediction: Prediction, zero_snr: bool, who: str
 ) -> Checkpoint:
-    """With what the file of the UNet says that it predicts."""
+    """With what the file of the UNet says of its training."""
     notes = [note for note in checkpoint.notes if note != recognise.ASSUMED_NOTE]
     before = checkpoint.config.noise.prediction
     if prediction != before:
@@ -286,17 +288,22 @@ def _with_stated(
             f"The UNet of {file} predicts {prediction} ({who}), that of {checkpoint.path} "
             f"{before}: {prediction} is taken. The option prediction overrules it."
         )
-    return replace(_with_prediction(checkpoint, prediction, who), notes=tuple(notes))
+    checkpoint = _with_noise(checkpoint, who, prediction=prediction, zero_terminal_snr=zero_snr)
+    return replace(checkpoint, notes=tuple(notes))
 
 
-def _stated_prediction(path: Path) -> tuple[Prediction, str] | None:
-    """What a file or folder says that its UNet predicts, and where."""
+def _stated(path: Path) -> tuple[Prediction, bool, str] | None:
+    """What a file or folder says that its UNet predicts, whether it was trained to zero terminal
+    SNR, and where it says so."""
     place = _file_of(path)
     if place is None:
         whole = open_checkpoint(path)
-        return whole.config.noise.prediction, f"{path}, {whole.prediction_from}"
+        noise = whole.config.noise
+        return noise.prediction, noise.zero_terminal_snr, f"{path}, {whole.prediction_from}"
     file = read_file(place)
-    return recognise.stated_prediction(shapes_of(file), file.metadata, place)
+    shapes = shapes_of(file)
+    stated = recognise.stated_prediction(shapes, file.metadata, place)
+    return None if stated is None else (stated[0], recognise.ZERO_SNR in shapes, stated[1])
 
 
 def _named_anew(checkpoint: Checkpoint) -> Checkpoint:

@@ -85,6 +85,10 @@ _PREDICTIONS: dict[str, Prediction] = {
     "v_prediction": "v",
 }
 _ARCHITECTURES = {"stable-diffusion-v2-512": "epsilon", "stable-diffusion-v2-768-v": "v"}
+ZERO_SNR = "ztsnr"
+"""An empty tensor of this name says that the model was trained to zero terminal SNR."""
+_V_PREDICTIONS = ("v_pred", ZERO_SNR)
+"""And one of these that its UNet predicts v: nothing else can be trained to zero terminal SNR."""
 _PREDICTION_KEYS = ("modelspec.prediction_type", "modelspec.predict_key")
 _SIDECAR_BYTES = 1_000_000
 
@@ -125,8 +129,8 @@ def recognise(
     """Says what a file is that should hold a whole model.
 
     What its UNet predicts is known from the first of these that says so: `prediction`, the
-    metadata, an empty tensor `v_pred`, a `.yaml` file of the same name beside it, the family.
-    Where none does, as in most files of 2.x, `"v"` is assumed and a note says so.
+    metadata, an empty tensor `v_pred` or `ztsnr`, a `.yaml` file of the same name beside it, the
+    family. Where none does, as in most files of 2.x, `"v"` is assumed and a note says so.
 
     Args:
         shapes: of the tensors, by name.
@@ -174,10 +178,13 @@ def recognise(
         stated = stated_prediction(shapes, metadata, path)
         known, known_from = stated or _family_prediction(second, kind)
     base = SD_1 if not second else SD_2 if known == "v" else SD_2_BASE
+    if zero_snr := ZERO_SNR in shapes and "unet" not in without:
+        # Timesteps that reach the noise which such a model was trained for (Lin et al. 2023).
+        base = replace(base, defaults=replace(base.defaults, schedule="trailing"))
     with _naming(source):
         config = replace(
             base,
-            noise=replace(base.noise, prediction=known),
+            noise=replace(base.noise, prediction=known, zero_terminal_snr=zero_snr),
             **{part: _part_config(base, part, one) for part, one in found.items()},
         )
     tables = {part: one.table(getattr(config, part)) for part, one in found.items()}
@@ -202,11 +209,6 @@ def recognise(
         notes.append(ASSUMED_NOTE)
     if has_ema and not ema and "unet" not in without:
         notes.append("It also holds the moving average (EMA) of the UNet's weights: ema=True.")
-    if "ztsnr" in shapes and "unet" not in without:
-        notes.append(
-            "It was trained to zero terminal SNR, for which keras_sd has no noise table: pictures "
-            "will differ from those of other programs."
-        )
     return Recognised(
         "original",
         family_of(config, kind),
@@ -579,8 +581,8 @@ def _family_prediction(second: bool, variant: str) -> tuple[Prediction, str]:
 def stated_prediction(
     shapes: Shapes, metadata: Mapping[str, str] | None = None, path: Path | None = None
 ) -> tuple[Prediction, str] | None:
-    """What a file says that its UNet predicts, and where: its metadata, an empty tensor `v_pred`,
-    a `.yaml` file of the same name beside it. None where nothing does.
+    """What a file says that its UNet predicts, and where: its metadata, an empty tensor `v_pred`
+    or `ztsnr`, a `.yaml` file of the same name beside it. None where nothing does.
 
     Args:
         shapes: of the tensors, by name.
@@ -597,8 +599,8 @@ def stated_prediction(
     elif metadata.get("modelspec.architecture") in _ARCHITECTURES:
         value = _ARCHITECTURES[metadata["modelspec.architecture"]]
         who = "the file's metadata, modelspec.architecture"
-    elif "v_pred" in shapes:
-        value, who = "v", "the file's tensor v_pred"
+    elif said := next((name for name in _V_PREDICTIONS if name in shapes), None):
+        value, who = "v", f"the file's tensor {said}"
     elif path is not None and (stated := _sidecar(path.with_suffix(".yaml"))):
         value, who = stated
     else:

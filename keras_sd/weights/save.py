@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.numpy import save_file
 
 from keras_sd import compat
@@ -17,7 +18,7 @@ from keras_sd.weights.diffusers_folder import INDEX
 from keras_sd.weights.files import Dtype, new_folder, replace_file, require_encoder, tensors_of
 from keras_sd.weights.names import Table, original, own
 from keras_sd.weights.readers import WeightsError, sha256
-from keras_sd.weights.recognise import recognise
+from keras_sd.weights.recognise import ZERO_SNR, recognise
 
 _MAX_LISTED = 5
 
@@ -108,6 +109,8 @@ def save_checkpoint(
     tables = _original_tables(config)
     _check_said(config, tables)
     tensors = tensors_of(arrays, tables, dtype)
+    if config.noise.zero_terminal_snr:
+        tensors[ZERO_SNR] = np.zeros(0, "float32")
     # The names and shapes of 2.x do not say what the UNet predicts. (One entry: safetensors writes
     # several in any order, and the same model shall be the same file.)
     metadata: dict[str, str] = {"modelspec.prediction_type": config.noise.prediction}
@@ -125,6 +128,8 @@ def _original_tables(config: ModelConfig) -> dict[str, Table]:
 def _check_said(config: ModelConfig, tables: Mapping[str, Table]) -> None:
     """A single file is known by its names and shapes alone. Those of some models are another's."""
     shapes = {entry.name: entry.file_shape for table in tables.values() for entry in table}
+    if config.noise.zero_terminal_snr:
+        shapes[ZERO_SNR] = (0,)
     wanted = config.to_dict()
     try:
         found = recognise(shapes, prediction=config.noise.prediction).config

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 from keras_sd.noise import Levels, transfer
 from keras_sd.sampler import Array, Denoise, Noise
+from keras_sd_samplers._split import ancestral
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,8 @@ class DDIM:
 
     def __call__(self, denoise: Denoise, x: Array, levels: Levels, noise: Noise) -> Iterator[Array]:
         for now, nxt in pairwise(levels):
-            x0 = denoise(x, now)
-            if self.eta and nxt.sigma:
-                # Equation 16 without assuming alpha**2 + sigma**2 = 1: the spread of the latent at
-                # nxt, given those at now and at sigma 0.
-                added = now.sigma**2 - (now.alpha * nxt.sigma / nxt.alpha) ** 2
-                fresh = self.eta * nxt.sigma / now.sigma * math.sqrt(max(added, 0.0))
-                kept = math.sqrt(max(nxt.sigma**2 - fresh**2, 0.0))
-                x = transfer(x, x0, now, replace(nxt, sigma=kept)) + fresh * noise(now, nxt)
-            else:
-                x = transfer(x, x0, now, nxt)
+            down, fresh = ancestral(now, nxt, self.eta)
+            x = transfer(x, denoise(x, now), now, down)
+            if fresh:
+                x = x + fresh * noise(now, nxt)
             yield x

@@ -9,14 +9,7 @@ from typing import ClassVar
 
 from keras_sd.noise import Levels, denoised, epsilon, transfer
 from keras_sd.sampler import Array, Denoise, Noise
-
-# Adams-Bashforth weights of the newest noise estimate first, for equal steps.
-_WEIGHTS = (
-    (1.0,),
-    (3 / 2, -1 / 2),
-    (23 / 12, -16 / 12, 5 / 12),
-    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
-)
+from keras_sd_samplers._polynomial import adams
 
 
 @dataclass(frozen=True)
@@ -46,7 +39,7 @@ class PNDM:
                 ahead = transfer(x, x0, now, nxt)
                 eps = (history[0] + epsilon(ahead, denoise(ahead, nxt), nxt)) / 2
             else:
-                weighted = zip(_WEIGHTS[len(history) - 1], history, strict=True)
-                eps = sum(weight * past for weight, past in weighted)
+                shares = adams(range(0, -len(history), -1), 1)
+                eps = sum(share * past for share, past in zip(shares, history, strict=True))
             x = transfer(x, denoised(x, eps, now), now, nxt)
             yield x

@@ -111,7 +111,6 @@ _AUTOENCODER: dict[str, tuple[Any, ...]] = {
     "use_quant_conv": (True,),
 }
 _SCHEDULER: dict[str, tuple[Any, ...]] = {
-    "rescale_betas_zero_snr": (False,),
     "timestep_type": ("discrete",),
     "trained_betas": (None,),
     "use_flow_sigmas": (False, None),
@@ -127,7 +126,6 @@ _RUN: dict[str, tuple[Any, ...]] = {
     "sigma_max": (None,),
     "sigma_min": (None,),
     "thresholding": (False,),
-    "use_beta_sigmas": (False, None),
 }
 SAMPLERS = {
     "DDIMScheduler": "ddim",
@@ -155,7 +153,11 @@ _OTHER_SCHEDULERS = (
     "TCDScheduler",
     "UniPCMultistepScheduler",
 )
-SIGMAS = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential"}
+SIGMAS = {
+    "use_karras_sigmas": "karras",
+    "use_exponential_sigmas": "exponential",
+    "use_beta_sigmas": "beta",
+}
 SPACINGS = {name: name for name in ("leading", "linspace", "trailing")}
 
 
@@ -360,6 +362,7 @@ def _read_scheduler(
         prediction=given.choice(
             "prediction_type", "epsilon", {"epsilon": "epsilon", "v_prediction": "v"}
         ),
+        zero_terminal_snr=given.flag("rescale_betas_zero_snr", False),
         final_sigma=_read_final_sigma(given, name),
     )
     sampler = SAMPLERS.get(name)

@@ -122,6 +122,8 @@ def to_jsons(
     scheduler = {ours: theirs for theirs, ours in SAMPLERS.items()}.get(
         config.defaults.sampler, "DDIMScheduler"
     )
+    if config.noise.zero_terminal_snr and scheduler == "PNDMScheduler":
+        scheduler = "DDIMScheduler"  # which has the noise
     index: dict[str, Any] = {
         "_class_name": pipeline,
         "_diffusers_version": VERSION,
@@ -262,6 +264,8 @@ def _scheduler_json(config: ModelConfig, name: str) -> dict[str, Any]:
         "trained_betas": None,
     }
     zero = noise.final_sigma == "zero"
+    if name != "PNDMScheduler":
+        values["rescale_betas_zero_snr"] = noise.zero_terminal_snr
     if name == "EulerDiscreteScheduler":
         values["final_sigmas_type"] = "zero" if zero else "sigma_min"
         return values | {key: schedule == ours for key, ours in SIGMAS.items()}

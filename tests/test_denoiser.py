@@ -1,0 +1,86 @@
+"""Guidance by itself, on a network that says what it is told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from keras_sd.denoiser import Denoiser
+from keras_sd.guidance import Guidance
+from keras_sd.noise import Level
+
+LEVEL = Level(500.0, 0.6, 0.8)
+
+
+class Network(layers.Layer):
+    """A prediction that differs with the context, in mean and spread."""
+
+    def call(self, latent, timesteps, context):
+        weight = ops.mean(context, axis=(1, 2))[:, None, None, None]
+        return latent * weight + ops.square(latent) * (weight - 1) + weight
+
+
+def arrays():
+    generator = np.random.Generator(np.random.PCG64(3))
+    x = generator.standard_normal((2, 4, 6, 3)).astype(np.float32)
+    context = np.full((2, 5, 7), 1.5, np.float32)
+    return x, context, np.zeros_like(context)
+
+
+def denoised(guidance, prediction="epsilon"):
+    x, context, unconditional = (ops.convert_to_tensor(a) for a in arrays())
+    denoise = Denoiser(Network(), prediction)(context, unconditional, guidance)
+    return ops.convert_to_numpy(denoise(x, LEVEL))
+
+
+def expected(scale, rescale=0.0):
+    """x0 as the papers write it, in float64."""
+    x = arrays()[0].astype(np.float64)
+    conditional, unconditional = (x * w + x**2 * (w - 1) + w for w in (1.5, 0.0))
+    guided = unconditional + scale * (conditional - unconditional)
+    spreads = [part.std(axis=(1, 2, 3), keepdims=True) for part in (conditional, guided)]
+    brought_back = guided * spreads[0] / spreads[1]
+    prediction = rescale * brought_back + (1 - rescale) * guided
+    return (x - LEVEL.sigma * prediction) / LEVEL.alpha
+
+
+@pytest.mark.parametrize("rescale", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 7.5])
+def test_guidance_is_that_of_the_papers(scale, rescale):
+    # Without guidance there is nothing to bring back.
+    reference = expected(scale, 0.0 if scale == 1 else rescale)
+    np.testing.assert_allclose(denoised(Guidance(scale, rescale)), reference, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("interval", "guides"),
+    [((0.0, 1.3), False), ((0.0, 1.4), True), ((1.4, 9.0), False), (None, True)],
+)
+def test_levels_outside_of_the_interval_are_not_guided(interval, guides):
+    guidance = Guidance(7.5, interval=interval)
+    assert guidance.guides(LEVEL) == guides  # sigma / alpha is 4 / 3
+    reference = expected(7.5 if guides else 1.0)
+    np.testing.assert_allclose(denoised(guidance), reference, rtol=2e-5, atol=2e-5)
+
+
+def test_pure_noise_is_above_every_interval():
+    noise = Level(999.0, 0.0, 1.0)
+    assert not Guidance(7.5, interval=(0.2, 1e9)).guides(noise)
+    assert Guidance(7.5, interval=(0.2, float("inf"))).guides(noise)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((float("inf"),), "A guidance scale is a finite number, not inf"),
+        ((7.5, -0.1), "guidance_rescale is from 0 to 1, not -0.1"),
+        ((7.5, float("nan")), "guidance_rescale is from 0 to 1, not nan"),
+        ((7.5, 0.0, (2.0, 1.0)), r"guidance_interval .*not \(2.0, 1.0\)"),
+        ((7.5, 0.0, (-1.0, 1.0)), "guidance_interval"),
+        ((7.5, 0.0, (1.0, 2.0, 3.0)), "guidance_interval"),
+    ],
+)
+def test_what_guidance_cannot_be(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Guidance(*arguments)

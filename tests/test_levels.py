@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import functools
+import math
+import re
+
+import numpy as np
+import pytest
+
+from keras_sd.levels import make_levels
+from keras_sd.noise import Levels, NoiseTable
+from keras_sd.registry import get_schedule, list_schedules
+from keras_sd.schedules import from_ratios, from_timesteps, karras, leading
+
+SD = NoiseTable.scaled_linear()
+NAMES = [info.name for info in list_schedules() if info.distribution == "keras-sd"]
+
+
+def test_make_levels_takes_names_callables_and_lists():
+    assert make_levels("karras", SD, 5) == karras(SD, 5)
+    assert make_levels("leading", SD, 5, final_sigma="first") == leading(SD, 5, final_sigma="first")
+    assert make_levels([900, 100], SD, final_sigma="first")[-1] == SD.level(0)
+    assert make_levels((900, 100), SD, 2) == make_levels(np.array([900, 100]), SD)
+
+    def mine(table: NoiseTable, num_steps: int) -> Levels:
+        return Levels([table.level(999 / (i + 1)) for i in range(num_steps + 1)])
+
+    assert make_levels(mine, SD, 3) == mine(SD, 3)
+
+
+def test_make_levels_runs_levels_as_they_are():
+    levels = from_ratios(SD, [9, 3, 1])
+    assert make_levels(levels, SD, final_sigma="first") == levels
+    assert make_levels(levels, SD, 3) == levels
+    assert make_levels(levels, SD, strength=0.7, steps_mode="schedule") == levels[-3:]
+    with pytest.raises(ValueError, match="num_steps is 2, but the list has 3"):
+        make_levels(levels, SD, 2)
+
+
+def test_a_callable_that_takes_the_end_is_told_it():
+    def mine(table, num_steps, *, final_sigma, low=1):
+        return from_timesteps(table, [9, low], final_sigma=final_sigma)
+
+    assert make_levels(mine, SD, 2, final_sigma="first")[-1] == SD.level(0)
+    assert make_levels(karras, SD, 5, final_sigma="first")[-1] == SD.level(0)
+    own = functools.partial(mine, low=2)
+    assert make_levels(own, SD, 2, final_sigma="first")[-2:] == (SD.level(2), SD.level(0))
+    bound = functools.partial(mine, final_sigma="zero")
+    assert make_levels(bound, SD, 2, final_sigma="first")[-1].sigma == 0
+    assert make_levels(get_schedule("karras", rho=5), SD, 5) == karras(SD, 5, rho=5)
+    assert make_levels(get_schedule("karras", rho=5), SD, 5, final_sigma="first")[-1].sigma
+    bound = get_schedule("karras", final_sigma="zero")
+    assert make_levels(bound, SD, 5, final_sigma="first")[-1].sigma == 0
+
+    class Unreadable:
+        __signature__ = 3
+
+        def __call__(self, table, num_steps):
+            return karras(table, num_steps)
+
+    assert make_levels(Unreadable(), SD, 5, final_sigma="first") == karras(SD, 5)
+
+
+@pytest.mark.parametrize("final_sigma", ["zero", "first"])
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 50])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_makes_a_whole_run_and_the_end_of_one(name, num_steps, final_sigma):
+    levels = make_levels(name, SD, num_steps, final_sigma=final_sigma)
+    assert len(levels) == num_steps + 1
+    part = make_levels(
+        name, SD, num_steps, final_sigma=final_sigma, strength=0.6, steps_mode="schedule"
+    )
+    assert part == levels[-max(1, int(0.6 * num_steps)) - 1 :]
+    if num_steps == 50 or name not in ("leading", "ddim_uniform"):
+        # Those two begin a whole gap below the top, which is all of it for a few steps.
+        part = make_levels(name, SD, num_steps, final_sigma=final_sigma, strength=0.6)
+        assert len(part) == num_steps + 1
+        assert 500 < part[0].t < 600
+
+
+def test_make_levels_checks_what_it_is_given():
+    with pytest.raises(ValueError, match="num_steps is 3, but the list has 2"):
+        make_levels([900, 100], SD, 3)
+    with pytest.raises(ValueError, match="num_steps is needed"):
+        make_levels("karras", SD)
+    with pytest.raises(ValueError, match="Did you mean 'trailing'"):
+        make_levels("traling", SD, 3)
+    with pytest.raises(ValueError, match="num_steps must be from 1"):
+        make_levels(lambda table, n: Levels(), SD, 0)
+
+
+def test_make_levels_checks_what_a_callable_returns():
+    def short(table: NoiseTable, num_steps: int) -> Levels:
+        return karras(table, num_steps)[1:]
+
+    with pytest.raises(ValueError, match="short returned 5 levels for 5 steps; 5 steps need 6"):
+        make_levels(short, SD, 5)
+    with pytest.raises(TypeError, match=r"keras_sd.noise.Levels, but returned list"):
+        make_levels(lambda table, n: list(karras(table, n)), SD, 5)
+
+
+# A part of a run
+
+
+@pytest.mark.parametrize("final_sigma", ["zero", "first"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("strength", [0.2, 0.75])
+def test_the_steps_asked_for_begin_at_the_noise_of_the_strength(name, strength, final_sigma):
+    levels = make_levels(name, SD, 20, final_sigma=final_sigma, strength=strength)
+    whole = make_levels(name, SD, 20, final_sigma=final_sigma)
+    assert len(levels) == 21
+    assert levels[-1] == whole[-1]
+    assert levels[0].t == pytest.approx(strength * whole[0].t, rel=0.04)
+    assert levels.between(levels[0], levels[1], 0.5).t < levels[0].t
+
+
+@pytest.mark.parametrize("name", ["leading", "trailing"])
+def test_half_a_run_is_the_end_of_one_of_twice_the_steps(name):
+    half = make_levels(name, SD, 20, strength=0.5)
+    assert half == make_levels(name, SD, 40)[-21:]
+
+
+@pytest.mark.parametrize("schedule", ["leading", leading, [951 - 50 * i for i in range(19)]])
+@pytest.mark.parametrize(
+    ("strength", "kept"), [(0.3, {20: 6, 19: 5}), (0.999, {20: 19, 19: 18}), (0.01, {20: 1, 19: 1})]
+)
+def test_the_other_mode_is_the_end_of_the_schedule(schedule, strength, kept):
+    steps = 19 if isinstance(schedule, list) else 20
+    num_steps = None if isinstance(schedule, list) else 20
+    whole = make_levels(schedule, SD, num_steps)
+    part = make_levels(schedule, SD, num_steps, strength=strength, steps_mode="schedule")
+    assert part == whole[-kept[steps] - 1 :]
+
+
+def test_strength_1_is_the_whole_schedule():
+    for steps_mode in ("run", "schedule"):
+        levels = make_levels("karras", SD, 7, strength=1.0, steps_mode=steps_mode)
+        assert levels == make_levels("karras", SD, 7)
+    assert len(make_levels([900, 5], SD, strength=1)) == 3
+
+
+@pytest.mark.parametrize("final_sigma", ["zero", "first"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_most_steps_that_fit_are_named_and_fit(name, final_sigma):
+    options = {"final_sigma": final_sigma, "strength": 0.05}
+    with pytest.raises(ValueError, match="Not more than") as caught:
+        make_levels(name, SD, 51, **options)
+    most = int(re.search(r"more than (\d+) steps", str(caught.value))[1])
+    assert len(make_levels(name, SD, most, **options)) == most + 1
+    with pytest.raises(ValueError, match=f"Not more than {most} steps"):
+        make_levels(name, SD, most + 1, **options)
+
+
+def ends_at_999(table, num_steps):
+    return from_timesteps(table, [999 - i for i in range(num_steps)])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"strength": 0}, "above 0"),
+        ({"strength": 1.2}, "at most 1"),
+        ({"strength": math.nan}, "got nan"),
+        ({"strength": 0.5, "steps_mode": "all"}, "'run' or 'schedule'"),
+        ({"strength": 0.5, "num_steps": 1001}, "from 1 to 1000"),
+        ({"strength": 0.5, "schedule": [9, 5], "num_steps": None}, "strength=1"),
+        ({"strength": 0.5, "schedule": ends_at_999}, "999.0 is outside the noise table"),
+        ({"strength": 0.1, "schedule": lambda table, n: karras(SD, n)}, "follows the table"),
+        ({"strength": 0.8, "num_steps": 1}, "begin at 1: take more steps"),
+        ({"strength": "0.5"}, "got '0.5'"),
+    ],
+)
+def test_parts_that_cannot_be(options, words):
+    arguments = {"schedule": "leading", "table": SD, "num_steps": 20, **options}
+    with pytest.raises(ValueError, match=words):
+        make_levels(**arguments)

@@ -94,6 +94,29 @@ def compile_step(
     return fn
 
 
+def calls_directly(layer: keras.layers.Layer, inputs: Sequence[Any]) -> bool:
+    """Whether a call of `layer` may go straight to its `call`.
+
+    What Keras does around each call (dtypes, masks, shapes, losses) takes 0.1 ms, which a compiled
+    program does not have and an eager one has hundreds of times a step: on torch, half of the time
+    of a small model. Where all is float32 and no gradient is asked for, none of it does anything.
+
+    Args:
+        layer: without a mask, a loss of its own, or a difference between training and not.
+        inputs: what it is called with, by position.
+    """
+    if NAME != "torch":
+        return False
+    import torch
+
+    return (
+        not torch.is_grad_enabled()
+        and layer.built
+        and layer.dtype_policy.name == "float32"  # a quantized layer's is not
+        and all(type(x) is torch.Tensor and x.dtype == torch.float32 for x in inputs)
+    )
+
+
 def memory_order(axes: int) -> tuple[int, ...]:
     """The order in which the axes of a weight should lie in memory, slowest first.
 

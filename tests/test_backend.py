@@ -10,6 +10,8 @@ import pytest
 from keras import ops
 
 from keras_sd import backend
+from keras_sd.networks.layers import Attention, GroupNorm, conv, dense, layer_norm
+from keras_sd.precision import policy_scope
 
 rng = np.random.default_rng(3)
 
@@ -167,3 +169,71 @@ def test_torch_switches_jit_compile_off_with_one_line(caplog):
         assert backend.resolve_jit_compile(True) is (not torch)
     assert automatic is (backend.NAME == "jax") or backend.NAME == "tensorflow"
     assert len(caplog.records) == torch
+
+
+def blocks():
+    """A block with every kind of layer that is called directly, and what it is called with."""
+    attention = Attention(8, 2, "attention", context_width=6)
+    layers = [conv(4, 8, "conv"), GroupNorm(8, 2, 1e-5, "norm"), layer_norm(8, "layer_norm")]
+    for layer in (attention, *layers):
+        layer.build(getattr(layer, "input_width_shape", None))
+
+    def run(image, context):
+        x = layers[1](layers[0](image))
+        tokens = layers[2](ops.reshape(x, (2, 9, 8)))
+        return attention(tokens, context=context)
+
+    return [attention, *layers], run, [normal(2, 3, 3, 4), normal(2, 5, 6)]
+
+
+def test_a_direct_call_gives_what_keras_own_gives(monkeypatch):
+    layers, run, inputs = blocks()
+    step = backend.compile_step(run, layers)
+    found = ops.convert_to_numpy(step(*inputs))
+    monkeypatch.setattr(backend, "calls_directly", lambda layer, inputs: False)
+    through_keras = backend.compile_step(run, layers)
+    np.testing.assert_array_equal(found, ops.convert_to_numpy(through_keras(*inputs)))
+
+
+@pytest.mark.skipif(backend.NAME != "torch", reason="of torch")
+def test_a_call_is_direct_only_where_keras_own_does_nothing():
+    import torch
+
+    layer = dense(4, 4, "dense")
+    x = torch.ones((2, 4))
+    with torch.no_grad():
+        assert not backend.calls_directly(layer, [x])  # it has no variables yet
+        layer.build((None, 4))
+        assert backend.calls_directly(layer, [x])
+        assert not backend.calls_directly(layer, [x.half()])
+        assert not backend.calls_directly(layer, [np.ones((2, 4), np.float32)])
+        np.testing.assert_array_equal(layer(np.ones((2, 4), np.float32)), layer(x))
+        layer.quantize("int8")
+        assert not backend.calls_directly(layer, [x])
+        with policy_scope("mixed_bfloat16"):
+            mixed = dense(4, 4, "mixed")
+        mixed.build((None, 4))
+        assert not backend.calls_directly(mixed, [x])
+        assert mixed(x).dtype == torch.bfloat16
+    other = dense(4, 4, "other")
+    other.build((None, 4))
+    assert not backend.calls_directly(other, [x])
+    other(x).sum().backward()
+    assert other.kernel.value.grad is not None
+
+
+@pytest.mark.skipif(backend.NAME != "torch", reason="of torch")
+def test_a_step_on_torch_calls_its_layers_directly(monkeypatch):
+    layers, run, inputs = blocks()
+    through_keras = []
+    original = keras.layers.Layer.__call__
+
+    def spy(self, *args, **kwargs):
+        through_keras.append(self.name)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(keras.layers.Layer, "__call__", spy)
+    backend.compile_step(run, layers)(*inputs)
+    assert through_keras == []
+    run(*inputs)
+    assert set(through_keras) > {"attention", "conv", "norm", "layer_norm"}

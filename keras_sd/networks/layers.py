@@ -17,7 +17,16 @@ from keras_sd.networks.initializers import HostConstant, HostUniform
 ZEROS, ONES, GLOROT = HostConstant(0.0), HostConstant(1.0), HostUniform()
 
 
-class Block(keras.layers.Layer):
+class Direct(keras.layers.Layer):
+    """A layer that spares itself what Keras does around a call, where that is nothing."""
+
+    def __call__(self, *inputs, **options):
+        if backend.calls_directly(self, inputs):
+            return self.call(*inputs, **options)
+        return super().__call__(*inputs, **options)
+
+
+class Block(Direct):
     """A layer made of layers: building it builds them.
 
     Sublayers are attributes, or in lists; the ones that Keras has are made by `dense`, `conv`,
@@ -46,7 +55,7 @@ def rows(layers: list[Any], length: int) -> list[list[Any]]:
 
 def dense(width_in: int, width: int, name: str, use_bias: bool = True) -> keras.layers.Dense:
     """A linear map of the last axis."""
-    layer = keras.layers.Dense(
+    layer = Dense(
         width,
         use_bias=use_bias,
         kernel_initializer=GLOROT,
@@ -55,6 +64,14 @@ def dense(width_in: int, width: int, name: str, use_bias: bool = True) -> keras.
     )
     layer.input_width_shape = (None, width_in)
     return layer
+
+
+class Dense(Direct, keras.layers.Dense):
+    """A Keras layer, called directly."""
+
+    def quantize(self, mode=None, type_check=True, **options):
+        # Keras refuses subclasses, which may compute something else. This one does not.
+        return super().quantize(mode, type_check=False, **options)
 
 
 def conv(
@@ -75,7 +92,7 @@ def conv(
     return layer
 
 
-class Conv(keras.layers.Conv2D):
+class Conv(Direct, keras.layers.Conv2D):
     """A Keras convolution that computes through `backend.conv2d`."""
 
     def call(self, x):
@@ -85,11 +102,15 @@ class Conv(keras.layers.Conv2D):
 
 def layer_norm(width: int, name: str, epsilon: float = 1e-5) -> keras.layers.LayerNormalization:
     """Layer normalisation of the last axis."""
-    layer = keras.layers.LayerNormalization(
+    layer = LayerNormalization(
         epsilon=epsilon, gamma_initializer=ONES, beta_initializer=ZEROS, name=name
     )
     layer.input_width_shape = (None, width)
     return layer
+
+
+class LayerNormalization(Direct, keras.layers.LayerNormalization):
+    """A Keras layer, called directly."""
 
 
 def embedding(size: int, width: int, name: str) -> keras.layers.Embedding:
@@ -97,7 +118,7 @@ def embedding(size: int, width: int, name: str) -> keras.layers.Embedding:
     return keras.layers.Embedding(size, width, embeddings_initializer=HostUniform(0.05), name=name)
 
 
-class GroupNorm(keras.layers.Layer):
+class GroupNorm(Direct):
     """Group normalisation (Wu & He 2018) over the channels of `(batch, height, width, channels)`.
 
     Args:

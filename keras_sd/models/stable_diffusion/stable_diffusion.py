@@ -281,7 +281,7 @@ class StableDiffusion(pipeline.StableDiffusion):
             seed: without `compat`, the same noise on every backend, which is not KerasCV's.
             verbose: whether a bar shows how far it is.
             callback: called with every `Step`.
-            **options: `sampler`, `schedule`, `diffusion_noise`, `first_image`.
+            **options: its other arguments, as `sampler`, `schedule` or `first_image`.
         """
         return super().text_to_image(
             prompt,

@@ -5,6 +5,10 @@ Those are the names of A1111's and Forge's menus, of ComfyUI, and of what came b
 in front. Capitals, spaces, underscores and hyphens do not matter, and ``++`` is ``pp``. A name
 whose method is not quite one of ours has no alias, as "DPM++ 2M SDE Heun": that is
 ``dpmpp_2m_sde`` with ``solver="heun"``.
+
+Two names stand for what is nearly the same. "UniPC" is ours with ``bh2``, where A1111 takes
+``bh1`` (here ``variant="bh1"``). "Restart" is ours, which walks one interval again on the run's own
+levels; A1111's does so from 20 steps on, on Karras levels of its own.
 """
 
 from __future__ import annotations
@@ -71,12 +75,17 @@ def resolve(sampler: str) -> tuple[str, str | None]:
 
     Returns:
         The names of a sampler and of a schedule, None where no schedule is named. A name that is
-        installed, and one that nothing here knows, comes back as it is.
+        installed, one that is as a whole a schedule's ("DDIM Uniform"), and one that nothing here
+        knows, comes back as it is.
     """
     if any(info.name == sampler for info in list_samplers()):
         return sampler, None
     asked = _plain(sampler)
-    for words, schedule in {"": None, **_BY_SCHEDULE}.items():
+    if own := _BY_SAMPLER.get(asked):
+        return own, None
+    if asked in _BY_SCHEDULE or any(info.name == sampler for info in list_schedules()):
+        return sampler, None
+    for words, schedule in _BY_SCHEDULE.items():
         if asked.endswith(words) and (own := _BY_SAMPLER.get(asked.removesuffix(words))):
             return own, schedule
     return sampler, None

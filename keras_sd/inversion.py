@@ -8,7 +8,7 @@ from itertools import pairwise
 from keras_sd.noise import Levels, denoised, epsilon, transfer
 from keras_sd.sampler import Array, Denoise
 
-__all__ = ["invert"]
+__all__ = ["check_invertible", "invert"]
 
 
 def invert(denoise: Denoise, x: Array, levels: Levels, num_refinements: int = 0) -> Array:
@@ -31,8 +31,25 @@ def invert(denoise: Denoise, x: Array, levels: Levels, num_refinements: int = 0)
         The latent at ``levels[0]``.
 
     Raises:
+        ValueError: See `check_invertible`.
+    """
+    check_invertible(levels, num_refinements)
+    for clean, noisy in pairwise(reversed(levels)):
+        x0 = denoise(x, replace(clean, t=noisy.t))
+        for _ in range(num_refinements):
+            # Of the two, the noise changes less along a step than the clean latent does.
+            ahead = transfer(x, x0, clean, noisy)
+            x0 = denoised(x, epsilon(ahead, denoise(ahead, noisy), noisy), clean)
+        x = transfer(x, x0, clean, noisy)
+    return x
+
+
+def check_invertible(levels: Levels, num_refinements: int) -> None:
+    """What `invert` can work with.
+
+    Raises:
         ValueError: The last level is clean, where no noise can be seen, the first is pure noise, or
-            `num_refinements` is negative.
+            `num_refinements` is no number from 0 up.
     """
     if not levels[-1].sigma > 0:
         raise ValueError(
@@ -43,13 +60,5 @@ def invert(denoise: Denoise, x: Array, levels: Levels, num_refinements: int = 0)
         raise ValueError(
             f"Of {levels[0]}, pure noise, no way leads down to one picture: start the levels below."
         )
-    if num_refinements < 0:
-        raise ValueError(f"num_refinements is a number from 0 up, not {num_refinements}.")
-    for clean, noisy in pairwise(reversed(levels)):
-        x0 = denoise(x, replace(clean, t=noisy.t))
-        for _ in range(num_refinements):
-            # Of the two, the noise changes less along a step than the clean latent does.
-            ahead = transfer(x, x0, clean, noisy)
-            x0 = denoised(x, epsilon(ahead, denoise(ahead, noisy), noisy), clean)
-        x = transfer(x, x0, clean, noisy)
-    return x
+    if type(num_refinements) is not int or num_refinements < 0:
+        raise ValueError(f"num_refinements is a number from 0 up, not {num_refinements!r}.")

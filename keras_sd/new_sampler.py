@@ -6,6 +6,8 @@ What is written is in `keras_sd/templates/sampler`, one file each, with names fo
 
 from __future__ import annotations
 
+import ast
+import builtins
 import importlib.util
 import keyword
 import re
@@ -60,6 +62,11 @@ class Names:
         package = "_".join(words)
         if keyword.iskeyword(package):
             raise ValueError(f"{name!r} is a word of Python's: take another, as {name}-sampler.")
+        if package.startswith("test"):
+            raise ValueError(
+                f"{name!r} begins with 'test', so pytest would take the sampler for a test: take "
+                f"another name, as in acme-{name}."
+            )
         return cls("-".join(words), package, package, "".join(word.title() for word in words))
 
 
@@ -75,7 +82,8 @@ def new_sampler(name: str, output: str | Path | None = None) -> Path:
         The folder. It is there whole or not at all.
 
     Raises:
-        ValueError: The name cannot be one, or is taken by an installed sampler or module.
+        ValueError: The name cannot be one, or is taken: by an installed sampler or module, or its
+            class by what the files import.
         FileExistsError: There is something at `output`.
     """
     names = Names.of(name)
@@ -93,6 +101,11 @@ def new_sampler(name: str, output: str | Path | None = None) -> Path:
             f"There is a Python module {names.package!r} already, which the new one would hide or "
             f"be hidden by: take another name, as in acme-{name}."
         )
+    if names.cls in _taken() or hasattr(builtins, names.cls):
+        raise ValueError(
+            f"{name!r} would make a class {names.cls!r}, and the files that are written have "
+            f"another {names.cls!r} already: take another name, as in acme-{name}."
+        )
     folder = Path(names.distribution if output is None else output)
     if folder.exists() or folder.is_symlink():
         raise FileExistsError(f"{folder} is there already: give --output, a new folder.")
@@ -107,6 +120,21 @@ def new_sampler(name: str, output: str | Path | None = None) -> Path:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
+
+
+def _taken() -> set[str]:
+    """What the templates import or define beside the sampler."""
+    names = Names("x", "x", "x", "X_")  # a class that no name makes
+    found = set()
+    for path, text in _files(names):
+        for node in ast.walk(ast.parse(text)) if path.endswith(".py") else ():
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                found |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+                found.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                found.add(node.id)
+    return found - {names.cls}
 
 
 def _files(names: Names) -> Iterator[tuple[str, str]]:

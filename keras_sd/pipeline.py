@@ -28,7 +28,7 @@ from keras_sd.denoiser import Denoiser
 from keras_sd.gallery import Images
 from keras_sd.guidance import Guidance
 from keras_sd.image import Resize, from_uint8, to_uint8
-from keras_sd.inversion import invert
+from keras_sd.inversion import check_invertible, invert
 from keras_sd.levels import StepsMode, make_levels
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
 from keras_sd.networks.autoencoder import NO_ENCODER
@@ -316,7 +316,8 @@ class StableDiffusion:
                 `(latent height, latent width, channels)` or with a batch in front. What a sampler
                 draws later is seed 0's.
             first_image: number of the first image. The noise is a function of (seed, number), so
-                image 3 of a batch can be made again alone.
+                image 3 of a batch can be made again alone; not with `dpm_adaptive`, whose steps
+                are one length for the whole batch.
 
         Returns:
             uint8 array `(images, height, width, 3)` that knows its prompts and seed.
@@ -445,7 +446,8 @@ class StableDiffusion:
                 and 1, or 0 to 255: white is painted. One for all, or one a picture. A model paints
                 whole cells of its latent, those whose first pixel is white.
             num_resamples: how often each step is taken, for an inside that fits the outside better
-                (Lugmayr et al. 2022, "RePaint").
+                (Lugmayr et al. 2022, "RePaint"). Above 1 a sampler begins anew at each step: choose
+                one of those that need no earlier ones, such as `ddim` or `euler_ancestral`.
             strength: 1 begins at noise alone; below, at the image drowned in noise.
             mask_convention: `"keras_cv"` for masks whose 1 keeps a pixel, as KerasCV's did.
             mask_blur: standard deviation in pixels of a Gaussian that softens the mask: what is
@@ -535,8 +537,6 @@ class StableDiffusion:
         if isinstance(sampler, str):
             sampler, named = aliases.resolve(sampler)
             schedule = named if schedule is None else schedule
-        if isinstance(schedule, str):
-            schedule = aliases.resolve_schedule(schedule)
         walker = registry.get_sampler(sampler or self.config.defaults.sampler)
         if strength is None:
             strength = 0.8 if canvas is not None and mask is None else 1.0
@@ -675,6 +675,7 @@ class StableDiffusion:
             first = self.table.level(0)
             ends = [first] if levels[-2].ratio > first.ratio else []
             levels = Levels([*levels[:-1], *ends], path=levels.path)
+        check_invertible(levels, num_refinements)
         for name, given in (("prompt", texts), ("negative_prompt", negatives)):
             self._check_tokens(name, given.rows)
         x = _repeated(self._latents(from_uint8(canvas.pixels)), len(texts.rows))
@@ -700,13 +701,18 @@ class StableDiffusion:
             return make_levels(self.compat.timesteps(num_steps), self.table)
         if schedule is None:
             schedule = self.config.defaults.schedule
-        if num_steps is None and (isinstance(schedule, str) or callable(schedule)):
+        if isinstance(schedule, str):
+            schedule = aliases.resolve_schedule(schedule)
+        # The model's own schedule ends where the model's own runs do; another, where it comes from.
+        named = isinstance(schedule, str)
+        own = not callable(schedule) and (not named or schedule == self.config.defaults.schedule)
+        if num_steps is None and (named or callable(schedule)):
             num_steps = self.config.defaults.num_steps
         return make_levels(
             schedule,
             self.table,
             num_steps,
-            final_sigma=self.config.noise.final_sigma,
+            final_sigma=self.config.noise.final_sigma if own else "zero",
             strength=strength,
             steps_mode=steps_mode,
         )

@@ -111,12 +111,13 @@ class BrownianPath:
     _FIRST_NODE = 2**63
     """Number of the draw that is the whole path's; draws of other noise count up from 0."""
 
-    _KEPT = 4 * _DEPTH
+    _KEPT = 2 * _DEPTH
+    """Points that are remembered: a whole branch and the one beside it."""
 
     def __init__(self, seed: int, images: Iterable[int], shape: Sequence[int]):
         self._seed, self._images, self._shape = seed, list(images), tuple(shape)
         # Recently asked points, as the runs of samplers ask for their neighbours next.
-        self._known: OrderedDict[int, NDArray[np.float64]] = OrderedDict()
+        self._known: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
 
     def __call__(self, now: Level, nxt: Level) -> NDArray[np.float32]:
         """The path's increment between two levels over its standard deviation: standard normal.
@@ -126,26 +127,24 @@ class BrownianPath:
             nxt: The other.
 
         Returns:
-            A float32 array ``(images, *shape)``.
-
-        Raises:
-            ValueError: The levels are too near to tell them apart.
+            A float32 array ``(images, *shape)``. Of levels too near to tell them apart, numbers of
+            that place that belong to nothing else.
         """
         start, end = self._tick(now), self._tick(nxt)
         if start == end:
-            raise ValueError(f"There is no noise between {now} and {nxt}: they are too near.")
+            return self._draw(2 * 2**self._DEPTH + start)
         increment = self._at(start) - self._at(end)
         scale = math.copysign(math.sqrt(2**self._DEPTH / abs(start - end)), start - end)
-        return (increment * scale).astype(np.float32)
+        return increment * np.float32(scale)
 
     def _tick(self, level: Level) -> int:
         return round(math.atan2(level.sigma, level.alpha) / (math.pi / 2) * 2**self._DEPTH)
 
-    def _at(self, tick: int) -> NDArray[np.float64]:
+    def _at(self, tick: int) -> NDArray[np.float32]:
         """The path at a tick of its clock; it is 0 at the clean end, and 1 is its variance at the
         other."""
         if tick == 0:
-            return np.zeros((len(self._images), *self._shape))
+            return np.zeros((len(self._images), *self._shape), np.float32)
         if tick in self._known:
             self._known.move_to_end(tick)
             return self._known[tick]
@@ -154,16 +153,15 @@ class BrownianPath:
         else:
             half = tick & -tick  # the middle of a cell is an odd multiple of half its width
             node = (2**self._DEPTH + tick) // (2 * half)
-            spread = math.sqrt(half / 2 / 2**self._DEPTH)
+            spread = np.float32(math.sqrt(half / 2 / 2**self._DEPTH))
             value = (self._at(tick - half) + self._at(tick + half)) / 2 + spread * self._draw(node)
         self._known[tick] = value
         if len(self._known) > self._KEPT:
             self._known.popitem(last=False)
         return value
 
-    def _draw(self, node: int) -> NDArray[np.float64]:
-        step = self._FIRST_NODE + node
-        return batch_normal(self._seed, self._images, step, self._shape).astype(np.float64)
+    def _draw(self, node: int) -> NDArray[np.float32]:
+        return batch_normal(self._seed, self._images, self._FIRST_NODE + node, self._shape)
 
 
 def _uint64(name: str, value: Any) -> int:

@@ -68,6 +68,7 @@ def all_checks() -> tuple[Check, ...]:
         check_last_sigma_zero,
         check_last_sigma_above_zero,
         check_first_alpha_zero,
+        check_levels_asked,
         check_shape_and_dtype_kept,
         check_inputs_unmodified,
         check_noise_is_the_only_randomness,
@@ -196,9 +197,15 @@ def check_first_alpha_zero(sampler: Sampler | str) -> None:
     """A run may start at alpha 0, pure noise; one with ``zero_alpha = False`` raises ValueError
     (clause 1)."""
     sampler = _resolve(sampler)
-    levels = Levels([Level(1000.0, 0.0, 1.0), *_grid(_PATHS["VP"], 6)], path=_PATHS["VP"][0])
+    noise = Level(1000.0, 0.0, 1.0)
+    levels = Levels([noise, *_grid(_PATHS["VP"], 6)], path=_PATHS["VP"][0])
     if getattr(sampler, "zero_alpha", True):
         _run(sampler, levels)
+        many = Levels([noise, *_grid(_PATHS["VP"], 64)], path=_PATHS["VP"][0])
+        with _reported(sampler, many):
+            errors = _gaussian_errors(sampler, many)
+        if not max(map(sum, errors)) < _LARGEST_ERROR_OF_A_STEP:
+            _fail(sampler, 1, "a run from alpha 0 comes to other latents than it should")
         return
     try:
         with np.errstate(all="ignore"):
@@ -210,6 +217,36 @@ def check_first_alpha_zero(sampler: Sampler | str) -> None:
             sampler, 1, f"it declares zero_alpha = False and there raised {error!r}, not ValueError"
         )
     _fail(sampler, 1, "it declares zero_alpha = False and ran from alpha 0 without a ValueError")
+
+
+def check_levels_asked(sampler: Sampler | str) -> None:
+    """The model is asked at levels of the run or of its path, with the timestep that is theirs
+    (clause 1).
+
+    A model believes the timestep that it is told, whatever is in the latent.
+    """
+    sampler = _resolve(sampler)
+    for level_at, ratio in _PATHS.values():
+        levels = _grid((level_at, ratio), 7, to_zero=True)
+        asked: list[Level] = []
+
+        def denoise(x: Any, level: Level, asked: list[Level] = asked) -> Any:
+            asked.append(level)
+            return _gaussian_denoise(x, level)
+
+        _run(sampler, levels, denoise=denoise)
+        for level in asked:
+            own = level_at(level.ratio)
+            pairs = ((level.t, own.t), (level.alpha, own.alpha), (level.sigma, own.sigma))
+            if level not in levels and not all(
+                math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) for a, b in pairs
+            ):
+                _fail(
+                    sampler,
+                    1,
+                    f"it asked the model at {level}, which is no level of this path: there it is "
+                    f"{own}; make levels with levels.between",
+                )
 
 
 def check_shape_and_dtype_kept(sampler: Sampler | str) -> None:
@@ -258,7 +295,7 @@ def check_inputs_unmodified(sampler: Sampler | str) -> None:
 
 def check_noise_is_the_only_randomness(sampler: Sampler | str) -> None:
     """Two runs with the same noise are equal to the bit, and noise is drawn if and only if declared
-    (3, 5)."""
+    (clauses 3 and 5)."""
     sampler = _resolve(sampler)
     before = repr(getattr(sampler, "__dict__", None))
     levels = _grid(_PATHS["VP"], 5)
@@ -284,6 +321,8 @@ def check_noise_is_the_only_randomness(sampler: Sampler | str) -> None:
     if repr(getattr(sampler, "__dict__", None)) != before:
         _fail(sampler, 5, "a run changed its attributes: keep what a run needs in local variables")
     stochastic = bool(getattr(sampler, "stochastic", False))
+    if stochastic and not draws.count:  # it may need more levels to do so
+        _run(sampler, _grid(_PATHS["VP"], 100), noise=draws)
     if draws.count and not stochastic:
         _fail(sampler, 3, "it drew noise, but does not declare stochastic = True")
     if stochastic and not draws.count:
@@ -454,7 +493,7 @@ def check_mean_and_variance(sampler: Sampler | str) -> None:
         return
     for name, path in _PATHS.items():
         with _reported(sampler):
-            few, more = (_gaussian_errors(sampler, _grid(path, n)) for n in (20, 40))
+            few, more = (_gaussian_errors(sampler, _grid(path, n))[-1] for n in (20, 40))
         for what, before, after in zip(("mean", "standard deviation"), few, more, strict=True):
             if not (after < _LARGEST_ERROR and after < max(0.8 * before, 1e-3)):
                 _fail(
@@ -513,10 +552,13 @@ def check_order_of_convergence_flow(sampler: Sampler | str) -> None:
 _MEAN, _VARIANCE = 0.7, 0.25
 _TOLERANCE = 0.2
 _LARGEST_ERROR = 0.05  # at the finest grid; first-order methods have 0.003 to 0.01
+_LARGEST_ERROR_OF_A_STEP = 0.5  # of what is yielded on the way, which some methods only look at
 _GRIDS = (64, 128)
 
 
-def measure_order(sampler: Sampler | str, path: str = "VP") -> tuple[float, dict[int, float]]:
+def measure_order(
+    sampler: Sampler | str, path: str = "VP", grids: tuple[int, ...] = _GRIDS
+) -> tuple[float, dict[int, float]]:
     """Measure a sampler's order of convergence against the exact solution of a Gaussian problem.
 
     The data is normal, so the ideal denoiser is affine and so is the sampler's result in its
@@ -528,14 +570,15 @@ def measure_order(sampler: Sampler | str, path: str = "VP") -> tuple[float, dict
     Args:
         sampler: An instance or a name.
         path: ``"VP"``, ``"VE"`` or ``"flow"``.
+        grids: Numbers of steps, rising; at least two, each twice the one before.
 
     Returns:
         The order between the two finest grids (infinite where the error is rounding only), and the
         error by number of steps.
     """
     sampler = _resolve(sampler)
-    errors = {n: sum(_gaussian_errors(sampler, _grid(_PATHS[path], n))) for n in _GRIDS}
-    coarse, fine = errors[_GRIDS[-2]], errors[_GRIDS[-1]]
+    errors = {n: sum(_gaussian_errors(sampler, _grid(_PATHS[path], n))[-1]) for n in grids}
+    coarse, fine = errors[grids[-2]], errors[grids[-1]]
     if fine < 1e-11:
         return math.inf, errors
     return math.log2(coarse / fine) if coarse > 0 else 0.0, errors
@@ -545,44 +588,54 @@ def _check_order(sampler: Sampler, path: str) -> None:
     declared = getattr(sampler, "order", 1)
     with _reported(sampler):
         order, errors = measure_order(sampler, path)
-    if declared == 0 and math.isfinite(errors[_GRIDS[-1]]):
-        return  # a method for distilled models, which promises nothing of an ordinary one
-    # A consistency model leaves nothing to converge: every step is exact.
+        late = order <= declared - _TOLERANCE and errors[_GRIDS[-1]] < _LARGEST_ERROR
+        if late:  # some come to their order with more steps
+            order, finer = measure_order(sampler, path, tuple(4 * n for n in _GRIDS))
+            errors |= finer
+        steps = [sum(step) for step in _gaussian_errors(sampler, _grid(_PATHS[path], _GRIDS[-1]))]
+    # A consistency model leaves nothing to converge: every step is exact. A method for other
+    # distilled models, of order 0, promises no more of an ordinary one than to be near.
     exact = getattr(sampler, "consistency", False) and max(errors.values()) < 1e-4
     converges = order > declared - _TOLERANCE and errors[_GRIDS[-1]] < _LARGEST_ERROR
-    if not (exact or converges):
+    if not (exact or converges or declared == 0):
         listed = ", ".join(f"{error:.2g} at {n} steps" for n, error in errors.items())
         raise ContractViolation(
             f"{_label(sampler)} declares order {declared}, but on a {path} path its error falls "
             f"with order {order:.2f} ({listed}): the update rule is not the one it means to be, or "
             "the order is lower."
         )
+    if not max(steps) < _LARGEST_ERROR_OF_A_STEP:
+        worst = steps.index(max(steps))
+        _fail(
+            sampler,
+            4,
+            f"on a {path} path of {len(steps)} steps what it yields at step {worst + 1} is "
+            f"{steps[worst]:.2g} off in mean and spread: yield the latent of that level",
+        )
 
 
-def _gaussian_errors(sampler: Sampler, levels: Levels) -> tuple[float, float]:
-    """How far the mean and the standard deviation of a run's end are off."""
-    first, last = levels[0], levels[-1]
+def _gaussian_errors(sampler: Sampler, levels: Levels) -> list[tuple[float, float]]:
+    """How far mean and standard deviation of what a run yields are off, at each step."""
     consistency = getattr(sampler, "consistency", False)
     denoise = _gaussian_consistency if consistency else _gaussian_denoise
     # Row 0 starts at the mean, row 1 one unit off it; each of the others has one number of what is
     # drawn, 0 elsewhere.
     draws = _UnitDraws(brownian=bool(getattr(sampler, "brownian", False)))
-    _last_latent(sampler, denoise, levels, np.full(2, first.alpha * _MEAN), draws.counted)
+    first = levels[0]
+    list(sample(sampler, denoise, np.full(2, first.alpha * _MEAN), levels, draws.counted))
     x = np.full(2 + draws.count, first.alpha * _MEAN)
     x[1] += 1
-    out = _last_latent(sampler, denoise, levels, x, draws)
-    gains = out[1:] - out[0]
-    spread = gains * np.sqrt([_spread(first) ** 2] + [1.0] * draws.count)
-    # Without draws the sign counts: the ODE never crosses its mean.
-    total = float(np.sqrt(np.sum(spread**2))) if draws.count else float(spread[0])
-    errors = abs(float(out[0]) - last.alpha * _MEAN), abs(total - _spread(last))
-    mean, deviation = (error if math.isfinite(error) else math.inf for error in errors)
-    return mean, deviation
-
-
-def _last_latent(sampler: Sampler, denoise: Any, levels: Levels, x: Any, noise: Any) -> Any:
-    *_, last = sample(sampler, denoise, x, levels, noise)
-    return last.latent
+    errors = []
+    for step in sample(sampler, denoise, x, levels, draws):
+        gains = step.latent[1:] - step.latent[0]
+        spread = gains * np.sqrt([_spread(first) ** 2] + [1.0] * draws.count)
+        # Without draws the sign counts: the ODE never crosses its mean.
+        total = float(np.sqrt(np.sum(spread**2))) if draws.count else float(spread[0])
+        mean = abs(float(step.latent[0]) - step.level.alpha * _MEAN)
+        deviation = abs(total - _spread(step.level))
+        known = math.isfinite(mean) and math.isfinite(deviation)
+        errors.append((mean, deviation) if known else (math.inf, math.inf))
+    return errors
 
 
 def _spread(level: Level) -> float:

@@ -9,7 +9,7 @@ import pytest
 
 from keras_sd import aliases
 from keras_sd.aliases import resolve, resolve_schedule
-from keras_sd.registry import SamplerInfo, ScheduleInfo
+from keras_sd.registry import SamplerInfo, SamplerNotFoundError, ScheduleInfo, get_sampler
 
 PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8"))
 DECLARED = PROJECT["project"]["entry-points"]
@@ -115,11 +115,16 @@ def test_our_own_schedules_are_left_as_they_are(own):
     assert resolve_schedule(own) == own
 
 
-@pytest.mark.parametrize(
-    "name", ["acme:ddim", "Fast-Heun", "karras", "DPM++ 2M SDE Heun", "heunpp2", ""]
-)
+@pytest.mark.parametrize("name", ["acme:ddim", "Fast-Heun", "DPM++ 2M SDE Heun", "heunpp2", ""])
 def test_what_nobody_here_knows_is_left_as_it_is(name):
     assert resolve(name) == (name, None)
+
+
+@pytest.mark.parametrize("name", ["karras", "ddim_uniform", "DDIM Uniform", "Align Your Steps"])
+def test_the_name_of_a_schedule_is_no_sampler_with_a_schedule(name):
+    assert resolve(name) == (name, None)
+    with pytest.raises(SamplerNotFoundError):
+        get_sampler(resolve(name)[0])
 
 
 def test_what_is_installed_is_never_taken_for_another(monkeypatch):
@@ -128,6 +133,9 @@ def test_what_is_installed_is_never_taken_for_another(monkeypatch):
     monkeypatch.setattr(aliases, "list_samplers", lambda: installed)
     assert resolve("heun_beta") == ("heun_beta", None)
     assert resolve("Heun Beta") == ("heun", "beta")
+    installed = [ScheduleInfo("euler_beta", "acme", "1.0", "acme:euler_beta")]
+    monkeypatch.setattr(aliases, "list_schedules", lambda: installed)
+    assert resolve("euler_beta") == ("euler_beta", None)
     installed = [ScheduleInfo("uniform", "acme", "1.0", "acme:uniform")]
     monkeypatch.setattr(aliases, "list_schedules", lambda: installed)
     assert (resolve_schedule("uniform"), resolve_schedule("Uniform")) == ("uniform", "normal")

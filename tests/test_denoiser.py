@@ -79,6 +79,10 @@ def test_pure_noise_is_above_every_interval():
         ((7.5, 0.0, (2.0, 1.0)), r"guidance_interval .*not \(2.0, 1.0\)"),
         ((7.5, 0.0, (-1.0, 1.0)), "guidance_interval"),
         ((7.5, 0.0, (1.0, 2.0, 3.0)), "guidance_interval"),
+        ((7.5, 0.0, 5.0), "guidance_interval .*not 5.0"),
+        ((7.5, 0.0, ("a", "b")), "guidance_interval"),
+        ((7.5, None), "guidance_rescale is from 0 to 1, not None"),
+        (("7",), "A guidance scale is a finite number, not '7'"),
     ],
 )
 def test_what_guidance_cannot_be(arguments, message):

@@ -83,8 +83,9 @@ def test_levels_without_a_way_back_are_refused():
     with pytest.raises(ValueError, match="starts at a level with noise"):
         invert(toy, X, leading(TABLE, 4))
     levels = leading(TABLE, 4, final_sigma="first")
-    with pytest.raises(ValueError, match="num_refinements is a number from 0 up, not -1"):
-        invert(toy, X, levels, -1)
+    for wrong in (-1, 1.5, True):
+        with pytest.raises(ValueError, match=f"num_refinements is a number from 0 up, not {wrong}"):
+            invert(toy, X, levels, wrong)
     pure = type(levels)([type(levels[0])(999.0, 0.0, 1.0), *levels])
     with pytest.raises(ValueError, match="pure noise"):
         invert(toy, X, pure)
@@ -107,5 +108,7 @@ def test_a_picture_comes_back_from_its_noise(emoji):
 def test_what_cannot_be_inverted_is_refused(emoji):
     with pytest.raises(ValueError, match="of an image: give one"):
         emoji.invert("a cat", None)
+    with pytest.raises(ValueError, match="num_refinements"):
+        emoji.invert("a cat", np.zeros((64, 64, 3), np.uint8), num_refinements=-1)
     with pytest.raises(ValueError, match="scale is a finite number"):
         emoji.invert("a cat", np.zeros((64, 64, 3), np.uint8), unconditional_guidance_scale=np.nan)

@@ -7,6 +7,7 @@ import csv
 import math
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 from keras_sd import cli, lab
 from keras_sd.lab import emoji, errors, runs
 from keras_sd.noise import Level, NoiseTable, transfer
+from keras_sd.random import BrownianPath
 from keras_sd.registry import SamplerInfo, SamplerNotFoundError
 from keras_sd.schedules import exponential, karras
 
@@ -181,6 +183,46 @@ def test_a_brownian_sampler_is_given_one_path():
     np.testing.assert_allclose(np.cov(flat), np.eye(len(flat)), atol=0.02)
 
 
+def lab_path(shape):
+    return errors._Path(np.random.default_rng(3), shape)
+
+
+def library_path(shape):
+    return BrownianPath(3, range(shape[0]), shape[1:])
+
+
+def level_at(angle):
+    return Level(0.0, math.cos(angle), math.sin(angle))
+
+
+@pytest.mark.parametrize("make", [lab_path, library_path])
+def test_both_brownian_paths_have_one_distribution(make):
+    path = make((3, 20_000))
+    angles = [1.5, 0.9, 0.8, 0.3, 0.0]
+    pairs = [(1.5, 0.3), (0.9, 0.0), (0.8, 0.3), (1.5, 0.9), (0.3, 0.0)]
+    numbers = np.array([path(level_at(a), level_at(b)) for a, b in pairs], np.float64)
+    found = np.cov(numbers.reshape(len(pairs), -1))
+    # Of what two intervals share, over the geometric mean of their lengths.
+    share = [
+        [max(0.0, min(a, c) - max(b, d)) / math.sqrt((a - b) * (c - d)) for c, d in pairs]
+        for a, b in pairs
+    ]
+    np.testing.assert_allclose(found, share, atol=0.02)
+    assert np.abs(numbers.mean(axis=(1, 2))).max() < 0.02
+    parts = [(a, b, path(level_at(a), level_at(b))) for a, b in pairwise(angles)]
+    whole = path(level_at(1.5), level_at(0.0)) * math.sqrt(1.5)
+    np.testing.assert_allclose(sum(n * math.sqrt(a - b) for a, b, n in parts), whole, atol=2e-3)
+
+
+@pytest.mark.parametrize("make", [lab_path, library_path])
+def test_a_brownian_path_gives_the_same_either_way(make):
+    path, high, low = make((3, 100)), level_at(1.2), level_at(0.4)
+    upwards = path(low, high)
+    np.testing.assert_array_equal(path(high, low), upwards)
+    assert 0.8 < np.std(upwards) < 1.2
+    assert 0.8 < np.std(path(low, low)) < 1.2  # no interval: numbers that belong to nothing else
+
+
 @pytest.mark.parametrize(
     ("what", "said"), [("raises", "RuntimeError: no more of this"), ("nan", "not finite")]
 )
@@ -225,10 +267,25 @@ def test_a_name_that_is_not_there_is_an_error():
         lab.mixture_errors([Euler()], ["no-such-schedule"], [5])
 
 
+def test_names_of_other_programs_are_ours():
+    rows = lab.mixture_errors(["Euler a", "DDIM", Euler()], ["Karras", "SGM Uniform"], [5])
+    assert not any(row.failure for row in rows)
+    assert {(row.sampler, row.schedule) for row in rows} == {
+        (sampler, schedule)
+        for sampler in ("euler_ancestral", "ddim", "Euler()")
+        for schedule in ("karras", "sgm_uniform")
+    }
+    with pytest.raises(ValueError, match=r"'dpmpp_2m' with the schedule 'karras'.*--schedules"):
+        lab.mixture_errors(["DPM++ 2M Karras"], [karras], [5])
+    with pytest.raises(SamplerNotFoundError, match="DDIM Uniform"):
+        lab.mixture_errors(["DDIM Uniform"], [karras], [5])
+
+
 # ---- the embedded model -------------------------------------------------------------------------
 
 
 def test_on_the_embedded_model_distance_and_subjects_are_measured(monkeypatch):
+    from keras_sd.pipeline import StableDiffusion
     from keras_sd.training import measure, pictures
 
     first, second = list(pictures.SUBJECTS)[::52]
@@ -243,11 +300,21 @@ def test_on_the_embedded_model_distance_and_subjects_are_measured(monkeypatch):
     monkeypatch.setattr(measure, "subjects", subjects)
     monkeypatch.setattr(pictures, "Pictures", lambda font: f"pictures of {font}")
     monkeypatch.setattr(emoji, "_EVERY", 52)
-    converged = {"sampler": Euler(), "schedule": "trailing", "num_steps": 8}
-    monkeypatch.setattr(emoji, "_CONVERGED", converged)
+    monkeypatch.setattr(emoji, "_CONVERGED", (Euler(), "simple", 8))
+    asked = []
+    stream = StableDiffusion.stream
+
+    def streams(self, *arguments, schedule, **settings):
+        levels = self.levels(settings["num_steps"], schedule)
+        asked.append((levels, self.table.level(0)))
+        return stream(self, *arguments, schedule=schedule, **settings)
+
+    monkeypatch.setattr(StableDiffusion, "stream", streams)
     done = []
     samplers = [Euler(), Broken("raises"), Ancestral()]
-    rows = lab.emoji_fidelity(samplers, ["trailing"], [1, 8], font="font.ttf", done=done.append)
+    scales = ["Simple"]
+    rows = lab.emoji_fidelity(samplers, scales, [1, 8], font="font.ttf", done=done.append)
+    assert {each.schedule for each in rows} == {"simple"}
     found = {(each.sampler, each.measure, each.steps): each for each in rows}
     assert len(found) == len(rows) == 2 * 4
     assert found["Euler()", "latent", 1].value > 0.5
@@ -258,6 +325,9 @@ def test_on_the_embedded_model_distance_and_subjects_are_measured(monkeypatch):
     assert found["Ancestral()", "subject", 8].evaluations == 8
     assert "no more of this" in found[repr(Broken("raises")), "subject", 8].failure
     assert done == [repr(sampler) for sampler in samplers]
+    # All runs end at one level, the model's own: else distances would be of levels, not of runs.
+    assert len(asked) == 1 + 3 * 2
+    assert all(levels[-1] == first_level for levels, first_level in asked)
 
 
 # ---- rows ---------------------------------------------------------------------------------------
@@ -405,16 +475,50 @@ def test_the_command_hands_on_what_the_embedded_model_needs(two_samplers, capsys
     [
         (["--steps", "5,x"], "'x' is no number of steps"),
         (["--steps", "0"], "'0' is no number of steps"),
+        (["--steps", "5,1001"], "1001 is more than the 1000 timesteps"),
+        (["--samplers", "Euler Karras"], "--schedules"),
         (["--schedules", "karas"], "karas"),
         (["--samplers", ","], "names nothing"),
         (["--output", "here"], "here is there already"),
+        (["--output", "file/new"], "file"),
     ],
 )
-def test_what_is_asked_is_checked_before_any_work(two_samplers, capsys, arguments, said):
+def test_what_is_asked_is_checked_before_any_work(
+    two_samplers, capsys, monkeypatch, arguments, said
+):
+    monkeypatch.setattr(lab, "mixture_errors", None)  # work would be a TypeError that says so
     os.mkdir("here")
-    assert cli.main(["lab", *arguments]) == 2
-    assert said in capsys.readouterr().err
+    Path("file").touch()
+    assert cli.main(["lab", *arguments]) in (1, 2)
+    err = capsys.readouterr().err
+    assert said in err
+    assert "NoneType" not in err
+    assert sorted(os.listdir()) == ["file", "here"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no more"), KeyboardInterrupt()])
+def test_a_run_that_fails_leaves_no_empty_folder(two_samplers, monkeypatch, error):
+    os.mkdir("here")
+
+    def fails(*arguments, **settings):
+        assert os.path.isdir("here/new/lab")
+        raise error
+
+    monkeypatch.setattr(lab, "mixture_errors", fails)
+    with suppress(KeyboardInterrupt):
+        assert cli.main(["lab", "--output", "here/new/lab"]) != 0
     assert os.listdir() == ["here"]
+    assert not os.listdir("here")
+
+
+def test_what_was_written_before_a_failure_stays(two_samplers, monkeypatch):
+    def fails(rows, path):
+        Path(path).touch()
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(lab, "write_csv", fails)
+    assert cli.main(["lab", "--steps", "4", "--schedules", "karras", "--output", "new"]) == 1
+    assert os.listdir("new") == ["mixtures.csv"]
 
 
 def test_without_matplotlib_nothing_is_begun(two_samplers, capsys, monkeypatch):

@@ -87,7 +87,7 @@ def test_its_own_tests_pass(tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ruff") is None, reason="ruff is not installed")
-@pytest.mark.parametrize("name", ["zorb", "acme-zorb", "a" * 40])
+@pytest.mark.parametrize("name", ["zorb", "acme-levels", "a" * 40])
 def test_it_is_in_good_style(name):
     folder = new_sampler(name)
     for command in (["check"], ["format", "--check", "--diff"]):
@@ -121,6 +121,18 @@ def test_the_names(name, names):
         ("lambda", "a word of Python's"),
         ("json", "Python module 'json'"),
         ("keras-sd", "Python module 'keras_sd'"),
+        ("test", "begins with 'test'"),
+        ("tests", "begins with 'test'"),
+        ("test-order", "begins with 'test'"),
+        ("levels", "a class 'Levels'"),
+        ("noise", "a class 'Noise'"),
+        ("denoise", "a class 'Denoise'"),
+        ("iterator", "a class 'Iterator'"),
+        ("array", "module 'array'"),
+        ("class-var", "a class 'ClassVar'"),
+        ("noise-table", "a class 'NoiseTable'"),  # which one of the tests imports
+        ("value-error", "a class 'ValueError'"),
+        ("none", "a class 'None'"),
         ("ddim", r"sampler 'ddim' already: of keras-sd .* \(keras_sd_samplers.ddim:DDIM\)"),
     ],
 )

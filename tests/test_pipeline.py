@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import keras
@@ -23,6 +23,7 @@ from keras_sd.config import (
     check_size,
 )
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
+from keras_sd.noise import Level
 from keras_sd.pipeline import StableDiffusion
 from keras_sd.registry import SamplerNotFoundError
 from keras_sd.tokenizer import PromptTooLongError, Tokenizer
@@ -230,6 +231,41 @@ def test_the_names_of_web_uis(pipeline):
     given = pipeline.text_to_image("a cat", sampler="DPM++ 2M Karras", schedule="leading", **run)
     leading = pipeline.text_to_image("a cat", sampler="dpmpp_2m", schedule="leading", **run)
     np.testing.assert_array_equal(given, leading)
+
+
+def test_where_a_run_ends(pipeline):
+    first = pipeline.table.level(0)
+    assert pipeline.config.noise.final_sigma == "first"
+    # The model's own schedule, and timesteps, end where the model's own runs do.
+    own = pipeline.config.defaults.schedule
+    for schedule in (None, own, own.upper(), [900, 500, 20]):
+        assert pipeline.levels(None if isinstance(schedule, list) else 3, schedule)[-1] == first
+    # Another ends clean, as in the programs it comes from: k-diffusion's sigmas, with their 0.
+    n, (low, high) = 20, (pipeline.table.ratios[0], pipeline.table.ratios[-1])
+    ramp = np.linspace(0, 1, n)
+    sigmas = (high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7
+    for name in ("karras", "Karras"):
+        ratios = [level.ratio for level in pipeline.levels(n, name)]
+        np.testing.assert_allclose(ratios, [*sigmas, 0.0], rtol=1e-12)
+    for name in ("linspace", "normal", "simple", "sgm_uniform", "beta"):
+        assert pipeline.levels(5, name)[-1] == Level(0.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "schedule"),
+    [("ddim", "trailing"), ("dpmpp_2m", "linspace"), ("euler_ancestral", "sgm_uniform")],
+)
+def test_a_model_of_zero_terminal_snr_begins_in_pure_noise(sampler, schedule):
+    pipeline = make(replace(TINY, noise=replace(TINY.noise, zero_terminal_snr=True)))
+    assert pipeline.levels(4, schedule)[0].alpha == 0
+    run = {"num_steps": 4, "seed": 3, "sampler": sampler, "schedule": schedule}
+    steps = list(pipeline.stream("a cat", guidance_interval=(0.1, 1e6), **run))
+    for step in steps:
+        assert np.isfinite(ops.convert_to_numpy(step.latent)).all()
+    images = pipeline.text_to_image("a cat", **run)
+    assert images.shape == (1, 32, 24, 3)
+    with pytest.raises(ValueError, match="alpha 0"):
+        pipeline.text_to_image("a cat", **{**run, "schedule": "karras"})
 
 
 def test_a_sampler_of_a_brownian_path_gets_one(pipeline):

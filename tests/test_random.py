@@ -11,7 +11,7 @@ from keras_sd.random import BrownianPath, batch_normal, normal
 
 GOLDEN_0 = "7386043c41d81b3e3fc4e4be5cff43be"
 GOLDEN_MAX = "18588b3fe401c93f91bf963e31b17ebf5fb898bf"
-GOLDEN_PATH = "f48480bfd769ab3e3cd6003f"
+GOLDEN_PATH = "f28480bfd469ab3e3ed6003f"
 GOLDEN_SUM = -1.2463622326031327
 
 
@@ -139,9 +139,14 @@ def test_back_up_is_the_same_path_the_other_way():
     np.testing.assert_array_equal(path(nxt, now), path(now, nxt))
 
 
-def test_levels_that_are_one_have_no_noise_between_them():
-    with pytest.raises(ValueError, match="too near"):
-        BrownianPath(0, [0], (2,))(at(0.5), at(0.5))
+def test_levels_too_near_to_tell_apart_have_noise_of_their_own():
+    size = 100_000
+    path = BrownianPath(0, [0], (size,))
+    rows = np.stack(
+        [path(at(0.5), at(0.5 - 1e-9)), path(at(0.4), at(0.4 - 1e-9)), path(at(0.5), at(0.4))]
+    )[:, 0].astype(np.float64)
+    assert abs(rows.var(axis=1) - 1).max() < 4 * np.sqrt(2 / size)
+    assert abs(np.corrcoef(rows) - np.eye(3)).max() < 4 / np.sqrt(size)
 
 
 def test_golden_path():

@@ -485,6 +485,7 @@ def test_few_steps_from_alpha_zero(name):
         ("dpm_adaptive", {"atol": math.inf}, "atol must be above 0, got inf"),
         ("dpm_adaptive", {"h_init": -1.0}, "h_init must be above 0, got -1.0"),
         ("dpm_adaptive", {"accept_safety": math.nan}, "accept_safety must be above 0, got nan"),
+        ("dpm_adaptive", {"accept_safety": 1.5}, "accept_safety must be at most 1, or no try is .*"),
         ("dpmpp_2m", {"solver": "euler"}, "solver must be 'midpoint' or 'heun', got 'euler'"),
         ("dpmpp_sde", {"r": 1.0}, "r must lie between 0 and 1, got 1.0"),
         ("lcm", {"timestep_scaling": 0.0}, "timestep_scaling must be above 0, got 0.0"),
@@ -590,3 +591,11 @@ def test_tcd_stays_on_its_way_whatever_the_timesteps_are():
     for eta in (0.1, 0.9, 1.0):
         steps = run_constant(get_sampler("tcd", eta=eta), levels)
         np.testing.assert_allclose(steps[-1].latent, 0.7, atol=1e-12)
+
+
+def test_a_search_for_a_short_enough_step_ends():
+    never = get_sampler("dpm_adaptive", rtol=1e-30, atol=1e-30)
+    levels = karras(NoiseTable.scaled_linear(), 2)
+    x = np.random.default_rng(0).standard_normal((2, 3))
+    with pytest.raises(FloatingPointError, match=r"No step from .* allow more error"):
+        list(never(lambda x, level: np.tanh(x), x, levels, None))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from keras_sd.noise import Level, denoised, epsilon, transfer
+from keras_sd.registry import get_sampler
 from keras_sd.testing import (
     ContractViolation,
     all_checks,
@@ -551,13 +552,50 @@ class ForgetsAlpha(Good):
             yield x
 
 
-@defect("check_order_of_convergence_vp", "declares order 1, but on a VP path.*order -0.91")
+@defect("check_order_of_convergence_vp", "declares order 1, but on a VP.*order -0.1.*512 steps")
 @dataclass(frozen=True)
 class AncestralWithTooMuchNoise(Ancestral):
     def __call__(self, denoise, x, levels, noise):
         yield from super().__call__(
             denoise, x, levels, lambda now, nxt: 1.05 * noise(now, nxt)
         )  # fmt: skip
+
+
+@defect("check_levels_asked", r"clause 1 .*asked the model at Level\(t=.*levels.between")
+@dataclass(frozen=True)
+class TellsTheWrongTimestep(Midpoint):
+    """The level between by hand, with the timestep of the one before."""
+
+    def __call__(self, denoise, x, levels, noise):
+        told = lambda x, level: denoise(x, level if level in levels else mistaken(level))  # noqa: E731
+        mistaken = lambda level: replace(level, t=level.t + 7)  # noqa: E731
+        yield from super().__call__(told, x, levels, noise)
+
+
+@defect("check_first_alpha_zero", "clause 1 .*from alpha 0 comes to other latents")
+@dataclass(frozen=True)
+class ForgetsWhereItBegan(Good):
+    def __call__(self, denoise, x, levels, noise):
+        for latent in super().__call__(denoise, x, levels, noise):
+            yield latent + 30 if levels[0].alpha == 0 else latent
+
+
+@defect("check_order_of_convergence_vp", "clause 4 .*at step .* off in mean and spread")
+@dataclass(frozen=True)
+class YieldsAnythingOnTheWay(Good):
+    def __call__(self, denoise, x, levels, noise):
+        steps = super().__call__(denoise, x, levels, noise)
+        for latent, level in zip(steps, levels[1:], strict=True):
+            yield latent if level is levels[-1] else 0 * latent + 123
+
+
+@defect("check_order_of_convergence_vp", "clause 4 .*off in mean and spread")
+@dataclass(frozen=True)
+class PromisesNothingAndDrawsTooMuch(Ancestral):
+    order = 0
+
+    def __call__(self, denoise, x, levels, noise):
+        yield from super().__call__(denoise, x, levels, lambda now, nxt: 5.0 * noise(now, nxt))
 
 
 @defect("check_backend_tensors", r"clause 6 .*tensors is [0-9.]+ off what NumPy gives")
@@ -617,6 +655,14 @@ def test_an_exact_method_has_infinite_order():
             yield x
 
     assert measure_order(exact)[0] == float("inf")
+
+
+def test_an_order_that_comes_late_is_seen():
+    # Between 64 and 128 steps its order is 1.5.
+    late = get_sampler("unipc", variant="bh1")
+    assert measure_order(late, "VE")[0] < 1.8 < measure_order(late, "VE", (256, 512))[0]
+    (check,) = [c for c in all_checks() if c.__name__ == "check_order_of_convergence_ve"]
+    check(late)
 
 
 def test_averaging_x0_is_a_second_order_method_of_another_kind():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,13 +57,13 @@ def lab(
         write_csv,
     )
     from keras_sd.lab.emoji import EMOJI_SCHEDULES, EMOJI_STEPS
-    from keras_sd.lab.errors import SCHEDULES, STEPS
+    from keras_sd.lab.errors import SCHEDULES, STEPS, TABLE
     from keras_sd.lab.plots import NEEDED
     from keras_sd.lab.runs import chosen_samplers, chosen_schedules
 
     if find_spec("matplotlib") is None:
         raise ValueError(NEEDED)
-    chosen, scales, counts = _words(samplers), _words(schedules), _counts(steps)
+    chosen, scales, counts = _words(samplers), _words(schedules), _counts(steps, len(TABLE))
     names = [name for name, _ in chosen_samplers(chosen)]
     if not names:
         raise ValueError("there is no sampler to measure: none is installed")
@@ -77,10 +78,10 @@ def lab(
         backends.select(backend)
         backends.silence()
 
-    with runs_bar(len(names)) as done:
-        rows = mixture_errors(chosen, scales or SCHEDULES, counts or STEPS, done=done)
-    folder.mkdir(parents=True)
-    write_csv(rows, folder / "mixtures.csv")
+    with _made(folder):
+        with runs_bar(len(names)) as done:
+            rows = mixture_errors(chosen, scales or SCHEDULES, counts or STEPS, done=done)
+        write_csv(rows, folder / "mixtures.csv")
     _show(rows)
     if not all(row.failure for row in rows):
         plot(rows, folder / "mixtures.png")
@@ -102,6 +103,20 @@ def lab(
     say(f"{folder} has everything")
 
 
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """A new folder, made before the work whose results it is for; none is left behind empty."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # there is something in one of them
+            for each in missing:
+                each.rmdir()
+        raise
+
+
 def _words(text: str | None) -> list[str] | None:
     if text is None:
         return None
@@ -111,13 +126,18 @@ def _words(text: str | None) -> list[str] | None:
     return words
 
 
-def _counts(text: str | None) -> list[int] | None:
+def _counts(text: str | None, most: int) -> list[int] | None:
     words = _words(text)
     if words is None:
         return None
     if odd := [word for word in words if not word.isdecimal() or int(word) < 1]:
         raise ValueError(f"--steps: {odd[0]!r} is no number of steps, as in 5,10,20")
-    return sorted({int(word) for word in words})
+    counts = sorted({int(word) for word in words})
+    if counts[-1] > most:
+        raise ValueError(
+            f"--steps: {counts[-1]} is more than the {most} timesteps that models are trained on"
+        )
+    return counts
 
 
 def _show(rows: Sequence[Row]) -> None:

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from keras_sd.lab.runs import (
     last_step,
     reason,
 )
+from keras_sd.levels import make_levels
 from keras_sd.sampler import Sampler
 from keras_sd.sampling import Step
 from keras_sd.schedules import Schedule
@@ -30,7 +32,7 @@ EMOJI_SCHEDULES = ("trailing", "karras")
 EMOJI_STEPS = (3, 6, 12)
 
 # What the runs are compared with: second order, and many more steps.
-_CONVERGED: dict[str, Any] = {"sampler": "dpmpp_2m", "schedule": "exponential", "num_steps": 200}
+_CONVERGED = ("dpmpp_2m", "exponential", 200)
 _EVERY = 8  # of the subjects, 13 are drawn
 _SEED = 0
 
@@ -52,8 +54,9 @@ def emoji_fidelity(
     square of those.
 
     Args:
-        samplers: Names or instances; None is every one that is installed.
-        schedules: Names or functions.
+        samplers: Names, those of `keras_sd.aliases` too, or instances; None is every one that is
+            installed.
+        schedules: Names likewise, or functions. All of them end where the model's own runs do.
         steps: Numbers of steps.
         font: NotoColorEmoji.ttf, which the subjects are recognised by; None looks in the usual
             places.
@@ -65,7 +68,8 @@ def emoji_fidelity(
     Raises:
         FileNotFoundError: There is no such font.
         LookupError: There is no such sampler or schedule.
-        ValueError: The same, for a name that several distributions claim.
+        ValueError: The same, for a name that several distributions claim; or a sampler's name has a
+            schedule in it.
     """
     from keras import ops
 
@@ -79,13 +83,17 @@ def emoji_fidelity(
     prompts = [caption(*pair) for pair in zip(names, itertools.cycle(COLOURS), strict=False)]
     pipeline = StableDiffusion.from_preset("emoji")
 
-    def run(**settings: Any) -> tuple[Step, Any]:
+    def run(sampler: str | Sampler, schedule: str | Schedule, count: int) -> tuple[Step, Any]:
         """The last step and its latents."""
-        steps = pipeline.stream(prompts, seed=_SEED, **settings)
+        # Left to itself, the pipeline would end the model's own schedule elsewhere than others.
+        ended = partial(make_levels, schedule, final_sigma=pipeline.config.noise.final_sigma)
+        steps = pipeline.stream(
+            prompts, seed=_SEED, sampler=sampler, schedule=ended, num_steps=count
+        )
         last = last_step(steps, ops.convert_to_numpy)
         return last, np.asarray(ops.convert_to_numpy(last.latent))
 
-    _, converged = run(**_CONVERGED)
+    _, converged = run(*_CONVERGED)
     rows: list[Row] = []
     drawn: list[tuple[Row, Any]] = []
     for name, sampler in chosen:
@@ -94,7 +102,7 @@ def emoji_fidelity(
             try:
                 if isinstance(sampler, Exception):
                     raise sampler
-                last, latents = run(sampler=sampler, schedule=schedule, num_steps=count)
+                last, latents = run(sampler, schedule, count)
                 picture = np.asarray(last.image())
             except Exception as error:  # of a stranger's code; the other runs go on
                 rows.append(replace(made, failure=reason(error)))

@@ -26,7 +26,7 @@ from keras_sd.sampler import Noise, Sampler
 from keras_sd.sampling import sample
 from keras_sd.schedules import Schedule
 
-__all__ = ["PROBLEM", "SCHEDULES", "STEPS", "mixture_errors", "sampling_floor"]
+__all__ = ["PROBLEM", "SCHEDULES", "STEPS", "TABLE", "mixture_errors", "sampling_floor"]
 
 PROBLEM = Mixtures(
     # Two modes; three of different widths; a broad one with two narrow ones upon it.
@@ -38,11 +38,12 @@ PROBLEM = Mixtures(
 
 SCHEDULES = ("leading", "trailing", "karras", "exponential", "beta", "align_your_steps")
 STEPS = (5, 10, 20, 40)
+TABLE = NoiseTable.scaled_linear()
+"""Stable Diffusion's."""
 
 _FRACTIONS = (np.arange(2048) + 0.5) / 2048
 _REPEATS = 4  # of each start, for samplers that draw noise
 _CLEAN = Level(0.0, 1.0, 0.0)
-_TABLE = NoiseTable.scaled_linear()  # Stable Diffusion's
 
 
 def mixture_errors(
@@ -61,8 +62,9 @@ def mixture_errors(
     between where they end and the exact distribution, which `sampling_floor` bounds from below.
 
     Args:
-        samplers: Names or instances; None is every one that is installed.
-        schedules: Names or functions.
+        samplers: Names, those of `keras_sd.aliases` too, or instances; None is every one that is
+            installed.
+        schedules: Names likewise, or functions.
         steps: Numbers of steps.
         done: Called with the name of each sampler that has been measured.
 
@@ -72,7 +74,8 @@ def mixture_errors(
 
     Raises:
         LookupError: There is no such sampler or schedule.
-        ValueError: The same, for a name that several distributions claim.
+        ValueError: The same, for a name that several distributions claim; or a sampler's name has a
+            schedule in it.
     """
     scales = chosen_schedules(schedules)
     rows = []
@@ -100,7 +103,7 @@ def _row(
     try:
         if isinstance(sampler, Exception):
             raise sampler
-        evaluations, value = _measured(sampler, make_levels(schedule, _TABLE, count))
+        evaluations, value = _measured(sampler, make_levels(schedule, TABLE, count))
     except Exception as error:  # of a stranger's code; the other runs go on
         return Row(name, scale, count, 0, measure, math.nan, reason(error))
     return Row(name, scale, count, evaluations, measure, value)
@@ -144,8 +147,11 @@ class _Path:
         self._path = {0.0: np.zeros(shape)}
 
     def __call__(self, now: Level, nxt: Level) -> NDArray[np.float64]:
-        start, end = (math.atan2(level.sigma, level.alpha) for level in (now, nxt))
-        return (self._at(start) - self._at(end)) / math.sqrt(start - end)
+        # The same number whichever way it is asked, as there.
+        low, high = sorted(math.atan2(level.sigma, level.alpha) for level in (now, nxt))
+        if low == high:
+            return self._rng.standard_normal(self._path[0.0].shape)
+        return (self._at(high) - self._at(low)) / math.sqrt(high - low)
 
     def _at(self, time: float) -> NDArray[np.float64]:
         if time not in self._path:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_sd.aliases import resolve, resolve_schedule
 from keras_sd.registry import get_sampler, get_schedule, list_samplers
 from keras_sd.sampler import Sampler
 from keras_sd.sampling import Step
@@ -23,13 +24,16 @@ def chosen_samplers(
     """Name and sampler; of an installed one that cannot be made, the reason instead.
 
     Args:
-        samplers: Names or instances; None is every one that is installed.
+        samplers: Names, those of `keras_sd.aliases` too, or instances; None is every one that is
+            installed.
 
     Raises:
+        ValueError: A name has a schedule in it, as "DPM++ 2M Karras".
         Exception: One that was asked for by name cannot be had, as `get_sampler` says.
     """
     if samplers is not None:
-        return [(_label(each), get_sampler(each)) for each in samplers]
+        own = [_alone(each) if isinstance(each, str) else each for each in samplers]
+        return [(_label(each), get_sampler(each)) for each in own]
     installed = list_samplers()
     count = Counter(info.name for info in installed)
     names = [i.name if count[i.name] == 1 else i.qualified_name for i in installed]
@@ -37,12 +41,12 @@ def chosen_samplers(
 
 
 def chosen_schedules(schedules: Iterable[str | Schedule]) -> list[tuple[str, str | Schedule]]:
-    """Name and schedule.
+    """Name and schedule; the names of other programs become ours.
 
     Raises:
         Exception: There is no schedule of a name, as `get_schedule` says.
     """
-    chosen = list(schedules)
+    chosen = [resolve_schedule(each) if isinstance(each, str) else each for each in schedules]
     for each in chosen:
         get_schedule(each)
     return [(_label(each), each) for each in chosen]
@@ -72,6 +76,18 @@ def last_step(steps: Iterable[Step], latent: Callable[[Any], Any] = np.asarray) 
 def reason(error: Exception) -> str:
     """An error in one line, for `Row.failure`."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _alone(name: str) -> str:
+    """Our name of a sampler, which every schedule that is asked for is run with."""
+    sampler, schedule = resolve(name)
+    if schedule is not None:
+        raise ValueError(
+            f"{name!r} is the sampler {sampler!r} with the schedule {schedule!r}: the lab takes "
+            f"them apart, so ask for {sampler!r}, and give {schedule!r} with --schedules (the "
+            "argument schedules)."
+        )
+    return sampler
 
 
 def _made(name: str) -> Sampler | Exception:

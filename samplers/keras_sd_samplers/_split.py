@@ -59,7 +59,7 @@ class Stochastic:
 
     Args:
         eta: The share of it, in [0, 1]; 0 draws nothing.
-        s_noise: Weight of the fresh noise.
+        s_noise: Weight of the fresh noise; other than 1 it leaves the right spread on purpose.
 
     Raises:
         ValueError: `eta` is outside [0, 1], or `s_noise` negative.

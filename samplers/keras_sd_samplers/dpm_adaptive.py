@@ -14,22 +14,27 @@ from keras_sd.noise import Level, Levels, epsilon, transfer
 from keras_sd.sampler import Array, Denoise, Noise
 from keras_sd_samplers._dpm import distance, walk
 
+_SHORTEST = 1e-5  # in log(alpha / sigma); float32 latents know no change of less
+
 
 @dataclass(frozen=True)
 class DPMAdaptive:
     """DPM-Solver-12 or -23 (Lu et al. 2022, appendix C), its step length controlled as in
     k-diffusion. How many evaluations it takes is for the error to say. A step does not go past the
-    end of an interval, so give few.
+    end of an interval, so give few. The error and the length are the whole batch's, so that a
+    picture is not quite the one that it is alone.
 
     Args:
         solver_order: 2 or 3, the evaluations of a try.
         rtol: The error that is allowed, relative to the latent.
         atol: The error that is allowed, absolute.
         h_init: The length of the first try in log(alpha / sigma).
-        accept_safety: A try which asks to shrink the next below this share is done again.
+        accept_safety: A try which asks to shrink the next below this share, at most 1, is done
+            again.
 
     Raises:
-        ValueError: `solver_order` is something else, or a number is not above 0.
+        ValueError: `solver_order` is something else, or a number is out of its range.
+        FloatingPointError: While it runs: the latent is not finite, or no step is short enough.
     """
 
     reads_tensors: ClassVar[bool] = True
@@ -46,6 +51,11 @@ class DPMAdaptive:
         for name in ("rtol", "atol", "h_init", "accept_safety"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)!r}.")
+        if self.accept_safety > 1:
+            raise ValueError(
+                f"accept_safety must be at most 1, or no try is good enough; got "
+                f"{self.accept_safety!r}."
+            )
 
     @property
     def order(self) -> int:
@@ -70,6 +80,11 @@ class DPMAdaptive:
                 factor = 1 + math.atan(error ** (-1 / self.solver_order) - 1)
                 if factor >= self.accept_safety:
                     before, x, now, eps = low, high, nxt, None
+                elif h < _SHORTEST:
+                    raise FloatingPointError(
+                        f"No step from {now} is short enough for rtol {self.rtol:g} and atol "
+                        f"{self.atol:g}: allow more error."
+                    )
                 h *= factor
             yield x
 

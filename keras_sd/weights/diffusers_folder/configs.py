@@ -132,27 +132,28 @@ SAMPLERS = {
     "PNDMScheduler": "pndm",
     "EulerDiscreteScheduler": "euler",
 }
-# Those of the same noise table, for which we have no sampler of the same name.
-_OTHER_SCHEDULERS = (
-    "DDIMInverseScheduler",
-    "DDIMParallelScheduler",
-    "DDPMParallelScheduler",
-    "DDPMScheduler",
-    "DEISMultistepScheduler",
-    "DPMSolverMultistepInverseScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSDEScheduler",
-    "DPMSolverSinglestepScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "LCMScheduler",
-    "LMSDiscreteScheduler",
-    "SASolverScheduler",
-    "TCDScheduler",
-    "UniPCMultistepScheduler",
-)
+# Those of the same noise table which a run does not take by itself, since their settings and levels
+# are not read; and the sampler that is the nearest.
+_OTHER_SCHEDULERS = {
+    "DDIMInverseScheduler": None,
+    "DDIMParallelScheduler": "ddim",
+    "DDPMParallelScheduler": "ddpm",
+    "DDPMScheduler": "ddpm",
+    "DEISMultistepScheduler": "deis",
+    "DPMSolverMultistepInverseScheduler": None,
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "DPMSolverSDEScheduler": "dpmpp_sde",
+    "DPMSolverSinglestepScheduler": "dpmpp_2s_ancestral",
+    "EulerAncestralDiscreteScheduler": "euler_ancestral",
+    "HeunDiscreteScheduler": "heun",
+    "KDPM2AncestralDiscreteScheduler": "dpm2_ancestral",
+    "KDPM2DiscreteScheduler": "dpm2",
+    "LCMScheduler": "lcm",
+    "LMSDiscreteScheduler": "lms",
+    "SASolverScheduler": None,
+    "TCDScheduler": "tcd",
+    "UniPCMultistepScheduler": "unipc",
+}
 SIGMAS = {
     "use_karras_sigmas": "karras",
     "use_exponential_sigmas": "exponential",
@@ -367,7 +368,9 @@ def _read_scheduler(
     )
     sampler = SAMPLERS.get(name)
     if sampler is None:
-        notes.append(f"the folder asks for {name}; a run takes 'ddim' if you name no sampler")
+        nearest = _OTHER_SCHEDULERS[name]
+        told = f"; the nearest here is {nearest!r}" if nearest else ""
+        notes.append(f"the folder asks for {name}; a run takes 'ddim' if you name no sampler{told}")
     for key, allowed in _RUN.items():
         if (value := given.take(key, allowed[0])) not in allowed:
             notes.append(f"the scheduler's {key} is {shown(value)}, which runs here do not follow")
@@ -389,8 +392,9 @@ def _read_final_sigma(given: Settings, name: str) -> str:
     if name == "EulerDiscreteScheduler":
         ends = {"zero": "zero", "sigma_min": "first"}
         return str(given.choice("final_sigmas_type", "zero", ends))
-    # Only DDIM's own default is true; Stable Diffusion's files say false.
-    return "zero" if given.flag("set_alpha_to_one", name == "DDIMScheduler") else "first"
+    # Stable Diffusion's files say false.
+    default = name in ("DDIMScheduler", "LCMScheduler", "TCDScheduler")
+    return "zero" if given.flag("set_alpha_to_one", default) else "first"
 
 
 def _level_count(given: Settings, default: Sequence[int]) -> int:

@@ -237,3 +237,7 @@ def test_a_step_on_torch_calls_its_layers_directly(monkeypatch):
     assert through_keras == []
     run(*inputs)
     assert set(through_keras) > {"attention", "conv", "norm", "layer_norm"}
+    through_keras.clear()
+    # What a `call` does not know, Keras takes away.
+    backend.compile_step(lambda x: layers[1](x, training=False), layers)(inputs[0])
+    assert through_keras == ["conv"]

@@ -21,7 +21,8 @@ class Direct(keras.layers.Layer):
     """A layer that spares itself what Keras does around a call, where that is nothing."""
 
     def __call__(self, *inputs, **options):
-        if backend.calls_directly(self, inputs):
+        # `training` and `mask` are Keras' to take in, also where `call` does not know them.
+        if options.keys().isdisjoint(("training", "mask")) and backend.calls_directly(self, inputs):
             return self.call(*inputs, **options)
         return super().__call__(*inputs, **options)
 

@@ -78,7 +78,8 @@ def resolve(sampler: str) -> tuple[str, str | None]:
         installed, one that is as a whole a schedule's ("DDIM Uniform"), and one that nothing here
         knows, comes back as it is.
     """
-    if any(info.name == sampler for info in list_samplers()):
+    # What is installed is read from disk, which takes as long as several steps of a small model.
+    if sampler in SAMPLERS or any(info.name == sampler for info in list_samplers()):
         return sampler, None
     asked = _plain(sampler)
     if own := _BY_SAMPLER.get(asked):
@@ -94,7 +95,7 @@ def resolve(sampler: str) -> tuple[str, str | None]:
 def resolve_schedule(schedule: str) -> str:
     """What we call a schedule, as "SGM Uniform". A name that is installed, and one that nothing
     here knows, comes back as it is."""
-    if any(info.name == schedule for info in list_schedules()):
+    if schedule in SCHEDULES or any(info.name == schedule for info in list_schedules()):
         return schedule
     return _BY_SCHEDULE.get(_plain(schedule), schedule)
 

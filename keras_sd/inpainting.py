@@ -18,7 +18,7 @@ from keras_sd import image as images
 from keras_sd import sampling
 from keras_sd.config import check_size
 from keras_sd.image import Resize
-from keras_sd.noise import Level, Levels
+from keras_sd.noise import CLEAN, Level, Levels
 from keras_sd.sampler import Array, Denoise, Noise, Sampler
 
 __all__ = [
@@ -38,8 +38,6 @@ MaskConvention = Literal["white_repaints", "keras_cv"]
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.float32]
-
-_CLEAN = Level(0.0, 1.0, 0.0)
 
 
 def extend_canvas(
@@ -409,7 +407,7 @@ class Blend:
 
         def blended(x: Array, level: Level) -> Array:
             seen = x if level == self.start else self.latent(x, level)
-            return self.latent(denoise(seen, level), _CLEAN)
+            return self.latent(denoise(seen, level), CLEAN)
 
         return blended
 
@@ -427,12 +425,12 @@ class Blend:
 
         def blended(denoise: Denoise, x: Array, levels: Levels, noise: Noise) -> Iterator[Array]:
             for step in sampling.sample(sampler, denoise, x, levels, noise):
-                yield self.latent(step.latent, _CLEAN if step.index == step.total else step.level)
+                yield self.latent(step.latent, CLEAN if step.index == step.total else step.level)
 
         def resampled(denoise: Denoise, x: Array, levels: Levels, noise: Noise) -> Iterator[Array]:
             last = len(levels) - 2
             for index in range(last + 1):
-                now, reached = levels[index], _CLEAN if index == last else levels[index + 1]
+                now, reached = levels[index], CLEAN if index == last else levels[index + 1]
                 for again in range(1 if index == last else num_resamples):
                     if again:
                         x = self.latent(_back(x, reached, now, noise(reached, now)), now)

@@ -94,9 +94,8 @@ def new_sampler(name: str, output: str | Path | None = None) -> Path:
                 f"({info.value}). Take another name, with yours in front, as in acme-{name}."
             )
     spec = importlib.util.find_spec(names.package)
-    if (
-        spec is not None and spec.origin is not None
-    ):  # without one, a folder that happens to be here
+    # Without an origin it is a folder that happens to be here.
+    if spec is not None and spec.origin is not None:
         raise ValueError(
             f"There is a Python module {names.package!r} already, which the new one would hide or "
             f"be hidden by: take another name, as in acme-{name}."

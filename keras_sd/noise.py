@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, SupportsIndex, overload
 
-__all__ = ["Level", "Levels", "NoiseTable", "denoised", "epsilon", "transfer"]
+__all__ = ["CLEAN", "Level", "Levels", "NoiseTable", "denoised", "epsilon", "transfer"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ class Level:
         """``sigma / alpha``, infinite at alpha = 0: the "sigma" of Karras et al. 2022."""
         return self.sigma / self.alpha if self.alpha else math.inf
 
+
+CLEAN = Level(0.0, 1.0, 0.0)
+"""Where no noise is left: sigma 0."""
 
 Path = Callable[[float], Level]
 

@@ -548,8 +548,7 @@ class StableDiffusion:
         noise, first = self._noise(count, size, seed, diffusion_noise, first_image)
         # Walked again and again, a path would give an interval the same noise each time.
         draw = noise.path if getattr(walker, "brownian", False) and num_resamples == 1 else noise
-        for name, given_texts in (("prompt", texts), ("negative_prompt", negatives)):
-            self._check_tokens(name, given_texts.rows)
+        self._check_tokens(texts, negatives)
         self._note_unknown_words([*texts.strings, *negatives.strings])
 
         def finish(latent: Any) -> Images:
@@ -676,8 +675,7 @@ class StableDiffusion:
             ends = [first] if levels[-2].ratio > first.ratio else []
             levels = Levels([*levels[:-1], *ends], path=levels.path)
         check_invertible(levels, num_refinements)
-        for name, given in (("prompt", texts), ("negative_prompt", negatives)):
-            self._check_tokens(name, given.rows)
+        self._check_tokens(texts, negatives)
         x = _repeated(self._latents(from_uint8(canvas.pixels)), len(texts.rows))
         denoise = self._denoiser(self._context(texts), self._context(negatives), guidance)
         found = invert(denoise, x, levels, num_refinements)
@@ -814,14 +812,15 @@ class StableDiffusion:
             raise ValueError(f"{name} holds a number that is not finite")
         return _Texts([], rows)
 
-    def _check_tokens(self, name: str, rows: np.ndarray) -> None:
+    def _check_tokens(self, texts: _Texts, negatives: _Texts) -> None:
         """Last of the checks, since it may have to load the text encoder."""
-        known = self.text_encoder.config.vocab_size if rows.ndim == 2 else math.inf
-        if rows.max() >= known:
-            raise ValueError(
-                f"{name} has a token of number {rows.max()}, which the text encoder does not "
-                f"have: it has {known}. A token that was added needs one with room for it"
-            )
+        for name, rows in (("prompt", texts.rows), ("negative_prompt", negatives.rows)):
+            known = self.text_encoder.config.vocab_size if rows.ndim == 2 else math.inf
+            if rows.max() >= known:
+                raise ValueError(
+                    f"{name} has a token of number {rows.max()}, which the text encoder does not "
+                    f"have: it has {known}. A token that was added needs one with room for it"
+                )
 
     def _context(self, texts: _Texts) -> Any:
         rows = ops.convert_to_tensor(texts.rows)

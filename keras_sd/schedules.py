@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Literal, SupportsIndex
 
-from keras_sd.noise import Level, Levels, NoiseTable
+from keras_sd.noise import CLEAN, Level, Levels, NoiseTable
 
 __all__ = [
     "FinalSigma",
@@ -580,7 +580,7 @@ def _ends(name: str, table: NoiseTable) -> tuple[float, float]:
 
 def _finished(table: NoiseTable, levels: Iterable[Level], final_sigma: FinalSigma) -> Levels:
     if final_sigma == "zero":
-        last = Level(0.0, 1.0, 0.0)
+        last = CLEAN
     elif final_sigma == "first":
         last = table.level(0)
     else:

@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from keras_sd.noise import Level, Levels
+from keras_sd.noise import CLEAN, Level, Levels
 from keras_sd.random import BrownianPath, normal
 from keras_sd.registry import get_sampler
 from keras_sd.sampler import Sampler
@@ -580,27 +580,38 @@ def measure_order(
         The order between the two finest grids (infinite where the error is rounding only), and the
         error by number of steps.
     """
-    sampler = _resolve(sampler)
-    errors = {n: sum(_gaussian_errors(sampler, _grid(_PATHS[path], n))[-1]) for n in grids}
-    coarse, fine = errors[grids[-2]], errors[grids[-1]]
+    runs = _runs(_resolve(sampler), path, grids)
+    errors = {n: run[-1] for n, run in runs.items()}
+    return _order(errors), errors
+
+
+def _runs(sampler: Sampler, path: str, grids: tuple[int, ...]) -> dict[int, list[float]]:
+    """By number of steps, the error of each step: of its mean and its spread together."""
+    return {n: list(map(sum, _gaussian_errors(sampler, _grid(_PATHS[path], n)))) for n in grids}
+
+
+def _order(errors: dict[int, float]) -> float:
+    *_, coarse, fine = errors.values()
     if fine < 1e-11:
-        return math.inf, errors
-    return math.log2(coarse / fine) if coarse > 0 else 0.0, errors
+        return math.inf
+    return math.log2(coarse / fine) if coarse > 0 else 0.0
 
 
 def _check_order(sampler: Sampler, path: str) -> None:
     declared = getattr(sampler, "order", 1)
     with _reported(sampler):
-        order, errors = measure_order(sampler, path)
-        late = order <= declared - _TOLERANCE and errors[_GRIDS[-1]] < _LARGEST_ERROR
+        runs = _runs(sampler, path, _GRIDS)
+        steps = runs[_GRIDS[-1]]
+        errors = {n: run[-1] for n, run in runs.items()}
+        order = _order(errors)
+        late = order <= declared - _TOLERANCE and steps[-1] < _LARGEST_ERROR
         if late:  # some come to their order with more steps
             order, finer = measure_order(sampler, path, tuple(4 * n for n in _GRIDS))
             errors |= finer
-        steps = [sum(step) for step in _gaussian_errors(sampler, _grid(_PATHS[path], _GRIDS[-1]))]
     # A consistency model leaves nothing to converge: every step is exact. A method for other
     # distilled models, of order 0, promises no more of an ordinary one than to be near.
     exact = getattr(sampler, "consistency", False) and max(errors.values()) < 1e-4
-    converges = order > declared - _TOLERANCE and errors[_GRIDS[-1]] < _LARGEST_ERROR
+    converges = order > declared - _TOLERANCE and steps[-1] < _LARGEST_ERROR
     if not (exact or converges or declared == 0):
         listed = ", ".join(f"{error:.2g} at {n} steps" for n, error in errors.items())
         raise ContractViolation(
@@ -742,7 +753,7 @@ def _grid(
     level, ratio = path
     entries = [level(ratio(i / num_steps)) for i in range(num_steps + 1)]
     if to_zero:
-        entries[-1] = Level(0.0, 1.0, 0.0)
+        entries[-1] = CLEAN
     return Levels(entries, path=level)
 
 

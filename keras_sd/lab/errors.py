@@ -21,7 +21,7 @@ from keras_sd.lab.runs import (
     reason,
 )
 from keras_sd.levels import make_levels
-from keras_sd.noise import Level, Levels, NoiseTable
+from keras_sd.noise import CLEAN, Level, Levels, NoiseTable
 from keras_sd.sampler import Noise, Sampler
 from keras_sd.sampling import sample
 from keras_sd.schedules import Schedule
@@ -43,7 +43,6 @@ TABLE = NoiseTable.scaled_linear()
 
 _FRACTIONS = (np.arange(2048) + 0.5) / 2048
 _REPEATS = 4  # of each start, for samplers that draw noise
-_CLEAN = Level(0.0, 1.0, 0.0)
 
 
 def mixture_errors(
@@ -91,7 +90,7 @@ def mixture_errors(
 def sampling_floor() -> float:
     """The Wasserstein-2 distance that as many exact samples have, on average: what is below it
     cannot be told from exact."""
-    exact, rng = np.repeat(_quantiles(_CLEAN), _REPEATS, axis=1), np.random.default_rng(0)
+    exact, rng = np.repeat(_quantiles(CLEAN), _REPEATS, axis=1), np.random.default_rng(0)
     drawn = (np.sort(PROBLEM.draw(rng, exact.shape[1]), axis=1) for _ in range(16))
     return math.sqrt(np.mean([(samples - exact) ** 2 for samples in drawn]))
 

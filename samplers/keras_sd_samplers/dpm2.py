@@ -15,8 +15,7 @@ from keras_sd_samplers._split import Stochastic, ancestral
 @dataclass(frozen=True)
 class DPM2(Stochastic):
     """A midpoint method, the middle taken in log(sigma / alpha) (after Lu et al. 2022, algorithm
-    1). Two evaluations a step, one where a step begins at alpha 0
-    or ends at sigma 0.
+    1). Two evaluations a step, one where a step begins at alpha 0 or ends at sigma 0.
 
     Args:
         eta: Share of the noise that is drawn anew, in [0, 1].

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_sd.config import AutoencoderConfig, ModelConfig, UNetConfig
+from keras_sd.rules import Rules
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +39,8 @@ _TIMESTEPS = 1000
 
 
 @dataclass(frozen=True)
-class KerasCV:
-    """One version of KerasCV as numbers.
+class KerasCV(Rules):
+    """The rules of one version of KerasCV, as numbers.
 
     Attributes:
         version: "0.4", "0.6", "0.8.1" or "0.9": the last of those that computed alike.
@@ -96,10 +97,23 @@ class KerasCV:
             seed: from 0 to 2**64 - 1.
             shape: of the noise of all images together: it is one draw.
         """
-        if self.twice:
-            return stateless_normal((seed, seed), shape)
+        return stateless_normal(self._key(seed), shape)
+
+    def first_noise(
+        self, seed: int, numbers: Sequence[int], shape: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """The images of KerasCV were rows of one draw; see `Rules.first_noise`."""
+        size, numbers = math.prod(shape), list(numbers)
+        if not numbers or min(numbers) < 0:
+            raise ValueError(f"numbers of images are 0 or more, at least one; not {numbers}")
+        rows = [_normal(self._key(seed), number * size, size) for number in numbers]
+        return np.stack(rows).reshape(len(rows), *shape)
+
+    def _key(self, seed: int) -> tuple[int, int]:
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"a seed is from 0 to 2**64 - 1, not {seed}")
         # Keras takes the rest here, for its seeds are wider than TensorFlow's.
-        return stateless_normal((seed % (2**31 - 2), 0), shape)
+        return (seed, seed) if self.twice else (seed % (2**31 - 2), 0)
 
     def to_uint8(self, images: Any) -> NDArray[np.uint8]:
         """Pixels from numbers in [-1, 1]: cut off, where others round.
@@ -194,15 +208,18 @@ def stateless_normal(seed: tuple[int, int], shape: Sequence[int]) -> NDArray[np.
     Raises:
         ValueError: a number of the seed is out of range.
     """
+    return _normal(seed, 0, math.prod(shape)).reshape(tuple(shape))
+
+
+def _normal(seed: tuple[int, int], start: int, count: int) -> NDArray[np.float32]:
+    """The numbers from `start` on of a draw that is long enough."""
     for word in seed:
         if not 0 <= word < 2**64:
             raise ValueError(f"a seed is from 0 to 2**64 - 1, not {word}")
     words = [word >> shift & 0xFFFFFFFF for word in seed for shift in (0, 32)]
     mixed = _philox(np.array([words], np.uint64), (0x3EC8F720, 0x02461E29))[0]
-    count = math.prod(shape)
-    blocks = -(-count // 4)
-    index = np.arange(blocks, dtype=np.uint64)
-    counter = np.empty((blocks, 4), np.uint64)
+    index = np.arange(start // 4, -(-(start + count) // 4), dtype=np.uint64)
+    counter = np.empty((len(index), 4), np.uint64)
     counter[:, 0], counter[:, 1] = index & _LOW, index >> _HALF
     counter[:, 2:] = mixed[2:]
     bits = _philox(counter, (int(mixed[0]), int(mixed[1]))).reshape(-1, 2).astype(np.uint32)
@@ -213,7 +230,8 @@ def stateless_normal(seed: tuple[int, int], shape: Sequence[int]) -> NDArray[np.
     radius = np.sqrt(np.float32(-2) * log)
     angle = (2 * np.pi * uniform[:, 1:].astype(np.float64)).astype(np.float32)
     pairs = radius * np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
-    return np.ascontiguousarray(pairs.reshape(-1)[:count].reshape(tuple(shape)))
+    skipped = start % 4
+    return np.ascontiguousarray(pairs.reshape(-1)[skipped : skipped + count])
 
 
 _HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)

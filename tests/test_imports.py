@@ -24,6 +24,7 @@ RANK = {
     "config": 2,
     "backend": 2,
     "precision": 3,
+    "rules": 3,
     "compat": 3,
     "sampling": 3,
     "denoiser": 3,
@@ -62,6 +63,7 @@ NEEDS_ONLY = {
     "random": {"numpy"},
     "image": {"numpy", "PIL"},
     "gallery": {"numpy", "PIL", "matplotlib"},
+    "rules": {"numpy"},
     "compat": {"numpy"},
     "tokenizer": {"numpy", "ftfy", "regex"},
 }

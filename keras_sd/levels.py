@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 from keras_sd.noise import Levels, NoiseTable
 from keras_sd.registry import get_schedule
@@ -17,7 +17,7 @@ StepsMode = Literal["run", "schedule"]
 
 
 def make_levels(
-    schedule: str | Schedule | Sequence[float] | Levels,
+    schedule: str | Mapping[str, Any] | Schedule | Sequence[float] | Levels,
     table: NoiseTable,
     num_steps: int | None = None,
     *,
@@ -35,8 +35,9 @@ def make_levels(
     gaps between its timesteps and stops short of the top, so it begins at up to a gap less noise.
 
     Args:
-        schedule: A name of `keras_sd.registry.list_schedules`, a callable ``(table, num_steps) ->
-            Levels``, a falling list of timesteps, or levels, which are run as they are.
+        schedule: A name of `keras_sd.registry.list_schedules`, with settings or without, a
+            callable ``(table, num_steps) -> Levels``, a falling list of timesteps, or levels, which
+            are run as they are.
         table: The model's training noise.
         num_steps: The number of steps; may be left out for a list and for levels.
         final_sigma: ``"zero"`` or ``"first"``, see `keras_sd.schedules`. It is given to a callable
@@ -60,7 +61,7 @@ def make_levels(
         )
     if steps_mode not in get_args(StepsMode):
         raise ValueError(f"steps_mode must be 'run' or 'schedule', got {steps_mode!r}.")
-    if isinstance(schedule, str):
+    if isinstance(schedule, str | Mapping):
         schedule = get_schedule(schedule)
     if not callable(schedule):
         levels = _listed(schedule, table, num_steps, final_sigma)

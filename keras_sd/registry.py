@@ -10,15 +10,17 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-import re
+import sys
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import metadata
 from typing import Any, Generic, TypeVar, cast
 
-from keras_sd.sampler import Sampler
+from keras_sd.installed import Declared, declared, normalized
+from keras_sd.sampler import Sampler, label
 from keras_sd.schedules import Schedule
+from keras_sd.specs import format_spec, merged, parse_spec
 
 __all__ = [
     "AmbiguousSamplerError",
@@ -30,13 +32,15 @@ __all__ = [
     "ScheduleInfo",
     "ScheduleLoadError",
     "ScheduleNotFoundError",
+    "format_spec",
     "get_sampler",
     "get_schedule",
     "list_samplers",
     "list_schedules",
+    "parse_spec",
+    "settings_of",
 ]
 
-_OURS = "keras-sd"
 _warned: set[tuple[str, str, str]] = set()
 
 
@@ -66,26 +70,8 @@ class ScheduleLoadError(ImportError):
     """A declared schedule could not be imported, or is no schedule."""
 
 
-@dataclass(frozen=True, order=True)
-class Declared:
-    """What a distribution declares, known from metadata alone.
-
-    Args:
-        name: The name it is asked for by.
-        distribution: Who declares it, as in ``pip install``.
-        version: The distribution's version.
-        value: Where it is: ``module:attribute``.
-    """
-
-    name: str
-    distribution: str
-    version: str
-    value: str
-
-    @property
-    def qualified_name(self) -> str:
-        """``distribution:name``, to ask by where a name alone is not enough."""
-        return f"{self.distribution}:{self.name}"
+class _WrongSettings(TypeError):
+    """Settings that a signature does not have: the caller's error, not the plugin's."""
 
 
 class SamplerInfo(Declared):
@@ -107,12 +93,13 @@ def list_schedules() -> list[ScheduleInfo]:
     return _SCHEDULES.listed()
 
 
-def get_sampler(sampler: str | Sampler, **settings: Any) -> Sampler:
+def get_sampler(sampler: str | Mapping[str, Any] | Sampler, **settings: Any) -> Sampler:
     """The sampler of a name.
 
     Args:
-        sampler: A name as in `list_samplers`, ``"distribution:name"``, or a sampler, which is
-            returned as it is.
+        sampler: A name as in `list_samplers`, ``"distribution:name"``, either with settings as
+            `parse_spec` reads them, ``"ddim:eta=0.5"`` or ``{"name": "ddim", "eta": 0.5}``, or a
+            sampler, which is returned as it is.
         **settings: The sampler's own settings, as ``eta=0.5``. A function's are its arguments
             beyond those of the contract; they are bound to it.
 
@@ -123,30 +110,47 @@ def get_sampler(sampler: str | Sampler, **settings: Any) -> Sampler:
         SamplerNotFoundError: Nothing of that name is installed.
         AmbiguousSamplerError: Two distributions claim the name.
         SamplerLoadError: The plugin is broken.
-        TypeError: A setting the sampler does not have, settings beside an instance, or no sampler.
-        ValueError: A setting's value, as the sampler says.
+        TypeError: A setting that the sampler does not have or of a wrong type, settings beside an
+            instance, no sampler, or one that does not take a sampler's four arguments.
+        ValueError: A setting's value, as the sampler says, or a name that cannot be read.
     """
     return cast(Sampler, _SAMPLERS.get(sampler, settings))
 
 
-def get_schedule(schedule: str | Schedule, **settings: Any) -> Schedule:
+def get_schedule(schedule: str | Mapping[str, Any] | Schedule, **settings: Any) -> Schedule:
     """The schedule of a name.
 
     Args:
-        schedule: A name as in `list_schedules`, ``"distribution:name"``, or a schedule.
+        schedule: A name as in `list_schedules`, ``"distribution:name"``, either with settings,
+            ``"karras:rho=5"`` or ``{"name": "karras", "rho": 5}``, or a schedule.
         **settings: The schedule's own settings, as ``rho=5.0``. They are bound to it; their values
             are checked when it is called.
 
     Returns:
-        A callable ``(table, num_steps) -> Levels``.
+        A callable ``(path, num_steps) -> Levels``.
 
     Raises:
         ScheduleNotFoundError: Nothing of that name is installed.
         AmbiguousScheduleError: Two distributions claim the name.
         ScheduleLoadError: The plugin is broken.
-        TypeError: A setting the schedule does not have, or no schedule.
+        TypeError: A setting the schedule does not have, no schedule, or one that does not take a
+            schedule's two arguments.
+        ValueError: A name that cannot be read.
     """
     return cast(Schedule, _SCHEDULES.get(schedule, settings))
+
+
+def settings_of(made: Sampler | Schedule) -> tuple[str, dict[str, Any]] | None:
+    """The name and the settings that `get_sampler` or `get_schedule` makes a thing from.
+
+    Args:
+        made: A sampler or a schedule.
+
+    Returns:
+        A name and those settings that are not the default, for `format_spec`. None if nothing
+        installed declares it, or a setting of it cannot be written as a literal.
+    """
+    return _SAMPLERS.settings_of(made) or _SCHEDULES.settings_of(made)
 
 
 _Info = TypeVar("_Info", bound=Declared)
@@ -158,7 +162,7 @@ class _Registry(Generic[_Info]):
 
     Args:
         noun: What it is called; its group is ``keras_sd.`` and the noun's plural.
-        given: How many arguments it is called with, before its settings.
+        given: The arguments it is called with, before its settings.
         info: What is known of a declared one.
         not_found: Raised where nothing has the name,
         ambiguous: where two strangers have it,
@@ -166,7 +170,7 @@ class _Registry(Generic[_Info]):
     """
 
     noun: str
-    given: int
+    given: tuple[str, ...]
     info: type[_Info]
     not_found: type[Exception]
     ambiguous: type[Exception]
@@ -178,25 +182,58 @@ class _Registry(Generic[_Info]):
 
     def listed(self) -> list[_Info]:
         found: dict[tuple[str, str], _Info] = {}
-        for info in sorted(self._declared(), key=lambda i: (i.name, not _is_ours(i), i)):
+        for each in sorted(declared(self.group), key=lambda i: (i.name, not i.is_ours, i)):
+            info = self.info(each.name, each.distribution, each.version, each.value)
             # The same object declared twice under one name is one, whoever declares it.
             found.setdefault((info.name, info.value), info)
         return list(found.values())
 
     def get(self, asked: Any, settings: dict[str, Any]) -> Any:
-        if not isinstance(asked, str):
+        if not isinstance(asked, str | Mapping):
             return self._own(asked, settings)
-        info = self._find(asked)
+        name, given = parse_spec(asked)
+        info = self._find(name)
+        settings = merged(name, given, settings)
+        target = self._loaded(info)
         try:
-            target = metadata.EntryPoint(info.name, info.value, self.group).load()
-        except (Exception, SystemExit) as error:
-            raise self.broken(
-                f"{self._origin(info)} could not be loaded: {type(error).__name__}: {error}"
-            ) from error
-        made = self._made(info.name, target, settings) if callable(target) else target
-        if not callable(made):
-            raise self.broken(f"{self._origin(info)} is no {self.noun}: {made!r} is not callable.")
+            made = self._made(info.name, target, settings) if callable(target) else target
+        except (KeyboardInterrupt, _WrongSettings):
+            raise
+        except BaseException as error:
+            if settings and isinstance(error, ValueError | TypeError):
+                raise  # about a setting, in the plugin's words or in ours
+            raise self.broken(f"{self._origin(info)} could not be made: {_said(error)}") from error
+        if wrong := self._wrong_arguments(made):
+            raise self.broken(f"{self._origin(info)} is no {self.noun}: {wrong}")
         return made
+
+    def settings_of(self, made: Any) -> tuple[str, dict[str, Any]] | None:
+        target, settings = _taken_apart(made)
+        for info in self.listed():
+            if _is_at(made, info.value):
+                return self.shortest(info), {}
+            if settings is not None and _is_at(target, info.value):
+                try:
+                    return parse_spec(format_spec(self.shortest(info), settings))
+                except ValueError:  # a value that no literal writes
+                    return None
+        return None
+
+    def shortest(self, info: Declared) -> str:
+        """The name alone where that is enough to get this one."""
+        named = [each for each in self.listed() if each.name == info.name]
+        alone = len(named) == 1 or (named[0].is_ours and named[0].value == info.value)
+        return info.name if alone else info.qualified_name
+
+    def _loaded(self, info: _Info) -> Any:
+        try:
+            return metadata.EntryPoint(info.name, info.value, self.group).load()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too: no plugin ends this process
+            raise self.broken(
+                f"{self._origin(info)} could not be loaded: {_said(error)}"
+            ) from error
 
     def _own(self, asked: Any, settings: dict[str, Any]) -> Any:
         if inspect.isclass(asked):
@@ -205,23 +242,33 @@ class _Registry(Generic[_Info]):
                 "name."
             )
         if not callable(asked):
-            raise TypeError(f"A {self.noun} is a name or a callable, got {asked!r}.")
+            raise TypeError(f"A {self.noun} is a name or a callable, got {label(asked)}.")
         if not settings:
+            if wrong := self._wrong_arguments(asked):
+                raise TypeError(f"{label(asked)} is no {self.noun}: {wrong}")
             return asked
         if not inspect.isfunction(asked):
             raise TypeError(
-                f"{asked!r} is made already: give {', '.join(settings)} where it is made, or pass "
-                "a name."
+                f"{label(asked)} is made already: give {', '.join(settings)} where it is made, or "
+                "pass a name."
             )
         return self._made(asked.__name__, asked, settings)
 
     def _made(self, name: str, target: Any, settings: dict[str, Any]) -> Any:
         if inspect.isclass(target):
             self._check_settings(name, target, 0, settings)
-            return target(**settings)
+            try:
+                return target(**settings)
+            except TypeError as error:
+                if not settings:
+                    raise
+                given = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+                raise TypeError(
+                    f"{self.noun.title()} {name!r} cannot be made with {given}: {_said(error)}"
+                ) from error
         if not settings:
             return target
-        self._check_settings(name, target, self.given, settings)
+        self._check_settings(name, target, len(self.given), settings)
         # With its name, and with what it declares as attributes.
         return functools.update_wrapper(functools.partial(target, **settings), target)
 
@@ -240,23 +287,38 @@ class _Registry(Generic[_Info]):
             what = f"has no setting {unknown[0]!r}." if unknown else f"cannot be made: {error}."
             hint = f" Did you mean {close[0]!r}?" if close else ""
             listed = ", ".join(_setting(p) for p in accepted) or "none"
-            raise TypeError(
+            raise _WrongSettings(
                 f"{self.noun.title()} {name!r} {what}{hint} Its settings: {listed}."
             ) from None
+
+    def _wrong_arguments(self, made: Any) -> str:
+        """Why something cannot be called as this kind is, "" if it can."""
+        if not callable(made):
+            return f"{label(made)} is not callable."
+        try:
+            # What is bound to a partial object counts, not what it wraps.
+            signature = inspect.signature(made, follow_wrapped=False)
+        except (TypeError, ValueError):
+            return ""
+        try:
+            signature.bind(*self.given)
+        except TypeError as error:
+            return f"it cannot be called with ({', '.join(self.given)}): {error}."
+        return ""
 
     def _find(self, asked: str) -> _Info:
         installed = self.listed()
         distribution, _, name = asked.rpartition(":")
         matching = [info for info in installed if info.name == name]
         if distribution:
-            wanted = _normalized(distribution)
-            matching = [i for i in matching if _normalized(i.distribution) == wanted]
+            wanted = normalized(distribution)
+            matching = [i for i in matching if normalized(i.distribution) == wanted]
         if not matching:
             raise self.not_found(self._missing(asked, installed))
         if len(matching) == 1:
             return matching[0]
         title = f"{self.noun.title()} {name!r}"
-        if not _is_ours(matching[0]):
+        if not matching[0].is_ours:
             raise self.ambiguous(
                 f"{title} is declared by "
                 + " and ".join(f"{i.distribution} {i.version} ({i.value})" for i in matching)
@@ -288,44 +350,14 @@ class _Registry(Generic[_Info]):
         names |= {i.qualified_name.lower(): i.qualified_name for i in installed if ":" in asked}
         close = difflib.get_close_matches(asked.lower(), names, n=1)
         hint = f" Did you mean {names[close[0]]!r}?" if close else ""
+        before = asked.rpartition(":")[0]
+        if any(before == i.name for i in installed):
+            hint = f" A setting of {before!r} has a value: {asked + '=VALUE'!r}."
         by: dict[str, list[str]] = {}
-        for info in sorted(installed, key=lambda i: (not _is_ours(i), i.distribution)):
+        for info in sorted(installed, key=lambda i: (not i.is_ours, i.distribution)):
             by.setdefault(f"{info.distribution} {info.version}", []).append(info.name)
         listed = ", ".join(f"{', '.join(found)} ({who})" for who, found in by.items())
         return f"No {self.noun} {asked!r}.{hint} Installed: {listed}."
-
-    def _declared(self) -> list[_Info]:
-        try:
-            points: Iterable[metadata.EntryPoint] = metadata.entry_points(group=self.group)
-        except Exception:
-            # One unreadable entry_points.txt fails the whole listing there: read them one by one
-            # instead.
-            points = self._readable_entry_points()
-        return [self._info(point) for point in points]
-
-    def _readable_entry_points(self) -> Iterable[metadata.EntryPoint]:
-        seen = set()
-        for distribution in metadata.distributions():
-            try:
-                name = _normalized(distribution.metadata["Name"])
-                points = distribution.entry_points.select(group=self.group)
-            except Exception as error:
-                warnings.warn(
-                    f"The metadata of an installed distribution is unreadable, its {self.noun}s "
-                    f"are not listed: {error}",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-                continue
-            if name not in seen:
-                seen.add(name)
-                yield from points
-
-    def _info(self, point: metadata.EntryPoint) -> _Info:
-        found = point.dist.metadata if point.dist else None
-        name = found["Name"] if found and found["Name"] else "unknown"
-        version = found["Version"] if found and found["Version"] else "unknown"
-        return self.info(point.name, name, version, point.value)
 
     def _origin(self, info: _Info) -> str:
         of = f"of {info.distribution} {info.version} ({info.value})"
@@ -334,7 +366,7 @@ class _Registry(Generic[_Info]):
 
 _SAMPLERS = _Registry(
     "sampler",
-    4,  # denoise, x, levels, noise
+    ("denoise", "x", "levels", "noise"),
     SamplerInfo,
     SamplerNotFoundError,
     AmbiguousSamplerError,
@@ -342,7 +374,7 @@ _SAMPLERS = _Registry(
 )
 _SCHEDULES = _Registry(
     "schedule",
-    2,  # table, num_steps
+    ("path", "num_steps"),
     ScheduleInfo,
     ScheduleNotFoundError,
     AmbiguousScheduleError,
@@ -356,9 +388,47 @@ def _setting(parameter: inspect.Parameter) -> str:
     return f"{parameter.name}={parameter.default!r}"
 
 
-def _is_ours(info: Declared) -> bool:
-    return _normalized(info.distribution) == _OURS
+def _said(error: BaseException) -> str:
+    """What an error says, of which a stranger's may fail even at that."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return f"{type(error).__name__}, which cannot say more"
 
 
-def _normalized(distribution: str) -> str:
-    return re.sub(r"[-_.]+", "-", distribution).lower()
+def _taken_apart(made: Any) -> tuple[Any, dict[str, Any] | None]:
+    """What a sampler or schedule is made of: a class or a function, and the settings that are not
+    the default. Without settings if they cannot be told."""
+    if isinstance(made, functools.partial):
+        return made.func, None if made.args else dict(made.keywords)
+    if inspect.isroutine(made) or inspect.isclass(made):
+        return made, None if inspect.isclass(made) else {}
+    cls = type(made)
+    try:
+        parameters = inspect.signature(cls).parameters
+    except (TypeError, ValueError):
+        return cls, None
+    if not is_dataclass(made):
+        return cls, None if parameters else {}
+    given = {field.name: getattr(made, field.name) for field in fields(made) if field.init}
+    return cls, {
+        name: value
+        for name, value in given.items()
+        if name not in parameters or not _same(value, parameters[name].default)
+    }
+
+
+def _same(value: Any, default: Any) -> bool:
+    try:
+        return bool(value == default)
+    except Exception:  # an array says so, which is no literal either
+        return False
+
+
+def _is_at(target: Any, value: str) -> bool:
+    """Whether an entry point is of this object; nothing is imported for that."""
+    module, _, name = value.partition(":")
+    found: Any = sys.modules.get(module.strip())
+    for part in name.strip().split("."):
+        found = getattr(found, part, None)
+    return found is target

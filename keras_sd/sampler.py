@@ -49,7 +49,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from keras_sd.noise import Level, Levels
 
-__all__ = ["Array", "Denoise", "Noise", "Sampler"]
+__all__ = ["Array", "Denoise", "Noise", "Sampler", "label"]
 
 Array = Any
 """A NumPy array or a tensor of any backend."""
@@ -78,3 +78,12 @@ class Sampler(Protocol):
             The latent at the end of each interval, shaped like `x`.
         """
         ...
+
+
+def label(sampler: Any) -> str:
+    """What a message calls a sampler, a schedule or whatever was given for one: its name if it has
+    one, else its repr, which a stranger's may fail to give."""
+    try:
+        return str(getattr(sampler, "__name__", None) or repr(sampler))
+    except Exception:
+        return f"a {type(sampler).__name__}, which has no repr"

@@ -6,9 +6,10 @@ import sysconfig
 import textwrap
 import warnings
 
+import numpy as np
 import pytest
 
-from keras_sd import registry
+from keras_sd import installed, registry
 from keras_sd.noise import NoiseTable
 from keras_sd.registry import (
     AmbiguousSamplerError,
@@ -19,10 +20,12 @@ from keras_sd.registry import (
     ScheduleInfo,
     ScheduleLoadError,
     ScheduleNotFoundError,
+    format_spec,
     get_sampler,
     get_schedule,
     list_samplers,
     list_schedules,
+    settings_of,
 )
 from keras_sd.schedules import karras, trailing
 
@@ -404,3 +407,147 @@ def test_no_module_of_this_layer_imports_more_than_the_standard_library():
         keras_sd.registry.list_samplers()
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
+
+
+# Settings in the name
+
+
+def test_a_name_may_have_settings(core):
+    assert get_sampler("ddim:strength=0.25") == get_sampler("ddim", strength=0.25)
+    assert get_sampler("keras-sd:ddim:strength=0.25,rounds=3") == get_sampler(
+        {"name": "ddim", "strength": 0.25, "rounds": 3}
+    )
+    assert get_sampler("ddim:rounds=2", strength=0) == get_sampler("ddim", rounds=2, strength=0)
+    table = NoiseTable.scaled_linear()
+    assert get_schedule("karras:rho=5")(table, 5) == karras(table, 5, rho=5)
+    with pytest.raises(ValueError, match="'rounds' is in 'ddim' already"):
+        get_sampler("ddim:rounds=2", rounds=2)
+    with pytest.raises(TypeError, match=r"no setting 'round'. Did you mean 'rounds'"):
+        get_sampler("ddim:round=2")
+    with pytest.raises(ValueError, match="strength must not be negative, got -1"):
+        get_sampler("ddim:strength=-1")
+    with pytest.raises(SamplerNotFoundError, match=r"'ddim:strength'.*'ddim:strength=VALUE'"):
+        get_sampler("ddim:strength")
+    with pytest.raises(TypeError, match=r"'ddim' cannot be made with strength='x': TypeError"):
+        get_sampler("ddim:strength=x")
+
+
+@pytest.mark.parametrize("asked", ["", "ddim:", {"strength": 1}, {900: 1}, 0, [], None, b"ddim"])
+def test_what_is_no_name_is_an_error_of_ours(core, asked):
+    with pytest.raises(
+        (TypeError, ValueError), match=r"ddim:eta=1|'name': 'ddim'|a name or a call"
+    ):
+        get_sampler(asked)
+
+
+@pytest.mark.parametrize(
+    ("get", "given", "takes"),
+    [
+        (get_sampler, lambda: 1, r"\(denoise, x, levels, noise\)"),
+        (get_sampler, lambda denoise, x, levels, noise, more: 1, "missing a required argument"),
+        (get_schedule, lambda table: 1, r"\(path, num_steps\): too many"),
+        (get_sampler, SamplerInfo("a", "b", "c", "d"), "a name or a callable"),
+    ],
+)
+def test_a_callable_of_other_arguments_is_found_before_a_run(get, given, takes):
+    with pytest.raises(TypeError, match=takes):
+        get(given)
+
+
+def test_what_is_bound_already_counts(core):
+    def shifted(path, num_steps, *, shift):
+        return karras(path, num_steps)
+
+    with pytest.raises(TypeError, match="'shift'"):
+        get_schedule(shifted)
+    bound = get_schedule(shifted, shift=3.0)
+    assert get_schedule(bound) is bound
+
+
+def test_what_a_sampler_was_made_from(core):
+    core.module(
+        "acme",
+        """
+        def run(denoise, x, levels, noise, *, eta=0.0, table=None):
+            yield x
+
+        class Plain:
+            def __call__(self, denoise, x, levels, noise):
+                yield x
+
+        made = Plain()
+        """,
+    )
+    core.install("acme", "1.0", {"run": "acme:run", "plain": "acme:Plain", "made": "acme:made"})
+    assert settings_of(get_sampler("ddim")) == ("ddim", {})
+    assert settings_of(get_sampler("ddim", strength=0.25)) == ("ddim", {"strength": 0.25})
+    assert settings_of(get_sampler("ddim", strength=0.5, rounds=1)) == ("ddim", {})
+    assert settings_of(get_sampler("run")) == ("run", {})
+    assert settings_of(get_sampler("run", eta=1)) == ("run", {"eta": 1})
+    assert settings_of(get_sampler("run", table=np.zeros(2))) is None  # no literal
+    assert settings_of(get_sampler("made")) == ("made", {})
+    assert settings_of(get_schedule("karras", rho=5)) == ("karras", {"rho": 5})
+    assert settings_of(trailing) == ("trailing", {})
+    assert settings_of(lambda denoise, x, levels, noise: x) is None
+    assert settings_of(3) is None
+    settings = settings_of(get_sampler("ddim:strength=0.25"))
+    assert format_spec(*settings) == "ddim:strength=0.25"
+    # Not the name alone where that is another's.
+    core.module("rival", SAMPLER)
+    core.install("rival", "1.0", {"euler": "rival:Sampler"})
+    assert settings_of(get_sampler("rival:euler", rounds=2)) == ("rival:euler", {"rounds": 2})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "class B(BaseException): pass\nraise B('boom')",
+        "import sys\nsys.exit(0)",
+        "class E(Exception):\n    def __str__(self): raise RuntimeError\nraise E",
+        "class S:\n    def __init__(self): raise RuntimeError('boom')",
+        "class S:\n    def __init__(self): raise ValueError('boom')",
+        "class S:\n    def __init__(self): raise SystemExit(0)",
+        "class S:\n    def __call__(self): yield 1",
+        "class S:\n    def __repr__(self): raise ValueError\nS = S()",
+    ],
+)
+def test_no_plugin_ends_the_process_or_hides_its_name(core, source):
+    core.module("broken", source)
+    core.install("acme", "0.3", {"bad": "broken:S"})
+    with pytest.raises(SamplerLoadError, match=r"Sampler 'bad' of acme 0\.3 "):
+        get_sampler("bad")
+
+
+def test_a_keyboard_interrupt_is_no_broken_plugin(core):
+    core.module("broken", "raise KeyboardInterrupt")
+    core.install("acme", "0.3", {"bad": "broken:S"})
+    with pytest.raises(KeyboardInterrupt):
+        get_sampler("bad")
+
+
+def test_metadata_in_another_encoding_hides_nobody(core):
+    core.install("acme-latin", "1.0", {"foo": "core_ddim:Sampler"})
+    metadata = core.folder / "acme_latin-1.0.dist-info" / "METADATA"
+    metadata.write_bytes("Metadata-Version: 2.1\nName: acme\nAuthor: André\n".encode("latin-1"))
+    assert {info.name for info in list_samplers()} == {"ddim", "euler", "foo"}
+    assert get_sampler("ddim")
+    assert of("foo")[0].distribution in ("acme-latin", "acme_latin")
+    assert get_sampler("acme-latin:foo")
+
+
+def test_a_listing_is_read_once_and_again_after_a_change(core, monkeypatch):
+    assert of("ddim")
+    reads = []
+    real = installed.metadata.entry_points
+    monkeypatch.setattr(
+        installed.metadata, "entry_points", lambda **kw: reads.append(kw) or real(**kw)
+    )
+    assert of("ddim")
+    assert reads == []
+    core.install("acme", "1.0", {"foo": "acme:Foo"})
+    assert of("foo")
+    assert len(reads) == 1
+    declared = core.folder / "acme-1.0.dist-info" / "entry_points.txt"
+    declared.write_text("[keras_sd.samplers]\nfoo_renamed = acme:Foo\n", encoding="utf-8")
+    assert of("foo_renamed")
+    assert not of("foo")

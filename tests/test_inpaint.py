@@ -64,9 +64,7 @@ def shown(kind, scheduler="pndm", strength=0.75):
 
 def test_a_start_with_the_picture_in_it_shows_at_strength_1(monkeypatch):
     def blended(self, denoise):
-        return lambda x, level: self.latent(
-            denoise(self.latent(x, level), level), inpainting.CLEAN
-        )
+        return lambda x, level: self.latent(denoise(self.latent(x, level), level), inpainting.CLEAN)
 
     monkeypatch.setattr(Blend, "denoiser", blended)
     assert shown("blend", strength=1.0)

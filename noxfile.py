@@ -248,7 +248,7 @@ def keras_cv_reference(session: nox.Session) -> None:
         ["diffusion_model_v2"],
     ):
         session.run(old, script, "--full", str(tmp), *parts, external=True, env=theirs)
-        test = "tests/test_keras_cv.py::test_full_networks_give_what_keras_cv_gives"
+        test = "tests/backend/test_keras_cv.py::test_full_networks_give_what_keras_cv_gives"
         session.run("pytest", "-s", "-m", "references", *(f"{test}[{part}]" for part in parts))
         for file in (*tmp.glob("*.h5"), *tmp.glob("*.npz")):
             file.unlink()

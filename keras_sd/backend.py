@@ -1,7 +1,7 @@
 """The only file that names a backend: compiling a step, and the few fast paths that need one.
 
 Everything else in keras_sd is `keras.ops` and `keras.layers`. Each function here has a plain
-`keras.ops` form that the others must equal (tests/test_backend.py).
+`keras.ops` form that the others must equal (tests/backend/test_backend.py).
 """
 
 from __future__ import annotations

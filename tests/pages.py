@@ -39,6 +39,11 @@ _LINES = re.compile(r"^(\|.*`([\w/]+\.py)` \| )\d+( \|)$", re.MULTILINE)
 _PICTURE = re.compile(r"^!\[[^\]]*\]\(\.\./images/guides/([^)]+)\)(?:\{[^}]*\})?$")
 
 
+def name(page: Path) -> str:
+    """What a page is called in a message."""
+    return page.relative_to(ROOT).as_posix()
+
+
 @dataclass(frozen=True)
 class Block:
     """A fenced block: its language, its lines, and the number of the first of them in the page."""

@@ -30,7 +30,7 @@ from keras_sd.weights.load import load_state_dict
 from keras_sd.weights.names import diffusers
 from keras_sd.weights.readers import read_file
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 TOLERANCE = 2e-5
 STEPS, GUIDANCE = 20, 7.5
 

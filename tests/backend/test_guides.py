@@ -31,7 +31,7 @@ from keras_sd.pipeline import StableDiffusion as Pipeline
 from keras_sd.tokenizer import Tokenizer
 from keras_sd.training.measure import backgrounds
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MERGES = ["c a", "ca t</w>", "d o", "do g</w>"]
 
 

@@ -740,7 +740,7 @@ def test_levels_are_named_in_an_unforeseen_error():
 
 
 def test_the_contract_page_names_every_check_and_declaration():
-    page = (Path(__file__).parent.parent / "docs" / "sampler-contract.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "sampler-contract.md").read_text("utf-8")
     for name in [c.__name__ for c in all_checks()]:
         assert f"`{name}`" in page
     declared = ("order", "stochastic", "zero_alpha", "reads_tensors", "brownian", "consistency")

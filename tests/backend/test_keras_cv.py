@@ -40,7 +40,7 @@ from keras_sd.weights.names import keras_cv, under, weights_h5
 from keras_sd.weights.readers import WeightsError
 from keras_sd.weights.readers.hdf5 import keras2_order, read
 
-FIXTURE = Path(__file__).parent / "fixtures" / "keras_cv.zip"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "keras_cv.zip"
 FULL = os.environ.get("KERAS_CV_FULL")
 TOLERANCE = 2e-5
 compat = get("keras_cv==0.9").config

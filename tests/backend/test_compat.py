@@ -16,7 +16,7 @@ from keras_sd import compat, image
 from keras_sd.config import SD_1, SD_2, SD_2_BASE, AutoencoderConfig, ModelConfig
 from keras_sd.networks import Autoencoder
 
-FIXTURE = Path(__file__).parent / "fixtures" / "tensorflow_normals.npz"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "tensorflow_normals.npz"
 OLD = ("keras_cv==0.4", "keras_cv==0.6", "keras_cv==0.8.1")
 ALL = (*OLD, "keras_cv==0.9")
 versions = pytest.mark.parametrize("name", ALL)

@@ -130,7 +130,6 @@ def test_the_names(name, names):
         ("iterator", "a class 'Iterator'"),
         ("array", "module 'array'"),
         ("class-var", "a class 'ClassVar'"),
-        ("noise-table", "a class 'NoiseTable'"),  # which one of the tests imports
         ("value-error", "a class 'ValueError'"),
         ("none", "a class 'None'"),
         ("ddim", r"sampler 'ddim' already: of keras-sd .* \(keras_sd_samplers.ddim:DDIM\)"),

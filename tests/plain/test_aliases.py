@@ -11,7 +11,7 @@ from keras_sd import aliases
 from keras_sd.aliases import resolve, resolve_schedule
 from keras_sd.registry import SamplerInfo, SamplerNotFoundError, ScheduleInfo, get_sampler
 
-PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8"))
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
 DECLARED = PROJECT["project"]["entry-points"]
 
 

@@ -42,7 +42,7 @@ from keras_sd.weights.diffusers_folder import (
 from keras_sd.weights.names import diffusers, own
 from keras_sd.weights.readers import WeightsError
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 MERGES = ("c a", "ca t</w>", "d o", "do g</w>")
 VOCABULARY = Tokenizer(MERGES).vocabulary
 CONFIGS = {

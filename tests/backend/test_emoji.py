@@ -11,7 +11,7 @@ import pytest
 from keras_sd.training import measure, pictures
 from keras_sd.weights.presets import PRESETS
 
-GOLDENS = Path(__file__).parent / "fixtures" / "emoji_goldens.npz"
+GOLDENS = Path(__file__).parents[1] / "fixtures" / "emoji_goldens.npz"
 
 PROMPTS = [
     "a cat face on a blue background",

@@ -22,8 +22,8 @@ from keras_sd.tokenizer import (
     split_words,
 )
 
-HERE = Path(__file__).parent
-GOLDENS = json.loads((HERE / "fixtures" / "tokenizer_goldens.json").read_text(encoding="ascii"))
+TESTS = Path(__file__).parents[1]
+GOLDENS = json.loads((TESTS / "fixtures" / "tokenizer_goldens.json").read_text(encoding="ascii"))
 ROWS = GOLDENS["rows"]
 
 
@@ -35,7 +35,7 @@ def own() -> Tokenizer:
 @pytest.fixture(scope="module")
 def clip() -> Tokenizer:
     named = os.environ.get("KERAS_SD_CLIP_VOCABULARY")
-    beside = HERE.parent.parent / "shared" / "data" / "bpe_simple_vocab_16e6.txt.gz"
+    beside = TESTS.parents[1] / "shared" / "data" / "bpe_simple_vocab_16e6.txt.gz"
     path = Path(named) if named else beside
     if not named and not path.exists():
         pytest.skip("OpenAI's bpe_simple_vocab_16e6.txt.gz is not here (KERAS_SD_CLIP_VOCABULARY)")

@@ -36,7 +36,7 @@ FRACTIONAL = [linspace, normal, sgm_uniform, kl_optimal]
 FINITE = [karras, exponential, polyexponential, beta, align_your_steps]
 FROM_THE_TOP = [*WHOLE, *FRACTIONAL, *FINITE]
 ALL = [*FROM_THE_CLEAN_END, *FROM_THE_TOP]
-GOLDENS = np.load(Path(__file__).parent / "fixtures" / "sampler_goldens.npz")
+GOLDENS = np.load(Path(__file__).parents[1] / "fixtures" / "sampler_goldens.npz")
 
 
 def beta_timesteps(table, num_steps, **settings):

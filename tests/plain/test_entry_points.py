@@ -14,7 +14,7 @@ import pytest
 
 from keras_sd import schedules
 
-PROJECT = Path(__file__).parent.parent / "pyproject.toml"
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 DISTRIBUTION = metadata.distribution("keras-sd")
 DECLARED = sorted((e.group, e.name, e.value) for e in DISTRIBUTION.entry_points)
 

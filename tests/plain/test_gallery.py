@@ -160,13 +160,6 @@ def test_copies_know(images: Images, again: Callable) -> None:
         )
 
 
-def test_keras_takes_it(images: Images) -> None:
-    from keras import ops
-
-    for each in (images, images[0]):
-        assert np.array_equal(ops.convert_to_numpy(ops.convert_to_tensor(each)), each)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -34,7 +34,7 @@ from keras_sd.weights.checkpoint import Checkpoint
 from keras_sd.weights.fetch import FetchError
 
 COMMIT, LATER = "1" * 40, "2" * 40
-REAL_VOCABULARY = Path(__file__).parents[2] / "shared" / "data" / vocabulary.FILE
+REAL_VOCABULARY = Path(__file__).parents[3] / "shared" / "data" / vocabulary.FILE
 
 needs_hub = pytest.mark.skipif(
     importlib.util.find_spec("huggingface_hub") is None, reason="huggingface_hub is not installed"

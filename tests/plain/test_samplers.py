@@ -16,7 +16,7 @@ from keras_sd.sampling import sample
 from keras_sd.schedules import exponential, from_timesteps, karras, leading
 from keras_sd.testing import measure_order, parametrize_with_checks
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 SAMPLERS = Path(importlib.util.find_spec("keras_sd_samplers").origin).parent
 SD = NoiseTable.scaled_linear()
 

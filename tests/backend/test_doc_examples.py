@@ -1,0 +1,37 @@
+"""The examples of the pages run, and so do the guides' notebooks."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import pages
+import pytest
+from pages import GUIDES, NOTEBOOKS, PAGES, PICTURES, name
+from PIL import Image
+
+pytestmark = pytest.mark.examples
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if pages.examples(page)], ids=name)
+def test_examples_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
+    pages.run(page, module)
+    for picture in pages.pictures(page):  # what the guide shows, it makes
+        with Image.open(tmp_path / picture) as made, Image.open(PICTURES / picture) as kept:
+            assert made.size == kept.size
+            assert getattr(made, "n_frames", 1) == getattr(kept, "n_frames", 1)
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=name)
+def test_notebooks_run(page, tmp_path):
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    notebook = nbformat.read(NOTEBOOKS / f"{page.stem}.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    where = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=300, resources=where).execute()
+    shown = [out for cell in notebook.cells for out in cell.get("outputs", ()) if "data" in out]
+    assert any("image/png" in out["data"] for out in shown)

@@ -27,6 +27,7 @@ from __future__ import annotations
 import gzip
 import heapq
 import os
+import stat
 import zlib
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -167,6 +168,9 @@ def read_merges(path: str | os.PathLike[str]) -> list[str]:
         ValueError: The file is not text, has more of it than 16 MB, or a line is not a merge.
     """
     path = Path(path)
+    # A pipe would be waited for without an end.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{path} is not a merges file: it is no file at all")
     with open(path, "rb") as file:
         data = file.read(_MAX_MERGES + 1)
     try:

@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_sd.config import ModelConfig
 from keras_sd.weights.names import Table
-from keras_sd.weights.readers import WeightsError, is_finite
+from keras_sd.weights.readers import WeightsError, instead, is_finite, open_file
 
 Dtype = Literal["float16", "bfloat16", "float32"]
 """Of the numbers in a file."""
@@ -175,10 +175,14 @@ def read_json(path: Path) -> dict[str, Any]:
         WeightsError: it is too large, no JSON, or not an object.
         FileNotFoundError: there is no such file.
     """
-    if path.stat().st_size > _MAX_JSON:
+    with open_file(path) as file:
+        text = file.read(_MAX_JSON + 1)
+    if len(text) > _MAX_JSON:
         raise WeightsError(f"{path} is larger than {_MAX_JSON} bytes")
+    if said := instead(text[:1024]):
+        raise WeightsError(f"{path} {said}")
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is no JSON: {error}") from error
     if not isinstance(data, dict):

@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_sd.weights.checkpoint import Checkpoint, open_checkpoint
 from keras_sd.weights.parts import Part, numbers_of, open_alone
-from keras_sd.weights.readers import WeightsError, is_finite, read_file, release
+from keras_sd.weights.readers import WeightsError, is_finite, open_file, read_file, release
 
 _CHUNK = 1 << 22
 
@@ -215,7 +215,7 @@ def _damage(part: Part, advance: Callable[[int], object]) -> list[tuple[str, str
 
 def _sha256(path: Path, advance: Callable[[int], object]) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             advance(len(chunk))

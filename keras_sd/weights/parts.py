@@ -38,6 +38,10 @@ _COMPONENTS = {
 
 _MAX_FACTS = 3
 
+FLOAT8 = tuple(map(np.dtype, (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)))
+_OTHER_FLOATS = (np.dtype(ml_dtypes.bfloat16), *FLOAT8)
+"""The floating-point numbers that NumPy does not take for such."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -241,7 +245,7 @@ def component_file(folder: Path, part: str) -> Path:
 
 def is_floating(dtype: np.dtype) -> bool:
     """Whether numbers of this dtype can be weights."""
-    return dtype == ml_dtypes.bfloat16 or np.issubdtype(dtype, np.floating)
+    return dtype in _OTHER_FLOATS or np.issubdtype(dtype, np.floating)
 
 
 def shapes_of(file: TensorFile) -> dict[str, tuple[int, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -18,7 +17,7 @@ from keras_sd.config import (
     UNetConfig,
 )
 from keras_sd.weights.names import diffusers, keras_cv, original
-from keras_sd.weights.readers import WeightsError, read_file
+from keras_sd.weights.readers import WeightsError
 from keras_sd.weights.recognise import (
     old_attention,
     recognise,
@@ -464,16 +463,6 @@ def test_a_stranger_is_named_beside_parts_of_ours():
     shapes["conditioner.embedders.1.model.ln_final.bias"] = (128,)
     with pytest.raises(WeightsError, match="Stable Diffusion XL"):
         recognise(shapes)
-
-
-def test_float8_is_named(tmp_path):
-    header = {"x": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}
-    text = json.dumps(header).encode()
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(2))
-    with pytest.raises(WeightsError, match="float8 is not read") as caught:
-        read_file(path)
-    assert f"{path}: tensor 'x': dtype 'F8_E4M3'" in str(caught.value)
 
 
 def test_a_controlnet_is_named_that_has_its_model_with_it():

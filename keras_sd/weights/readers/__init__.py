@@ -9,9 +9,13 @@ import hashlib
 import importlib
 import mmap
 import os
+import re
 import reprlib
+import stat
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,14 @@ _EXPONENTS = {
     np.dtype(ml_dtypes.bfloat16): np.uint16(0x7F80),
 }
 """Of the numbers in 16 bits: the bits that are all set in a NaN or an infinity and in no other."""
+
+
+MAX_TENSORS = 50_000
+"""Of a file, of any format. A full SD checkpoint with its optimizer has 3,200; what is made of each
+takes time and memory, though it may have no numbers at all."""
+
+_START = 1024
+"""Bytes that tell what a file is."""
 
 
 class WeightsError(ValueError):
@@ -55,16 +67,98 @@ def read_file(path: str | os.PathLike[str]) -> TensorFile:
             is told by its first bytes, not by its name.
 
     Raises:
-        WeightsError: the file is damaged, is of no format that we know, or asks for something that
-            a file of weights has no need of.
+        WeightsError: the file is damaged, is of no format that we know (a Git LFS pointer, a web
+            page), or asks for something that a file of weights has no need of.
         FileNotFoundError: there is no such file.
     """
     path = Path(path)
-    with open(path, "rb") as file:
-        start = file.read(16)
+    with open_file(path) as file:
+        start = file.read(_START)
     module = importlib.import_module(f"{__name__}.{_module(path, start)}")
     found: TensorFile = module.read(path)
     return found
+
+
+def open_file(path: str | os.PathLike[str]) -> BufferedReader:
+    """Opens a regular file for reading. A pipe would be waited for without an end, and a device may
+    have none.
+
+    Raises:
+        WeightsError: there is something else at the path.
+        FileNotFoundError: there is nothing.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        # Not to wait for whoever writes to a pipe, should there be one by now.
+        return os.open(name, flags | _AT_ONCE)
+
+    # Looked at before it is opened, for opening a device may do something, and after, for what is
+    # at a path can change.
+    _check_regular(path, os.stat(path))
+    with ExitStack() as stack:
+        file = stack.enter_context(open(os.fspath(path), "rb", opener=opener))
+        _check_regular(path, os.fstat(file.fileno()))
+        stack.pop_all()
+        return file
+
+
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # not on Windows
+
+_OTHERS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe (FIFO)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def _check_regular(path: str | os.PathLike[str], found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        what = _OTHERS.get(stat.S_IFMT(found.st_mode), "something else")
+        raise WeightsError(f"{os.fspath(path)} is {what}, not a file")
+
+
+def mapped(path: str | os.PathLike[str]) -> np.ndarray:
+    """The bytes of a file, mapped into memory, read-only; raises what `open_file` does."""
+    with open_file(path) as file:
+        return np.asarray(np.memmap(file, np.uint8, "r"))
+
+
+def instead(start: bytes) -> str | None:
+    """What a file is that was fetched in place of another; None where it is none of these.
+
+    Args:
+        start: its first bytes, a hundred or more if it has so many.
+
+    Returns:
+        What it is and what to do: the rest of a sentence that begins with the file's name.
+    """
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith(b"version https://git-lfs"):
+        size = re.search(rb"\nsize (\d{1,20})", start)
+        stands = f" that stands for {int(size[1])} bytes" if size else ""
+        return (
+            f"is a Git LFS pointer{stands}: the repository was cloned without git-lfs. `git lfs "
+            "install` and then `git lfs pull` in it fetch the file; or download the file itself"
+        )
+    for page, what in _PAGES.items():
+        if text.startswith(page):
+            return (
+                f"is {what}, not weights: what was downloaded is the answer of a server, such as a "
+                "page to sign in at or an error. Download it again by the link to the file itself"
+            )
+    return None
+
+
+_PAGES = {
+    b"<!doctype html": "a web page (HTML)",
+    b"<html": "a web page (HTML)",
+    b"<head": "a web page (HTML)",
+    b"<?xml": "an XML document",
+    b"<error": "an XML document",
+    b"<!--": "a web page (HTML)",
+}
 
 
 def shown(value: Any) -> str:
@@ -75,7 +169,7 @@ def shown(value: Any) -> str:
 
 def sha256(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file, as hexadecimal digits."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -107,6 +201,16 @@ def release(array: np.ndarray) -> None:
 
 
 def _module(path: Path, start: bytes) -> str:
+    if not start:
+        raise WeightsError(f"{path} is empty: it has 0 bytes")
+    if said := instead(start):
+        raise WeightsError(f"{path} {said}")
+    # Eight letters are no length of a header: that would be 2 ** 53 bytes or more.
+    if start[:1] in b"{[" and re.fullmatch(rb"[\t\n\r -~]{1,8}", start[:8]):
+        raise WeightsError(
+            f"{path} is a JSON text, not weights, and begins with {shown(start)}: it may be a "
+            "server's error, or settings that belong to weights. Download the file itself"
+        )
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
         return "hdf5"
     # A zip archive, or the pickle that older files begin with.

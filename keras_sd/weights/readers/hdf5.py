@@ -25,7 +25,14 @@ from typing import Any, cast
 import ml_dtypes
 import numpy as np
 
-from keras_sd.weights.readers import TensorFile, WeightsError, shown
+from keras_sd.weights.readers import (
+    MAX_TENSORS,
+    TensorFile,
+    WeightsError,
+    mapped,
+    open_file,
+    shown,
+)
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _NOWHERE = 2**64 - 1
@@ -257,13 +264,13 @@ class _File:
     """An HDF5 file: its groups and what their headers say, its datasets, both by path."""
 
     def __init__(self, path: Path) -> None:
-        with open(path, "rb") as opened:
-            self.size = size = os.fstat(opened.fileno()).st_size
+        with open_file(path) as opened:
             start = opened.read(len(_SIGNATURE))
         if start != _SIGNATURE:
             raise WeightsError(f"begins with {start!r}, which is no HDF5 file")
         self.path = path
-        self.data = np.asarray(np.memmap(path, np.uint8, "r"))
+        self.data = mapped(path)
+        self.size = size = len(self.data)
         self.left = _MAX_STRUCTURE
         self.seen: set[int] = set()
         self.total = 0
@@ -332,6 +339,8 @@ class _File:
     def walk(self, path: str, address: int, depth: int) -> None:
         if depth > _MAX_DEPTH:
             raise WeightsError(f"has groups in groups, {_MAX_DEPTH} deep")
+        if len(self.groups) + len(self.tensors) > 4 * MAX_TENSORS:  # a few groups to a dataset
+            raise WeightsError(f"has more than {4 * MAX_TENSORS:,} groups and datasets")
         messages = self.header(address)
         kinds = {message.kind for message in messages}
         if _LAYOUT in kinds and path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,10 +17,26 @@ from typing import Any, NoReturn
 import ml_dtypes
 import numpy as np
 
-from keras_sd.weights.readers import TensorFile, WeightsError, shown
+from keras_sd.weights.readers import (
+    MAX_TENSORS,
+    TensorFile,
+    WeightsError,
+    mapped,
+    open_file,
+    shown,
+)
 
 _MAX_HEADER = 25_000_000
 """Bytes. A full SD 1.x header has 150 kB; the format's own limit is 100 MB."""
+
+_MAX_TEXTS = 6 * MAX_TENSORS
+"""A tensor has five: its name, and those of three fields, and its dtype."""
+
+_MAX_OUTSIDE = 100 * MAX_TENSORS
+"""Bytes outside of texts. A tensor has about 40."""
+
+_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+"""A text in JSON; it also fits one without an end, so that none is looked for twice."""
 
 DTYPES: dict[str, np.dtype] = {
     name: np.dtype(dtype)
@@ -28,6 +45,8 @@ DTYPES: dict[str, np.dtype] = {
         "F32": "<f4",
         "F16": "<f2",
         "BF16": ml_dtypes.bfloat16,
+        "F8_E4M3": ml_dtypes.float8_e4m3fn,
+        "F8_E5M2": ml_dtypes.float8_e5m2,
         "I64": "<i8",
         "I32": "<i4",
         "I16": "<i2",
@@ -81,7 +100,7 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, TensorInfo], di
     def refuse(reason: str) -> NoReturn:
         raise WeightsError(f"{path} is no whole .safetensors file: {reason}")
 
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size < 8:
             refuse(f"it has {size} bytes, and the length of a header alone takes 8")
@@ -89,6 +108,10 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, TensorInfo], di
         if length > min(_MAX_HEADER, size - 8):
             refuse(f"its header would have {length} bytes, the file has {size}")
         text = file.read(length)
+    if _is_crowded(text):
+        refuse(
+            f"its header says more than {MAX_TENSORS:,} tensors need, which are all that is read"
+        )
     try:
         header = json.loads(text.decode(), object_pairs_hook=_unrepeated)
     except (ValueError, RecursionError) as error:
@@ -101,6 +124,8 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, TensorInfo], di
     ):
         refuse("its __metadata__ is not an object of strings")
 
+    if len(header) > MAX_TENSORS:
+        refuse(f"it has {len(header):,} tensors; {MAX_TENSORS:,} are read")
     tensors = {}
     for name, entry in header.items():
         try:
@@ -138,7 +163,7 @@ def read(path: str | os.PathLike[str]) -> TensorFile:
         FileNotFoundError: there is no such file.
     """
     header, metadata = read_header(path)
-    data = np.asarray(np.memmap(path, np.uint8, "r"))
+    data = mapped(path)
     tensors = {
         name: data[info.start : info.stop].view(DTYPES[info.dtype]).reshape(info.shape)
         for name, info in header.items()
@@ -151,9 +176,9 @@ def _tensor_info(entry: Any, offset: int) -> TensorInfo:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise WeightsError("its entry is not dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if isinstance(dtype, str) and dtype.startswith("F8_"):
+    if isinstance(dtype, str) and dtype.startswith("F8_") and dtype not in DTYPES:
         raise _UnreadError(
-            f"dtype {shown(dtype)} is not one of {', '.join(DTYPES)}: float8 is not read"
+            f"dtype {shown(dtype)} is not one of {', '.join(DTYPES)}: such a float8 is not read"
         )
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise WeightsError(f"dtype {shown(dtype)} is not one of {', '.join(DTYPES)}")
@@ -169,6 +194,20 @@ def _tensor_info(entry: Any, offset: int) -> TensorInfo:
             f"{dtype} of shape {shown(shape)} takes {shown(expected)} bytes, not {stop - start}"
         )
     return TensorInfo(dtype, tuple(shape), offset + start, offset + stop)
+
+
+def _is_crowded(text: bytes) -> bool:
+    """Whether JSON would make more of a text than a header has; known before it makes anything."""
+    if len(text) <= _MAX_OUTSIDE and text.count(b'"') <= 2 * _MAX_TEXTS:
+        return False
+    # The metadata may be few texts that are as long as they like.
+    outside = end = 0
+    for count, string in enumerate(_TEXT.finditer(text), 1):
+        outside += string.start() - end
+        end = string.end()
+        if count > _MAX_TEXTS or outside > _MAX_OUTSIDE:
+            return True
+    return outside + len(text) - end > _MAX_OUTSIDE
 
 
 def _is_sizes(value: Any) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from numbers import Real
 from typing import Any, Literal, get_args
 
-from keras_sd.noise import Levels, NoiseTable
+from keras_sd.noise import FinalSigma, Levels, NoisePath, Size, for_run
 from keras_sd.registry import get_schedule
-from keras_sd.schedules import FinalSigma, Schedule, checked_steps, from_timesteps
+from keras_sd.sampler import label
+from keras_sd.schedules import Schedule, checked_steps, from_timesteps
 
 __all__ = ["StepsMode", "make_levels"]
 
@@ -18,10 +18,11 @@ StepsMode = Literal["run", "schedule"]
 
 def make_levels(
     schedule: str | Mapping[str, Any] | Schedule | Sequence[float] | Levels,
-    table: NoiseTable,
+    path: NoisePath,
     num_steps: int | None = None,
     *,
-    final_sigma: FinalSigma = "zero",
+    final_sigma: FinalSigma | None = None,
+    size: Size | None = None,
     strength: float = 1.0,
     steps_mode: StepsMode = "run",
 ) -> Levels:
@@ -36,12 +37,14 @@ def make_levels(
 
     Args:
         schedule: A name of `keras_sd.registry.list_schedules`, with settings or without, a
-            callable ``(table, num_steps) -> Levels``, a falling list of timesteps, or levels, which
+            callable ``(path, num_steps) -> Levels``, a falling list of timesteps, or levels, which
             are run as they are.
-        table: The model's training noise.
+        path: The model's training noise, as a `keras_sd.noise.NoiseTable`.
         num_steps: The number of steps; may be left out for a list and for levels.
-        final_sigma: ``"zero"`` or ``"first"``, see `keras_sd.schedules`. It is given to a callable
-            that has an argument of this name, not bound already; others decide for themselves.
+        final_sigma: Where the run ends, ``"zero"`` or ``"first"``; None is ``path.end``. A schedule
+            finds it there, as ``path.end``.
+        size: Height and width of the pictures in pixels; None is ``path.size``, where a schedule
+            finds it.
         strength: In (0, 1]; 1 is the whole schedule.
         steps_mode: ``"run"`` or ``"schedule"``. A list and levels are run whole or by
             ``"schedule"``.
@@ -54,30 +57,35 @@ def make_levels(
             1], or a callable's result that is not ``num_steps + 1`` levels of falling noise.
         TypeError: `num_steps` is not an integer, or a callable returned something else than levels.
     """
-    if not isinstance(strength, int | float) or not 0 < strength <= 1:
+    number = isinstance(strength, Real) and not isinstance(strength, bool)
+    if not number or not 0 < strength <= 1:
         raise ValueError(
             f"strength must be above 0 (the picture stays as it is) and at most 1 (nothing of it "
             f"is left), got {strength!r}."
         )
     if steps_mode not in get_args(StepsMode):
         raise ValueError(f"steps_mode must be 'run' or 'schedule', got {steps_mode!r}.")
+    strength = float(strength)
+    path = for_run(path, final_sigma=final_sigma, size=size)
     if isinstance(schedule, str | Mapping):
         schedule = get_schedule(schedule)
     if not callable(schedule):
-        levels = _listed(schedule, table, num_steps, final_sigma)
+        levels = _listed(schedule, path, num_steps)
         if strength < 1 and steps_mode == "run":
             raise ValueError(
                 "A list of timesteps says itself where a run begins: give strength=1, or "
                 f"steps_mode='schedule' for the last {strength:g} of it."
             )
         return _last(levels, strength)
+    schedule = get_schedule(schedule)  # which checks that it can be called so
     if num_steps is None:
         raise ValueError("num_steps is needed, unless the schedule is a list of timesteps.")
+    num_steps = checked_steps(path, num_steps)
     if steps_mode == "schedule":
-        return _last(_whole(schedule, table, num_steps, final_sigma), strength)
+        return _last(_whole(schedule, path, num_steps), strength)
     if strength == 1:
-        return _whole(schedule, table, num_steps, final_sigma)
-    return _lowest(schedule, table, num_steps, final_sigma, strength)
+        return _whole(schedule, path, num_steps)
+    return _lowest(schedule, path, num_steps, strength)
 
 
 def _last(levels: Levels, strength: float) -> Levels:
@@ -85,56 +93,36 @@ def _last(levels: Levels, strength: float) -> Levels:
     return levels[-max(1, int((len(levels) - 1) * strength)) - 1 :]
 
 
-def _lowest(
-    schedule: Schedule,
-    table: NoiseTable,
-    num_steps: int,
-    final_sigma: FinalSigma,
-    strength: float,
-) -> Levels:
+def _lowest(schedule: Schedule, path: NoisePath, num_steps: int, strength: float) -> Levels:
     """A whole schedule over the lowest part of the timesteps."""
-    lowest = NoiseTable(table.alphas_cumprod[: max(2, round(strength * len(table)))])
+    lowest = path.lowest(strength)
+    few = (
+        f"Strength {strength:g} has {len(lowest)} of the {len(path)} timesteps, in which "
+        f"{num_steps} steps of this schedule do not fit: take fewer steps, more strength, or "
+        "steps_mode='schedule'."
+    )
+    if num_steps > len(lowest):
+        raise ValueError(few)
     try:
-        levels = _whole(schedule, lowest, num_steps, final_sigma)
-    except ValueError:
-        _whole(schedule, table, num_steps, final_sigma)  # raises what is wrong at any strength
-        fit = (n for n in range(len(lowest), 0, -1) if _can(schedule, lowest, n, final_sigma))
-        most = next(fit, None)
-        if most is None:
-            raise
-        raise ValueError(
-            f"Not more than {most} steps fit strength {strength:g}, which has {len(lowest)} of the "
-            f"{len(table)} timesteps, got num_steps {num_steps}: take fewer, more strength, or "
-            "steps_mode='schedule'."
-        ) from None
-    start, top = levels[0], lowest.level(len(lowest) - 1)
+        levels = _whole(schedule, lowest, num_steps)
+    except ValueError as error:
+        _whole(schedule, path, num_steps)  # raises what is wrong at any strength
+        raise ValueError(f"{few} {error}") from error
+    start, top = levels[0], lowest.noisiest
     if not top.t / 2 - 1 <= start.t <= top.t or start.ratio > top.ratio * (1 + 1e-6):
         raise ValueError(
             f"Strength {strength:g} is timestep {top.t:g}, but {num_steps} step(s) of this "
             f"schedule begin at {start.t:g}: take more steps, 'trailing', or "
-            "steps_mode='schedule'. A schedule of one's own follows the table that it is given."
+            "steps_mode='schedule'. A schedule of one's own follows the path that it is given."
         )
     return levels
 
 
-def _can(schedule: Schedule, table: NoiseTable, num_steps: int, final_sigma: FinalSigma) -> bool:
-    try:
-        _whole(schedule, table, num_steps, final_sigma)
-    except ValueError:
-        return False
-    return True
-
-
-def _listed(
-    schedule: Sequence[float] | Levels,
-    table: NoiseTable,
-    num_steps: int | None,
-    final_sigma: FinalSigma,
-) -> Levels:
+def _listed(schedule: Sequence[float] | Levels, path: NoisePath, num_steps: int | None) -> Levels:
     if isinstance(schedule, Levels):
         levels = schedule
     else:
-        levels = from_timesteps(table, list(schedule), final_sigma=final_sigma)
+        levels = from_timesteps(path, _timesteps(schedule))
     if num_steps is not None and num_steps != len(levels) - 1:
         raise ValueError(
             f"num_steps is {num_steps}, but the list has {len(levels) - 1} timesteps: leave "
@@ -143,31 +131,28 @@ def _listed(
     return levels
 
 
-def _whole(
-    schedule: Schedule, table: NoiseTable, num_steps: int, final_sigma: FinalSigma
-) -> Levels:
-    num_steps = checked_steps(table, num_steps)
-    end = {"final_sigma": final_sigma} if _asks_for_the_end(schedule) else {}
-    levels = schedule(table, num_steps, **end)
-    name = getattr(schedule, "__name__", repr(schedule))
+def _timesteps(given: Any) -> list[float]:
+    try:
+        if isinstance(given, Set | bytes):
+            raise TypeError
+        return [float(t) for t in given]
+    except (TypeError, ValueError):
+        raise TypeError(
+            "A schedule is a name, a callable (path, num_steps) -> Levels, levels, or a falling "
+            f"list of timesteps, got {label(given)}."
+        ) from None
+
+
+def _whole(schedule: Schedule, path: NoisePath, num_steps: int) -> Levels:
+    levels = schedule(path, num_steps)
     if not isinstance(levels, Levels):
         raise TypeError(
-            f"Schedule {name} must return keras_sd.noise.Levels, but returned "
+            f"Schedule {label(schedule)} must return keras_sd.noise.Levels, but returned "
             f"{type(levels).__name__}."
         )
     if len(levels) != num_steps + 1:
         raise ValueError(
-            f"Schedule {name} returned {len(levels)} levels for {num_steps} steps; "
+            f"Schedule {label(schedule)} returned {len(levels)} levels for {num_steps} steps; "
             f"{num_steps} steps need {num_steps + 1}."
         )
-    return levels
-
-
-def _asks_for_the_end(schedule: Schedule) -> bool:
-    """Whether a schedule takes `final_sigma`, and does not have it bound."""
-    if isinstance(schedule, functools.partial) and "final_sigma" in schedule.keywords:
-        return False
-    try:
-        return "final_sigma" in inspect.signature(schedule).parameters
-    except (TypeError, ValueError):  # it has none to read, so it is not ours
-        return False
+    return levels if levels.path else Levels(levels, path=path.at_ratio)

@@ -11,12 +11,31 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, SupportsIndex, overload
+from typing import Any, Literal, Protocol, Self, SupportsIndex, TypeVar, overload, runtime_checkable
 
-__all__ = ["CLEAN", "Level", "Levels", "NoiseTable", "denoised", "epsilon", "transfer"]
+__all__ = [
+    "CLEAN",
+    "FinalSigma",
+    "FlowPath",
+    "Level",
+    "Levels",
+    "NoisePath",
+    "NoiseTable",
+    "Size",
+    "denoised",
+    "epsilon",
+    "for_run",
+    "transfer",
+]
+
+FinalSigma = Literal["zero", "first"]
+"""Where a run ends: at the clean latent, or at the first training level."""
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
 
 
 @dataclass(frozen=True)
@@ -187,19 +206,98 @@ def denoised(x: Any, eps: Any, level: Level) -> Any:
     return (x - level.sigma * eps) / level.alpha
 
 
+@runtime_checkable
+class NoisePath(Protocol):
+    """What a schedule is given: a model's training noise, where a run ends, its pictures' size.
+
+    `NoiseTable` and `FlowPath` are paths. Another is a frozen dataclass with these names, of which
+    `end` and `size` are fields with the defaults CLEAN and None.
+    """
+
+    @property
+    def noisiest(self) -> Level:
+        """The noisiest level; its alpha may be 0. A whole run begins here."""
+        ...
+
+    @property
+    def first(self) -> Level:
+        """The least noisy level that the model was trained on."""
+        ...
+
+    @property
+    def end(self) -> Level:
+        """Where the last step ends: CLEAN, or `first`."""
+        ...
+
+    @property
+    def size(self) -> Size | None:
+        """Height and width of the pictures in pixels, before the autoencoder makes them latents;
+        None where nobody said."""
+        ...
+
+    def __len__(self) -> int:
+        """The number of training timesteps, one apart, from that of `first` to that of `noisiest`:
+        the most steps that a run can have."""
+        ...
+
+    def level(self, t: float) -> Level:
+        """The level of a timestep, whole or fractional, a ValueError outside the path."""
+        ...
+
+    def at_ratio(self, ratio: float) -> Level:
+        """The level with this ``sigma / alpha``, of the timestep that the model knows there."""
+        ...
+
+    def lowest(self, strength: float) -> Self:
+        """The part of the path with the lowest `strength` of its timesteps, for a run that begins
+        at a picture; `strength` is in (0, 1]."""
+        ...
+
+
+_Path = TypeVar("_Path", bound=NoisePath)
+
+
+def for_run(
+    path: _Path, *, final_sigma: FinalSigma | None = None, size: Size | None = None
+) -> _Path:
+    """A path as a run of a size has it.
+
+    Args:
+        path: A `NoisePath`.
+        final_sigma: ``"zero"`` ends at the clean latent, ``"first"`` at the first training level,
+            None where the path ends already.
+        size: Height and width of the pictures in pixels, None is the path's own.
+
+    Returns:
+        A path of the same noise.
+
+    Raises:
+        ValueError: `final_sigma` is something else.
+    """
+    if final_sigma not in (None, "zero", "first"):
+        raise ValueError(f"final_sigma must be 'zero' or 'first', got {final_sigma!r}.")
+    end = {None: path.end, "zero": CLEAN, "first": path.first}[final_sigma]
+    return replace(path, end=end, size=size or path.size)  # type: ignore[type-var]
+
+
 @dataclass(frozen=True)
 class NoiseTable:
-    """The noise a model was trained with: ``abar[t]`` for every training timestep, as in DDPM.
+    """The noise a model was trained with: ``abar[t]`` for every training timestep, as in DDPM. A
+    `NoisePath`.
 
     Args:
         alphas_cumprod: ``abar[t]``, the squared alpha of timestep t, strictly falling inside [0,
             1). The last may be 0 (zero terminal SNR).
+        end: Where the last step of a run ends, see `NoisePath`.
+        size: Of a run's pictures, see `NoisePath`.
 
     Raises:
         ValueError: The values do not fall, or leave [0, 1).
     """
 
     alphas_cumprod: tuple[float, ...]
+    end: Level = CLEAN
+    size: Size | None = None
 
     def __post_init__(self) -> None:
         table = tuple(float(a) for a in self.alphas_cumprod)
@@ -246,6 +344,21 @@ class NoiseTable:
 
     def __len__(self) -> int:
         return len(self.alphas_cumprod)
+
+    @property
+    def noisiest(self) -> Level:
+        """The level of the last timestep."""
+        return self.level(len(self) - 1)
+
+    @property
+    def first(self) -> Level:
+        """The level of timestep 0."""
+        return self.level(0)
+
+    def lowest(self, strength: float) -> NoiseTable:
+        """The table of the lowest `strength` of the timesteps, at least two of them."""
+        kept = max(2, round(strength * len(self)))
+        return replace(self, alphas_cumprod=self.alphas_cumprod[:kept])
 
     @cached_property
     def betas(self) -> tuple[float, ...]:
@@ -304,6 +417,73 @@ class NoiseTable:
     def at_ratio(self, ratio: float) -> Level:
         """The level with this ``sigma / alpha`` exactly, its timestep by `timestep`."""
         return _variance_preserving(self.timestep(ratio), ratio)
+
+
+@dataclass(frozen=True)
+class FlowPath:
+    """The noise of flow matching and rectified flow: ``alpha = 1 - sigma``, the timestep
+    `num_train_timesteps` times sigma (Liu et al. 2022; Esser et al. 2024). A `NoisePath`.
+
+    Args:
+        num_train_timesteps: The timestep of pure noise.
+        top: The noisiest timestep of this run, 1 up to `num_train_timesteps`; None is that one.
+        end: Where the last step of a run ends, see `NoisePath`.
+        size: Of a run's pictures, see `NoisePath`.
+
+    Raises:
+        ValueError: There is no noise, or `top` is not on the path.
+    """
+
+    num_train_timesteps: int = 1000
+    top: int | None = None
+    end: Level = CLEAN
+    size: Size | None = None
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self) <= self.num_train_timesteps:
+            raise ValueError(
+                "A path needs at least two timesteps, and its top is one of them, got "
+                f"num_train_timesteps {self.num_train_timesteps} and top {self.top}."
+            )
+
+    def __len__(self) -> int:
+        return self.num_train_timesteps if self.top is None else self.top
+
+    @property
+    def noisiest(self) -> Level:
+        """The level of the top; pure noise if it is the whole path's."""
+        return self.level(len(self))
+
+    @property
+    def first(self) -> Level:
+        """The level of timestep 1."""
+        return self.level(1)
+
+    def level(self, t: float) -> Level:
+        """The level of a timestep.
+
+        Args:
+            t: In [1, len(path)].
+
+        Returns:
+            A `Level` with ``alpha + sigma == 1``.
+
+        Raises:
+            ValueError: `t` is outside the path.
+        """
+        if not 1 <= t <= len(self):
+            raise ValueError(f"Timestep {t} is outside the path, which has 1 to {len(self)}.")
+        sigma = t / self.num_train_timesteps
+        return Level(float(t), 1 - sigma, sigma)
+
+    def at_ratio(self, ratio: float) -> Level:
+        """The level with this ``sigma / alpha``, of any timestep from 0 up."""
+        sigma = 1.0 if math.isinf(ratio) else ratio / (1 + ratio)
+        return Level(self.num_train_timesteps * sigma, 1 - sigma, sigma)
+
+    def lowest(self, strength: float) -> FlowPath:
+        """The path of the lowest `strength` of the timesteps, at least two of them."""
+        return replace(self, top=max(2, round(strength * len(self))))
 
 
 def _variance_preserving(t: float, ratio: float) -> Level:

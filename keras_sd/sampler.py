@@ -18,7 +18,9 @@ The clauses, which error messages and the conformance kit (`keras_sd.testing`) c
    0 or not; the first alpha may be 0. Look between two of them with ``levels.between(now, nxt,
    fraction)``.
 2. **denoise(x, level)** gives the clean latent x0, guidance included. Call it as often as you like,
-   before the first yield at least once, and never at sigma 0.
+   before the first yield at least once, and never at sigma 0. ``denoise.parts(x, level)``, which a
+   host may have, gives the conditional and the unconditional x0 of one evaluation instead, for
+   methods that guide in a way of their own; see ``needs_parts``.
 3. **noise(now, nxt)** gives standard normal numbers shaped like x and is the only randomness: new
    ones at each call, or those of one Brownian path, see ``brownian``.
 4. **Yield exactly once per interval**, the latent at its end, whatever the number of evaluations:
@@ -39,7 +41,9 @@ A sampler may declare, as class attributes or properties, what the kit then expe
 * ``reads_tensors`` (default False): it reads tensors as numbers (an adaptive method's error norm);
 * ``brownian`` (default False): its noise is that of one Brownian path, so that the noise of an
   interval is the sum of its parts', and runs of more steps come to the same picture;
-* ``consistency`` (default False): its model is a consistency model, whose x0 is the end of the ODE.
+* ``consistency`` (default False): its model is a consistency model, whose x0 is the end of the ODE;
+* ``needs_parts`` (default False): it calls ``denoise.parts``, and a run whose denoise has none is a
+  ValueError before it starts.
 """
 
 from __future__ import annotations
@@ -55,7 +59,8 @@ Array = Any
 """A NumPy array or a tensor of any backend."""
 
 Denoise = Callable[[Array, Level], Array]
-"""``denoise(x, level) -> x0``: the model's clean latent, shaped like x."""
+"""``denoise(x, level) -> x0``: the model's clean latent, shaped like x. It may have a method
+``parts(x, level) -> (conditional x0, unconditional x0)``."""
 
 Noise = Callable[[Level, Level], Array]
 """``noise(now, nxt) -> n``: standard normal, shaped like x."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_sd.noise import Level, Levels
-from keras_sd.sampler import Array, Denoise, Noise, Sampler
+from keras_sd.sampler import Array, Denoise, Noise, Sampler, label
 
 __all__ = ["SamplerContractError", "Step", "sample"]
 
@@ -30,7 +30,7 @@ class Step:
         total: The number of intervals.
         level: The level reached.
         latent: The latent at that level.
-        x0: The last clean latent the model predicted.
+        x0: The last clean latent the model predicted, of ``denoise.parts`` the conditional one.
         evaluations: How often the model has been called so far.
     """
 
@@ -92,18 +92,25 @@ def sample(
         An iterator of ``len(levels) - 1`` steps.
 
     Raises:
-        ValueError: There are fewer than two levels.
+        ValueError: There are fewer than two levels, or the sampler needs ``denoise.parts`` and this
+            `denoise` has none.
         TypeError: `levels` is not `Levels`, or `sampler` is a class or not callable.
         SamplerContractError: While iterating, when the sampler breaks a clause of its contract.
     """
     if isinstance(sampler, type) or not callable(sampler):
         raise TypeError(
-            f"sampler must be an instance with the sampler contract's __call__, got {sampler!r}."
+            f"sampler must be an instance with the sampler contract's __call__, got "
+            f"{label(sampler)}."
         )
     if not isinstance(levels, Levels):
         raise TypeError(f"levels must be keras_sd.noise.Levels, got {type(levels).__name__}.")
     if len(levels) < 2:
         raise ValueError(f"A run needs at least two levels, got {len(levels)}.")
+    if getattr(sampler, "needs_parts", False) and not hasattr(denoise, "parts"):
+        raise ValueError(
+            f"Sampler {label(sampler)} needs both halves of guidance, denoise.parts(x, level), "
+            "which this denoise does not give: take another sampler, or a run with guidance."
+        )
     return _steps(sampler, denoise, x, levels, noise, preview)
 
 
@@ -118,27 +125,15 @@ def _steps(
     name = getattr(sampler, "__name__", type(sampler).__name__)
     total = len(levels) - 1
     intervals = f"{total} interval{'s' if total > 1 else ''}"
-    x0: Array = None
-    evaluations = 0
-
-    def counted(x: Array, level: Level) -> Array:
-        nonlocal x0, evaluations
-        if not level.sigma > 0:
-            raise SamplerContractError(
-                f"Sampler {name!r} called denoise at sigma 0; the contract is never: there is no "
-                f"noise left to predict {_CONTRACT}."
-            )
-        x0 = denoise(x, level)
-        evaluations += 1
-        return x0
-
-    run = sampler(counted, x, levels, noise)
-    if not isinstance(run, Iterator):
-        raise SamplerContractError(
-            f"Sampler {name!r} returned {type(run).__name__} where the contract is a generator: "
-            f"yield the latent once per interval {_CONTRACT}."
-        )
+    host = _Host(denoise, noise, name)
+    run: Iterator[Array] | None = None
     try:
+        run = sampler(host.denoise, x, levels, host.noise)
+        if not isinstance(run, Iterator):
+            raise SamplerContractError(
+                f"Sampler {name!r} returned {type(run).__name__} where the contract is a "
+                f"generator: yield the latent once per interval {_CONTRACT}."
+            )
         pending: Step | None = None
         for latent in run:
             index = pending.index + 1 if pending else 1
@@ -149,12 +144,12 @@ def _steps(
                 )
             _check_kept(name, "shape", _shape(latent), _shape(x))
             _check_kept(name, "dtype", getattr(latent, "dtype", None), getattr(x, "dtype", None))
-            if not evaluations:
+            if not host.evaluations:
                 raise SamplerContractError(
                     f"Sampler {name!r} yielded before its first call of denoise; "
                     f"the contract is to call it first {_CONTRACT}."
                 )
-            pending = Step(index, total, levels[index], latent, x0, evaluations, preview)
+            pending = Step(index, total, levels[index], latent, host.x0, host.evaluations, preview)
             # The last step waits until the generator has ended, so that a wrong count is an error
             # even for a caller who stops there.
             if index < total:
@@ -166,10 +161,68 @@ def _steps(
                 f"{intervals}; the contract is one per interval {_CONTRACT}."
             )
         yield pending
+    except SystemExit as error:
+        if error is host.raised:
+            raise
+        raise SamplerContractError(
+            f"Sampler {name!r} called sys.exit: no sampler ends the program {_CONTRACT}."
+        ) from error
     finally:
         close = getattr(run, "close", None)
         if close is not None:
             close()
+
+
+class _Host:
+    """What a sampler is given by the host, counted and held to the contract.
+
+    Args:
+        denoise: The model; it may have ``parts``.
+        noise: The randomness.
+        name: The sampler's, for messages.
+    """
+
+    def __init__(self, denoise: Denoise, noise: Noise, name: str) -> None:
+        self._denoise, self._noise, self._name = denoise, noise, name
+        self.x0: Array = None
+        self.evaluations = 0
+        self.raised: BaseException | None = None
+
+    @property
+    def denoise(self) -> Denoise:
+        def denoise(x: Array, level: Level) -> Array:
+            self.x0 = self._evaluated(self._denoise, x, level)
+            return self.x0
+
+        def parts(x: Array, level: Level) -> tuple[Array, Array]:
+            conditional, unconditional = self._evaluated(given, x, level)
+            self.x0 = conditional
+            return conditional, unconditional
+
+        given: Any = getattr(self._denoise, "parts", None)
+        if given is not None:
+            denoise.parts = parts  # type: ignore[attr-defined]
+        return denoise
+
+    def noise(self, now: Level, nxt: Level) -> Array:
+        return self._passed(self._noise, now, nxt)
+
+    def _evaluated(self, function: Callable[..., Any], x: Array, level: Level) -> Any:
+        if not level.sigma > 0:
+            raise SamplerContractError(
+                f"Sampler {self._name!r} called denoise at sigma 0; the contract is never: there "
+                f"is no noise left to predict {_CONTRACT}."
+            )
+        found = self._passed(function, x, level)
+        self.evaluations += 1
+        return found
+
+    def _passed(self, function: Callable[..., Any], *given: Any) -> Any:
+        try:
+            return function(*given)
+        except BaseException as error:
+            self.raised = error
+            raise
 
 
 def _shape(array: Array) -> tuple[int, ...] | None:

@@ -1,12 +1,15 @@
 """Schedules: which noise levels a run visits. The schedule belongs to the run, never to the
 sampler.
 
-A schedule is any callable ``(table, num_steps) -> Levels`` with ``num_steps + 1`` levels. Those
-here take settings by keyword, and one that all have, `final_sigma`: where the last step ends.
-``"zero"`` is the clean latent, sigma 0; ``"first"`` is the model's first training level,
-``abar[0]``, as Stable Diffusion's own DDIM and PNDM configurations end (``set_alpha_to_one =
-false`` in their files). A schedule that is equally spaced in something has its last point there
-with ``"first"``, and takes one step more, to 0, with ``"zero"``.
+A schedule is any callable ``(path, num_steps) -> Levels`` with ``num_steps + 1`` levels. The path
+is a `keras_sd.noise.NoisePath`: the noise that the model was trained with, and where the run ends,
+``path.end``. That is the clean latent, sigma 0, or the model's first training level, ``abar[0]``,
+as Stable Diffusion's own DDIM and PNDM configurations end (``set_alpha_to_one = false`` in their
+files). A schedule that is equally spaced in something has its last point at the first level, and
+takes one step more to end at 0.
+
+Those here take settings by keyword, and one that all have: `final_sigma`, ``"zero"`` or
+``"first"``, decides where the run ends, whatever the path says.
 
 A run finds them by name, with those of other distributions: `keras_sd.registry`. What to choose,
 and how to write one: ``docs/schedules.md``.
@@ -20,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Literal, SupportsIndex
 
-from keras_sd.noise import CLEAN, Level, Levels, NoiseTable
+from keras_sd.noise import FinalSigma, Level, Levels, NoisePath, NoiseTable, for_run
 
 __all__ = [
     "FinalSigma",
@@ -44,9 +47,8 @@ __all__ = [
     "trailing",
 ]
 
-FinalSigma = Literal["zero", "first"]
 Schedule = Callable[..., Levels]
-"""``(table, num_steps) -> Levels``, settings by keyword."""
+"""``(path, num_steps) -> Levels``, settings by keyword."""
 
 _ALIGN_YOUR_STEPS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
 """Sigma / alpha of ten steps of Stable Diffusion 1.5, published with Sabour et al. 2024."""
@@ -56,7 +58,7 @@ _ALIGN_YOUR_STEPS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.
 
 
 def leading(
-    table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero", steps_offset: int = 1
+    path: NoisePath, num_steps: int, *, final_sigma: FinalSigma | None = None, steps_offset: int = 1
 ) -> Levels:
     """Every k-th timestep counted from the clean end, as Stable Diffusion's DDIM and PNDM run.
 
@@ -64,9 +66,9 @@ def leading(
     `steps_offset`), see Lin et al. 2023, table 2. For very few steps use `trailing`.
 
     Args:
-        table: The model's training noise.
-        num_steps: From 1 to ``len(table)``.
-        final_sigma: ``"zero"`` or ``"first"``, see this module.
+        path: The model's training noise.
+        num_steps: From 1 to ``len(path)``.
+        final_sigma: ``"zero"`` or ``"first"``, None as the path says; see this module.
         steps_offset: Added to every timestep; 1 in Stable Diffusion's configurations.
 
     Returns:
@@ -75,19 +77,22 @@ def leading(
     Raises:
         ValueError: `num_steps` or `steps_offset` does not fit the table.
     """
-    num_steps = checked_steps(table, num_steps)
-    gap = len(table) // num_steps
+    path = for_run(path, final_sigma=final_sigma)
+    num_steps = checked_steps(path, num_steps)
+    gap = len(path) // num_steps
     timesteps = [i * gap + steps_offset for i in reversed(range(num_steps))]
-    if timesteps[0] >= len(table) or steps_offset < 0:
+    if timesteps[0] >= len(path) or steps_offset < 0:
         raise ValueError(
             f"leading with {num_steps} steps and steps_offset {steps_offset} runs from timestep "
-            f"{timesteps[0]} to {timesteps[-1]}, but the noise table has 0 to {len(table) - 1}: "
+            f"{timesteps[0]} to {timesteps[-1]}, but the noise table has 0 to {len(path) - 1}: "
             "take fewer steps or 'trailing'."
         )
-    return from_timesteps(table, timesteps, final_sigma=final_sigma)
+    return _timesteps(path, timesteps)
 
 
-def ddim_uniform(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero") -> Levels:
+def ddim_uniform(
+    path: NoisePath, num_steps: int, *, final_sigma: FinalSigma | None = None
+) -> Levels:
     """Every k-th timestep from 1 up to the noisiest that is met, as the first code of DDIM and
     ComfyUI's ``ddim_uniform`` have it.
 
@@ -95,9 +100,9 @@ def ddim_uniform(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma =
     more steps than asked for (31 for 30); here the noisiest `num_steps` of them are run.
 
     Args:
-        table: The model's training noise.
-        num_steps: From 1 to ``len(table) - 1``.
-        final_sigma: ``"zero"`` or ``"first"``, see this module.
+        path: The model's training noise.
+        num_steps: From 1 to ``len(path) - 1``.
+        final_sigma: ``"zero"`` or ``"first"``, None as the path says; see this module.
 
     Returns:
         ``num_steps + 1`` levels.
@@ -105,23 +110,24 @@ def ddim_uniform(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma =
     Raises:
         ValueError: `num_steps` does not fit the table.
     """
-    num_steps = checked_steps(table, num_steps)
-    timesteps = range(1, len(table), len(table) // num_steps)[::-1]
+    path = for_run(path, final_sigma=final_sigma)
+    num_steps = checked_steps(path, num_steps)
+    timesteps = range(1, len(path), len(path) // num_steps)[::-1]
     if len(timesteps) < num_steps:
         raise ValueError(
-            f"ddim_uniform leaves out timestep 0, so that {len(table)} timesteps give at most "
+            f"ddim_uniform leaves out timestep 0, so that {len(path)} timesteps give at most "
             f"{len(timesteps)} steps, not {num_steps}: take fewer steps or 'trailing'."
         )
-    return from_timesteps(table, timesteps[:num_steps], final_sigma=final_sigma)
+    return _timesteps(path, timesteps[:num_steps])
 
 
-def trailing(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero") -> Levels:
+def trailing(path: NoisePath, num_steps: int, *, final_sigma: FinalSigma | None = None) -> Levels:
     """Equal steps counted from the noisiest timestep, rounded (Lin et al. 2023, table 2).
 
     Args:
-        table: The model's training noise.
-        num_steps: From 1 to ``len(table)``.
-        final_sigma: ``"zero"`` or ``"first"``, see this module.
+        path: The model's training noise.
+        num_steps: From 1 to ``len(path)``.
+        final_sigma: ``"zero"`` or ``"first"``, None as the path says; see this module.
 
     Returns:
         ``num_steps + 1`` levels.
@@ -129,21 +135,22 @@ def trailing(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "ze
     Raises:
         ValueError: `num_steps` does not fit the table.
     """
-    num_steps = checked_steps(table, num_steps)
-    size = len(table)
+    path = for_run(path, final_sigma=final_sigma)
+    num_steps = checked_steps(path, num_steps)
+    size = len(path)
     timesteps = [round(size - i * (size / num_steps)) - 1 for i in range(num_steps)]
-    return from_timesteps(table, timesteps, final_sigma=final_sigma)
+    return _timesteps(path, timesteps)
 
 
-def simple(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero") -> Levels:
+def simple(path: NoisePath, num_steps: int, *, final_sigma: FinalSigma | None = None) -> Levels:
     """Equal steps counted from the noisiest timestep, rounded up, as ComfyUI's ``simple``.
 
     It is `trailing` where `num_steps` divides the table, and at most one timestep off elsewhere.
 
     Args:
-        table: The model's training noise.
-        num_steps: From 1 to ``len(table)``.
-        final_sigma: ``"zero"`` or ``"first"``, see this module.
+        path: The model's training noise.
+        num_steps: From 1 to ``len(path)``.
+        final_sigma: ``"zero"`` or ``"first"``, None as the path says; see this module.
 
     Returns:
         ``num_steps + 1`` levels.
@@ -151,14 +158,15 @@ def simple(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero
     Raises:
         ValueError: `num_steps` does not fit the table.
     """
-    num_steps = checked_steps(table, num_steps)
-    gap = len(table) / num_steps
-    timesteps = [len(table) - 1 - int(i * gap) for i in range(num_steps)]
-    return from_timesteps(table, timesteps, final_sigma=final_sigma)
+    path = for_run(path, final_sigma=final_sigma)
+    num_steps = checked_steps(path, num_steps)
+    gap = len(path) / num_steps
+    timesteps = [len(path) - 1 - int(i * gap) for i in range(num_steps)]
+    return _timesteps(path, timesteps)
 
 
 def lcm(
-    table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero", skip: int = 20
+    path: NoisePath, num_steps: int, *, final_sigma: FinalSigma | None = None, skip: int = 20
 ) -> Levels:
     """Equally spaced among the timesteps that a consistency model was distilled at, as
     diffusers' LCMScheduler.
@@ -168,10 +176,10 @@ def lcm(
     finer grid. A run of part of the noise keeps to the same timesteps.
 
     Args:
-        table: The model's training noise.
-        num_steps: From 1 to ``len(table)``; such models are made for 1 to 8.
-        final_sigma: ``"zero"`` or ``"first"``, see this module.
-        skip: From 1 to ``len(table)``; 20 of 1000 in the paper and in published models.
+        path: The model's training noise.
+        num_steps: From 1 to ``len(path)``; such models are made for 1 to 8.
+        final_sigma: ``"zero"`` or ``"first"``, None as the path says; see this module.
+        skip: From 1 to ``len(path)``; 20 of 1000 in the paper and in published models.
 
     Returns:
         ``num_steps + 1`` levels.
@@ -179,16 +187,17 @@ def lcm(
     Raises:
         ValueError: `num_steps` or `skip` does not fit the table.
     """
-    num_steps = checked_steps(table, num_steps)
+    path = for_run(path, final_sigma=final_sigma)
+    num_steps = checked_steps(path, num_steps)
     if skip < 1:
         raise ValueError(f"skip must be a number of timesteps from 1 up, got {skip}.")
-    gap = min(skip, len(table) // num_steps)
-    distilled = range(gap - 1, len(table), gap)[::-1]
+    gap = min(skip, len(path) // num_steps)
+    distilled = range(gap - 1, len(path), gap)[::-1]
     timesteps = [distilled[i * len(distilled) // num_steps] for i in range(num_steps)]
-    return from_timesteps(table, timesteps, final_sigma=final_sigma)
+    return _timesteps(path, timesteps)
 
 
-def linspace(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero") -> Levels:
+def linspace(path: NoisePath, num_steps: int, *, final_sigma: FinalSigma | None = None) -> Levels:
     """Equal fractional timesteps from the noisiest to the first, as diffusers' Euler does by
     default.
 
@@ -196,9 +205,9 @@ def linspace(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "ze
     step stands still. One step starts at the noisiest level (diffusers' starts at timestep 0).
 
     Args:
-        table: The model's training noise.
-        num_steps: From 1 to ``len(table)``.
-        final_sigma: ``"zero"`` or ``"first"``, see this module.
+        path: The model's training noise.
+        num_steps: From 1 to ``len(path)``.
+        final_sigma: ``"zero"`` or ``"first"``, None as the path says; see this module.
 
     Returns:
         ``num_steps + 1`` levels.
@@ -206,12 +215,13 @@ def linspace(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "ze
     Raises:
         ValueError: `num_steps` does not fit the table.
     """
-    top = len(table) - 1
-    timesteps = [top - f * top for f in _fractions(table, num_steps, final_sigma)]
-    return from_timesteps(table, timesteps, final_sigma=final_sigma)
+    path = for_run(path, final_sigma=final_sigma)
+    top = len(path) - 1
+    timesteps = [top - f * top for f in _fractions(path, num_steps)]
+    return _timesteps(path, timesteps)
 
 
-def normal(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero") -> Levels:
+def normal(path: NoisePath, num_steps: int, *, final_sigma: FinalSigma | None = None) -> Levels:
     """Equal fractional timesteps from the noisiest to the first, as k-diffusion's
     ``get_sigmas``, which web UIs call "Normal" and "Uniform".
 
@@ -219,9 +229,9 @@ def normal(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero
     in its logarithm.
 
     Args:
-        table: The model's training noise.
-        num_steps: From 1 to ``len(table)``.
-        final_sigma: ``"zero"`` or ``"first"``, see this module.
+        path: The model's training noise.
+        num_steps: From 1 to ``len(path)``.
+        final_sigma: ``"zero"`` or ``"first"``, None as the path says; see this module.
 
     Returns:
         ``num_steps + 1`` levels.
@@ -229,10 +239,13 @@ def normal(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero
     Raises:
         ValueError: `num_steps` does not fit the table.
     """
-    return _log_linspace(table, _fractions(table, num_steps, final_sigma), final_sigma)
+    path = for_run(path, final_sigma=final_sigma)
+    return _log_linspace(path, _fractions(path, num_steps))
 
 
-def sgm_uniform(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero") -> Levels:
+def sgm_uniform(
+    path: NoisePath, num_steps: int, *, final_sigma: FinalSigma | None = None
+) -> Levels:
     """`normal` with one step more, of which the last starting point is left out, as Stability's
     generative-models has it.
 
@@ -240,9 +253,9 @@ def sgm_uniform(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = 
     long as the others. With ``final_sigma="first"`` it is `normal`.
 
     Args:
-        table: The model's training noise.
-        num_steps: From 1 to ``len(table)``.
-        final_sigma: ``"zero"`` or ``"first"``, see this module.
+        path: The model's training noise.
+        num_steps: From 1 to ``len(path)``.
+        final_sigma: ``"zero"`` or ``"first"``, None as the path says; see this module.
 
     Returns:
         ``num_steps + 1`` levels.
@@ -250,21 +263,22 @@ def sgm_uniform(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = 
     Raises:
         ValueError: `num_steps` does not fit the table.
     """
-    return _log_linspace(table, _fractions(table, num_steps, "first"), final_sigma)
+    path = for_run(path, final_sigma=final_sigma)
+    return _log_linspace(path, _fractions(path, num_steps, inside=True))
 
 
 # Sigma / alpha
 
 
 def karras(
-    table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero", rho: float = 7.0
+    path: NoisePath, num_steps: int, *, final_sigma: FinalSigma | None = None, rho: float = 7.0
 ) -> Levels:
     """Equal steps in ``(sigma / alpha) ** (1 / rho)`` (Karras et al. 2022, equation 5).
 
     Args:
-        table: The model's training noise, without zero terminal SNR.
-        num_steps: From 1 to ``len(table)``.
-        final_sigma: ``"zero"`` or ``"first"``, see this module.
+        path: The model's training noise, without zero terminal SNR.
+        num_steps: From 1 to ``len(path)``.
+        final_sigma: ``"zero"`` or ``"first"``, None as the path says; see this module.
         rho: How much shorter the steps get near the clean end, from 0.1 to 100; 7 in the paper.
 
     Returns:
@@ -273,20 +287,23 @@ def karras(
     Raises:
         ValueError: `num_steps` or `rho` does not fit, or the table starts at alpha 0.
     """
+    path = for_run(path, final_sigma=final_sigma)
     _check_setting("rho", rho)
-    high, low = (ratio ** (1 / rho) for ratio in _ends("karras", table))
-    fractions = _fractions(table, num_steps, final_sigma)
+    high, low = (ratio ** (1 / rho) for ratio in _ends("karras", path))
+    fractions = _fractions(path, num_steps)
     ratios = [((1 - f) * high + f * low) ** rho for f in fractions]
-    return from_ratios(table, ratios, final_sigma=final_sigma)
+    return from_ratios(path, ratios)
 
 
-def exponential(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero") -> Levels:
+def exponential(
+    path: NoisePath, num_steps: int, *, final_sigma: FinalSigma | None = None
+) -> Levels:
     """Equal steps in ``log(sigma / alpha)``, the half log-SNR (Lu et al. 2022).
 
     Args:
-        table: The model's training noise, without zero terminal SNR.
-        num_steps: From 1 to ``len(table)``.
-        final_sigma: ``"zero"`` or ``"first"``, see this module.
+        path: The model's training noise, without zero terminal SNR.
+        num_steps: From 1 to ``len(path)``.
+        final_sigma: ``"zero"`` or ``"first"``, None as the path says; see this module.
 
     Returns:
         ``num_steps + 1`` levels.
@@ -294,22 +311,23 @@ def exponential(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = 
     Raises:
         ValueError: `num_steps` does not fit, or the table starts at alpha 0.
     """
-    high, low = (math.log(ratio) for ratio in _ends("exponential", table))
-    fractions = _fractions(table, num_steps, final_sigma)
+    path = for_run(path, final_sigma=final_sigma)
+    high, low = (math.log(ratio) for ratio in _ends("exponential", path))
+    fractions = _fractions(path, num_steps)
     ratios = [math.exp((1 - f) * high + f * low) for f in fractions]
-    return from_ratios(table, ratios, final_sigma=final_sigma)
+    return from_ratios(path, ratios)
 
 
 def polyexponential(
-    table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero", rho: float = 1.0
+    path: NoisePath, num_steps: int, *, final_sigma: FinalSigma | None = None, rho: float = 1.0
 ) -> Levels:
     """Steps in ``log(sigma / alpha)`` that fall off as a power, k-diffusion's
     ``get_sigmas_polyexponential``.
 
     Args:
-        table: The model's training noise, without zero terminal SNR.
-        num_steps: From 1 to ``len(table)``.
-        final_sigma: ``"zero"`` or ``"first"``, see this module.
+        path: The model's training noise, without zero terminal SNR.
+        num_steps: From 1 to ``len(path)``.
+        final_sigma: ``"zero"`` or ``"first"``, None as the path says; see this module.
         rho: The power, from 0.1 to 100: 1 is `exponential`, more has longer steps at the noisy end.
 
     Returns:
@@ -318,21 +336,22 @@ def polyexponential(
     Raises:
         ValueError: `num_steps` or `rho` does not fit, or the table starts at alpha 0.
     """
+    path = for_run(path, final_sigma=final_sigma)
     _check_setting("rho", rho)
-    high, low = (math.log(ratio) for ratio in _ends("polyexponential", table))
-    fractions = _fractions(table, num_steps, final_sigma)
+    high, low = (math.log(ratio) for ratio in _ends("polyexponential", path))
+    fractions = _fractions(path, num_steps)
     ratios = [math.exp(low + (1 - f) ** rho * (high - low)) for f in fractions]
-    return from_ratios(table, ratios, final_sigma=final_sigma)
+    return from_ratios(path, ratios)
 
 
-def kl_optimal(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero") -> Levels:
+def kl_optimal(path: NoisePath, num_steps: int, *, final_sigma: FinalSigma | None = None) -> Levels:
     """Equal steps in ``atan(sigma / alpha)``: what is optimal for normally distributed data (Sabour
     et al. 2024, "Align Your Steps", theorem 3.1).
 
     Args:
-        table: The model's training noise.
-        num_steps: From 1 to ``len(table)``.
-        final_sigma: ``"zero"`` or ``"first"``, see this module.
+        path: The model's training noise.
+        num_steps: From 1 to ``len(path)``.
+        final_sigma: ``"zero"`` or ``"first"``, None as the path says; see this module.
 
     Returns:
         ``num_steps + 1`` levels.
@@ -340,18 +359,20 @@ def kl_optimal(table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "
     Raises:
         ValueError: `num_steps` does not fit the table.
     """
-    high, low = math.atan(table.ratios[-1]), math.atan(table.ratios[0])
-    fractions = _fractions(table, num_steps, final_sigma)
+    path = for_run(path, final_sigma=final_sigma)
+    noisiest = path.noisiest.ratio
+    high, low = math.atan(noisiest), math.atan(path.first.ratio)
+    fractions = _fractions(path, num_steps)
     # The noisiest as it is: in floats, the tangent of the arctangent of infinity is finite.
-    ratios = [math.tan((1 - f) * high + f * low) if f else table.ratios[-1] for f in fractions]
-    return from_ratios(table, ratios, final_sigma=final_sigma)
+    ratios = [math.tan((1 - f) * high + f * low) if f else noisiest for f in fractions]
+    return from_ratios(path, ratios)
 
 
 def beta(
-    table: NoiseTable,
+    path: NoisePath,
     num_steps: int,
     *,
-    final_sigma: FinalSigma = "zero",
+    final_sigma: FinalSigma | None = None,
     alpha: float = 0.6,
     beta: float = 0.6,
     over: Literal["ratios", "timesteps"] = "ratios",
@@ -360,9 +381,9 @@ def beta(
     Sampling is All You Need").
 
     Args:
-        table: The model's training noise; without zero terminal SNR over ratios.
-        num_steps: From 1 to ``len(table)``.
-        final_sigma: ``"zero"`` or ``"first"``, see this module.
+        path: The model's training noise; without zero terminal SNR over ratios.
+        num_steps: From 1 to ``len(path)``.
+        final_sigma: ``"zero"`` or ``"first"``, None as the path says; see this module.
         alpha: Of the distribution, from 0.1 to 100; the smaller, the denser at the clean end.
         beta: The same for the noisy end.
         over: ``"ratios"`` lays the distribution over ``sigma / alpha`` from the noisiest level to
@@ -376,43 +397,45 @@ def beta(
     Raises:
         ValueError: `num_steps` or a setting does not fit, or the table starts at alpha 0.
     """
+    path = for_run(path, final_sigma=final_sigma)
     _check_setting("alpha", alpha)
     _check_setting("beta", beta)
     if over == "timesteps":
-        fractions = _fractions(table, num_steps, "first")
+        fractions = _fractions(path, num_steps, inside=True)
         falling = [1 - _beta_quantile(1 - f, alpha, beta) for f in fractions]
-        return _log_linspace(table, falling, final_sigma)
+        return _log_linspace(path, falling)
     if over != "ratios":
         raise ValueError(f"over must be 'ratios' or 'timesteps', got {over!r}.")
-    high, low = _ends("beta", table)
-    fractions = _fractions(table, num_steps, final_sigma)
+    high, low = _ends("beta", path)
+    fractions = _fractions(path, num_steps)
     ratios = [low + _beta_quantile(1 - f, alpha, beta) * (high - low) for f in fractions]
-    return from_ratios(table, ratios, final_sigma=final_sigma)
+    return from_ratios(path, ratios)
 
 
 def align_your_steps(
-    table: NoiseTable, num_steps: int, *, final_sigma: FinalSigma = "zero"
+    path: NoisePath, num_steps: int, *, final_sigma: FinalSigma | None = None
 ) -> Levels:
     """The levels that NVIDIA found best for Stable Diffusion 1.5 (Sabour et al. 2024, "Align Your
     Steps"): ten published steps, for other numbers interpolated log-linearly as published.
 
     Args:
-        table: Stable Diffusion's training noise, or its less noisy part.
-        num_steps: From 1 to ``len(table)``; found for 10.
-        final_sigma: ``"zero"`` or ``"first"``, see this module.
+        path: Stable Diffusion's training noise, or its less noisy part.
+        num_steps: From 1 to ``len(path)``; found for 10.
+        final_sigma: ``"zero"`` or ``"first"``, None as the path says; see this module.
 
     Returns:
         ``num_steps + 1`` levels.
 
     Raises:
         ValueError: `num_steps` does not fit, or the noise is not Stable Diffusion's, for which
-            the numbers mean nothing; `kl_optimal` is of the same paper and holds for any table.
+            the numbers mean nothing; `kl_optimal` is of the same paper and holds for any path.
     """
-    fractions = _fractions(table, num_steps, "first")
-    theirs = NoiseTable.scaled_linear().ratios[: len(table)]
-    ours = table.ratios[: len(theirs)]
+    path = for_run(path, final_sigma=final_sigma)
+    fractions = _fractions(path, num_steps, inside=True)
+    theirs = NoiseTable.scaled_linear().ratios[: len(path)]
+    ours = [path.level(path.first.t + i).ratio for i in range(len(theirs))]
     same = (math.isclose(a, b, rel_tol=1e-3) for a, b in zip(ours, theirs, strict=True))
-    if len(ours) < len(table) or not all(same):
+    if len(theirs) < len(path) or not all(same):
         raise ValueError(
             "The schedule 'align_your_steps' was found for the training noise of Stable Diffusion, "
             f"sigma / alpha from {theirs[0]:.3g} up, scaled_linear to 0.012, which this model does "
@@ -420,7 +443,7 @@ def align_your_steps(
         )
     logs = [math.log(ratio) for ratio in _ALIGN_YOUR_STEPS]
     # Where on the way from the first to the last of them the table begins.
-    top = min(math.log(table.ratios[-1]), logs[0])
+    top = min(math.log(path.noisiest.ratio), logs[0])
     segment = next(i for i, (a, b) in enumerate(pairwise(logs)) if b < top)
     start = segment + (logs[segment] - top) / (logs[segment] - logs[segment + 1])
     if math.isclose(top, logs[0], abs_tol=1e-4):
@@ -430,21 +453,21 @@ def align_your_steps(
         place = start + f * (len(logs) - 1 - start)
         low = math.floor(place)
         ratios.append(math.exp(logs[low] + (place - low) * (logs[low + 1] - logs[low])))
-    return from_ratios(table, ratios, final_sigma=final_sigma)
+    return from_ratios(path, ratios)
 
 
 # Lists
 
 
 def from_timesteps(
-    table: NoiseTable, timesteps: Sequence[float], *, final_sigma: FinalSigma = "zero"
+    path: NoisePath, timesteps: Sequence[float], *, final_sigma: FinalSigma | None = None
 ) -> Levels:
     """Timesteps of one's own, one step from each.
 
     Args:
-        table: The model's training noise.
+        path: The model's training noise.
         timesteps: Strictly falling, inside the table, whole or fractional.
-        final_sigma: ``"zero"`` or ``"first"``, see this module.
+        final_sigma: ``"zero"`` or ``"first"``, None as the path says; see this module.
 
     Returns:
         ``len(timesteps) + 1`` levels.
@@ -453,6 +476,7 @@ def from_timesteps(
         ValueError: The list is empty, does not fall, leaves the table, or its last timestep is 0
             with ``final_sigma="first"``, which would leave the last step nothing to do.
     """
+    path = for_run(path, final_sigma=final_sigma)
     timesteps = [float(t) for t in timesteps]
     if not timesteps:
         raise ValueError("A run needs at least one timestep, got none.")
@@ -461,26 +485,26 @@ def from_timesteps(
             raise ValueError(
                 f"Timesteps must fall without repeating, but {now:g} is followed by {nxt:g}."
             )
-    if final_sigma == "first" and timesteps[-1] == 0:
+    if timesteps[-1] == path.end.t and path.end.sigma:
         raise ValueError(
-            "The last timestep is 0 already, so a run that ends at the model's first level has no "
-            "last step: leave the 0 out, or use final_sigma='zero'."
+            f"The last timestep is {path.end.t:g} already, so a run that ends at the model's first "
+            f"level has no last step: leave the {path.end.t:g} out, or use final_sigma='zero'."
         )
-    return _finished(table, (table.level(t) for t in timesteps), final_sigma)
+    return _finished(path, (path.level(t) for t in timesteps))
 
 
 def from_ratios(
-    table: NoiseTable, ratios: Sequence[float], *, final_sigma: FinalSigma = "zero"
+    path: NoisePath, ratios: Sequence[float], *, final_sigma: FinalSigma | None = None
 ) -> Levels:
     """Values of ``sigma / alpha`` of one's own, one step from each: what k-diffusion and web UIs
     call sigmas.
 
     Args:
-        table: The model's training noise.
+        path: The model's training noise.
         ratios: Strictly falling, above 0 and not above the table's highest by more than a percent,
             for published lists are rounded. Where the table starts at alpha 0 the first may be
             infinite. The 0 that such lists end with is `final_sigma`.
-        final_sigma: ``"zero"`` or ``"first"``, see this module.
+        final_sigma: ``"zero"`` or ``"first"``, None as the path says; see this module.
 
     Returns:
         ``len(ratios) + 1`` levels.
@@ -489,6 +513,7 @@ def from_ratios(
         ValueError: The list is empty, does not fall, leaves the table, or its last value is not
             above the table's first with ``final_sigma="first"``.
     """
+    path = for_run(path, final_sigma=final_sigma)
     ratios = [float(ratio) for ratio in ratios]
     if not ratios:
         raise ValueError("A run needs at least one value of sigma / alpha, got none.")
@@ -503,21 +528,22 @@ def from_ratios(
             f"Values of sigma / alpha must be above 0, got {ratios[-1]:g} at the end: leave a 0 "
             "out, final_sigma='zero' ends there."
         )
-    if ratios[0] > 1.01 * table.ratios[-1]:
+    noisiest = path.noisiest.ratio
+    if ratios[0] > 1.01 * noisiest:
         raise ValueError(
-            f"The model was trained on sigma / alpha up to {table.ratios[-1]:.6g}, but the list "
+            f"The model was trained on sigma / alpha up to {noisiest:.6g}, but the list "
             f"begins with {ratios[0]:.6g}."
         )
-    if final_sigma == "first" and ratios[-1] <= table.ratios[0]:
+    if path.end.sigma and ratios[-1] <= path.end.ratio:
         raise ValueError(
             f"The last value, {ratios[-1]:.6g}, is not above the model's first level, "
-            f"{table.ratios[0]:.6g}, so a run that ends there has no last step: leave it out, or "
+            f"{path.end.ratio:.6g}, so a run that ends there has no last step: leave it out, or "
             "use final_sigma='zero'."
         )
-    return _finished(table, map(table.at_ratio, ratios), final_sigma)
+    return _finished(path, map(path.at_ratio, ratios))
 
 
-def checked_steps(table: NoiseTable, num_steps: SupportsIndex) -> int:
+def checked_steps(path: NoisePath, num_steps: SupportsIndex) -> int:
     """`num_steps` as an int, if it is from 1 to the table's length.
 
     Raises:
@@ -530,37 +556,41 @@ def checked_steps(table: NoiseTable, num_steps: SupportsIndex) -> int:
         number = operator.index(num_steps)
     except TypeError:
         raise TypeError(f"num_steps must be an integer, got {num_steps!r}.") from None
-    if not 1 <= number <= len(table):
+    if not 1 <= number <= len(path):
         raise ValueError(
-            f"num_steps must be from 1 to {len(table)}, the number of timesteps the model was "
+            f"num_steps must be from 1 to {len(path)}, the number of timesteps the model was "
             f"trained on; got {number}."
         )
     return number
 
 
-def _fractions(table: NoiseTable, num_steps: int, final_sigma: FinalSigma) -> list[float]:
-    """Where each step starts, in equal fractions from 0 towards 1: of the way from the table's
-    noisiest level to its first."""
-    num_steps = checked_steps(table, num_steps)
-    # Ending at the first level, the last of the points is where the last step ends, not where it
-    # starts.
-    gaps = num_steps if final_sigma == "first" else num_steps - 1
+def _fractions(path: NoisePath, num_steps: int, inside: bool = False) -> list[float]:
+    """Where each step starts, in equal fractions from 0 towards 1: of the way from the path's
+    noisiest level to its first. With `inside` none starts at the first, as if the run ended there.
+    """
+    num_steps = checked_steps(path, num_steps)
+    gaps = num_steps if inside or path.end.sigma else num_steps - 1
     return [i / gaps if gaps else 0.0 for i in range(num_steps)]
 
 
-def _log_linspace(table: NoiseTable, fractions: Iterable[float], final_sigma: FinalSigma) -> Levels:
+def _timesteps(path: NoisePath, places: Iterable[float]) -> Levels:
+    """The levels at places on the path, counted in timesteps from its first."""
+    return from_timesteps(path, [path.first.t + place for place in places])
+
+
+def _log_linspace(path: NoisePath, fractions: Iterable[float]) -> Levels:
     """The levels at fractions of the way down the timesteps, sigma / alpha interpolated in its
     logarithm."""
+    top, first = path.noisiest.t, path.first.t
 
     def level(t: float) -> Level:
         low = math.floor(t)
-        if low == t or math.isinf(table.ratios[low + 1]):
-            return table.level(t)
-        below, above = table.ratios[low], table.ratios[low + 1]
-        return table.at_ratio(below * (above / below) ** (t - low))
+        if low == t or math.isinf(above := path.level(low + 1).ratio):
+            return path.level(t)
+        below = path.level(low).ratio
+        return path.at_ratio(below * (above / below) ** (t - low))
 
-    top = len(table) - 1
-    return _finished(table, (level(top - f * top) for f in fractions), final_sigma)
+    return _finished(path, (level(top - f * (top - first)) for f in fractions))
 
 
 def _check_setting(name: str, value: float) -> None:
@@ -569,23 +599,17 @@ def _check_setting(name: str, value: float) -> None:
         raise ValueError(f"{name} must be from 0.1 to 100, got {value}.")
 
 
-def _ends(name: str, table: NoiseTable) -> tuple[float, float]:
-    if math.isinf(table.ratios[-1]):
+def _ends(name: str, path: NoisePath) -> tuple[float, float]:
+    if not path.noisiest.alpha:
         raise ValueError(
             f"The schedule {name!r} needs a finite sigma / alpha, but this model starts at alpha 0 "
             "(zero terminal SNR): use 'trailing', 'sgm_uniform' or 'kl_optimal'."
         )
-    return table.ratios[-1], table.ratios[0]
+    return path.noisiest.ratio, path.first.ratio
 
 
-def _finished(table: NoiseTable, levels: Iterable[Level], final_sigma: FinalSigma) -> Levels:
-    if final_sigma == "zero":
-        last = CLEAN
-    elif final_sigma == "first":
-        last = table.level(0)
-    else:
-        raise ValueError(f"final_sigma must be 'zero' or 'first', got {final_sigma!r}.")
-    return Levels([*levels, last], path=table.at_ratio)
+def _finished(path: NoisePath, levels: Iterable[Level]) -> Levels:
+    return Levels([*levels, path.end], path=path.at_ratio)
 
 
 # The beta distribution

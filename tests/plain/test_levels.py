@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 
 import numpy as np
 import pytest
 
 from keras_sd.levels import make_levels
-from keras_sd.noise import Levels, NoiseTable
+from keras_sd.noise import CLEAN, Levels, NoiseTable, for_run
 from keras_sd.registry import get_schedule, list_schedules
 from keras_sd.schedules import from_ratios, from_timesteps, karras, leading
 
@@ -37,20 +36,28 @@ def test_make_levels_runs_levels_as_they_are():
         make_levels(levels, SD, 2)
 
 
-def test_a_callable_that_takes_the_end_is_told_it():
-    def mine(table, num_steps, *, final_sigma, low=1):
-        return from_timesteps(table, [9, low], final_sigma=final_sigma)
+def test_the_end_and_the_size_of_a_run_are_on_the_path():
+    seen = []
 
-    assert make_levels(mine, SD, 2, final_sigma="first")[-1] == SD.level(0)
+    def mine(path, num_steps, low=1):
+        seen.append((path.end, path.size))
+        return from_timesteps(path, [9, low])
+
+    assert make_levels(mine, SD, 2, final_sigma="first", size=(64, 48))[-1] == SD.level(0)
+    assert make_levels(mine, for_run(SD, final_sigma="first", size=(8, 8)), 2)[-1] == SD.level(0)
+    assert make_levels(mine, SD, 2)[-1] == CLEAN
+    assert seen == [(SD.first, (64, 48)), (SD.first, (8, 8)), (CLEAN, None)]
     assert make_levels(karras, SD, 5, final_sigma="first")[-1] == SD.level(0)
     own = functools.partial(mine, low=2)
     assert make_levels(own, SD, 2, final_sigma="first")[-2:] == (SD.level(2), SD.level(0))
-    bound = functools.partial(mine, final_sigma="zero")
-    assert make_levels(bound, SD, 2, final_sigma="first")[-1].sigma == 0
     assert make_levels(get_schedule("karras", rho=5), SD, 5) == karras(SD, 5, rho=5)
+    assert make_levels("karras:rho=5", SD, 5) == karras(SD, 5, rho=5)
+    assert make_levels({"name": "karras", "rho": 5}, SD, 5) == karras(SD, 5, rho=5)
     assert make_levels(get_schedule("karras", rho=5), SD, 5, final_sigma="first")[-1].sigma
     bound = get_schedule("karras", final_sigma="zero")
     assert make_levels(bound, SD, 5, final_sigma="first")[-1].sigma == 0
+    with pytest.raises(ValueError, match="'zero' or 'first', got 'last'"):
+        make_levels("karras", SD, 5, final_sigma="last")
 
     class Unreadable:
         __signature__ = 3
@@ -58,7 +65,12 @@ def test_a_callable_that_takes_the_end_is_told_it():
         def __call__(self, table, num_steps):
             return karras(table, num_steps)
 
-    assert make_levels(Unreadable(), SD, 5, final_sigma="first") == karras(SD, 5)
+    assert make_levels(Unreadable(), SD, 5) == karras(SD, 5)
+
+
+def test_levels_of_a_schedule_without_a_path_get_the_models():
+    levels = make_levels(lambda path, n: Levels([path.noisiest, path.end]), SD, 1)
+    assert levels.between(levels[0], levels[1], 0.5) == karras(SD, 1).between(*levels, 0.5)
 
 
 @pytest.mark.parametrize("final_sigma", ["zero", "first"])
@@ -87,6 +99,22 @@ def test_make_levels_checks_what_it_is_given():
         make_levels("traling", SD, 3)
     with pytest.raises(ValueError, match="num_steps must be from 1"):
         make_levels(lambda table, n: Levels(), SD, 0)
+
+
+@pytest.mark.parametrize("given", [{9, 5}, b"ab", 5, [[9, 5]], None, ["a"]])
+def test_what_is_no_schedule(given):
+    with pytest.raises(TypeError, match="A schedule is a name, a callable"):
+        make_levels(given, SD)
+
+
+def test_a_mapping_that_names_nothing_is_no_schedule():
+    with pytest.raises(TypeError, match="A mapping says what it names"):
+        make_levels({900: 1}, SD)
+
+
+def test_a_number_of_numpy_is_a_strength():
+    half = make_levels("karras", SD, np.int64(5), strength=np.float32(0.5))
+    assert half == make_levels("karras", SD, 5, strength=0.5)
 
 
 def test_make_levels_checks_what_a_callable_returns():
@@ -139,16 +167,27 @@ def test_strength_1_is_the_whole_schedule():
     assert len(make_levels([900, 5], SD, strength=1)) == 3
 
 
-@pytest.mark.parametrize("final_sigma", ["zero", "first"])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_most_steps_that_fit_are_named_and_fit(name, final_sigma):
-    options = {"final_sigma": final_sigma, "strength": 0.05}
-    with pytest.raises(ValueError, match="Not more than") as caught:
-        make_levels(name, SD, 51, **options)
-    most = int(re.search(r"more than (\d+) steps", str(caught.value))[1])
-    assert len(make_levels(name, SD, most, **options)) == most + 1
-    with pytest.raises(ValueError, match=f"Not more than {most} steps"):
-        make_levels(name, SD, most + 1, **options)
+def test_more_steps_than_fit_are_an_error(name):
+    few = "Strength 0.05 has 50 of the 1000 timesteps, in which 51 steps"
+    with pytest.raises(ValueError, match=few):
+        make_levels(name, SD, 51, strength=0.05)
+    assert len(make_levels(name, SD, 33, strength=0.05, final_sigma="first")) == 34
+
+
+@pytest.mark.parametrize("num_steps", [20, 51])
+def test_a_schedule_is_asked_at_most_twice_for_an_error(num_steps):
+    calls = []
+
+    def stranger(path, num_steps):
+        calls.append(len(path))
+        if len(path) < 1000:
+            raise ValueError("not so few")
+        return karras(path, num_steps)
+
+    with pytest.raises(ValueError, match=r"Strength 0\.05 has 50 of the 1000"):
+        make_levels(stranger, SD, num_steps, strength=0.05)
+    assert calls == ([50, 1000] if num_steps == 20 else [])
 
 
 def ends_at_999(table, num_steps):
@@ -165,12 +204,13 @@ def ends_at_999(table, num_steps):
         ({"strength": 0.5, "num_steps": 1001}, "from 1 to 1000"),
         ({"strength": 0.5, "schedule": [9, 5], "num_steps": None}, "strength=1"),
         ({"strength": 0.5, "schedule": ends_at_999}, "999.0 is outside the noise table"),
-        ({"strength": 0.1, "schedule": lambda table, n: karras(SD, n)}, "follows the table"),
+        ({"strength": 0.1, "schedule": lambda table, n: karras(SD, n)}, "follows the path"),
         ({"strength": 0.8, "num_steps": 1}, "begin at 1: take more steps"),
         ({"strength": "0.5"}, "got '0.5'"),
+        ({"strength": True}, "got True"),
     ],
 )
 def test_parts_that_cannot_be(options, words):
-    arguments = {"schedule": "leading", "table": SD, "num_steps": 20, **options}
+    arguments = {"schedule": "leading", "path": SD, "num_steps": 20, **options}
     with pytest.raises(ValueError, match=words):
         make_levels(**arguments)

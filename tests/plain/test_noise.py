@@ -2,12 +2,24 @@ from __future__ import annotations
 
 import math
 import pickle
+from dataclasses import astuple, replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from keras_sd.noise import Level, Levels, NoiseTable, denoised, epsilon, transfer
+from keras_sd.noise import (
+    CLEAN,
+    FlowPath,
+    Level,
+    Levels,
+    NoisePath,
+    NoiseTable,
+    denoised,
+    epsilon,
+    for_run,
+    transfer,
+)
 
 SD = NoiseTable.scaled_linear()
 
@@ -224,3 +236,60 @@ def test_zero_terminal_snr_equals_diffusers():
 def test_a_table_must_fall(table):
     with pytest.raises(ValueError, match="fall strictly"):
         NoiseTable(table)
+
+
+# Paths
+
+PATHS = [SD, SD.zero_terminal_snr(), FlowPath(), FlowPath(top=250)]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_goes_from_its_noisiest_level_to_its_first(path):
+    assert isinstance(path, NoisePath)
+    assert path.noisiest.t - path.first.t == len(path) - 1
+    assert path.noisiest == path.level(path.noisiest.t)
+    assert (path.end, path.size) == (CLEAN, None)
+    ratios = [path.level(path.first.t + i).ratio for i in range(len(path))]
+    assert all(a < b for a, b in pairwise(ratios))
+    for t in (path.first.t, path.first.t + 7):
+        again = path.at_ratio(path.level(t).ratio)
+        assert astuple(again) == pytest.approx(astuple(path.level(t)), rel=1e-9, abs=1e-9)
+    for t in (path.first.t - 0.5, path.noisiest.t + 0.5):
+        with pytest.raises(ValueError, match=r"outside"):
+            path.level(t)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_lowest_part_of_a_path(path):
+    part = path.lowest(0.3)
+    assert len(part) == round(0.3 * len(path))
+    assert part.first == path.first
+    assert part.noisiest == path.level(part.noisiest.t)
+    assert len(path.lowest(1e-9)) == 2
+    assert len(path.lowest(1.0)) == len(path)
+    ended = for_run(path, final_sigma="first", size=(64, 32)).lowest(0.5)
+    assert (ended.end, ended.size) == (path.first, (64, 32))
+
+
+def test_a_path_of_a_run():
+    run = for_run(SD, final_sigma="first", size=(512, 768))
+    assert (run.end, run.size, run.alphas_cumprod) == (SD.level(0), (512, 768), SD.alphas_cumprod)
+    assert for_run(run) == run
+    assert for_run(run, final_sigma="zero", size=(8, 8)) == replace(SD, size=(8, 8))
+    assert SD.end == CLEAN
+    with pytest.raises(ValueError, match="'zero' or 'first', got 'last'"):
+        for_run(SD, final_sigma="last")
+
+
+def test_flow_levels_lie_on_a_line():
+    path = FlowPath()
+    assert path.noisiest == Level(1000.0, 0.0, 1.0) == path.at_ratio(math.inf)
+    assert path.level(250) == Level(250.0, 0.75, 0.25)
+    assert path.at_ratio(1.0) == Level(500.0, 0.5, 0.5)
+    assert path.at_ratio(0.0) == CLEAN
+
+
+@pytest.mark.parametrize("given", [(1,), (0,), (1000, 1), (1000, 1001)])
+def test_a_flow_path_has_two_timesteps(given):
+    with pytest.raises(ValueError, match="at least two timesteps"):
+        FlowPath(*given)

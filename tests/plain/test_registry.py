@@ -338,7 +338,7 @@ def test_get_schedule_binds_settings(core):
         get_schedule("karras", roh=5.0)
     assert str(caught.value) == (
         "Schedule 'karras' has no setting 'roh'. Did you mean 'rho'? "
-        "Its settings: final_sigma='zero', rho=7.0."
+        "Its settings: final_sigma=None, rho=7.0."
     )
     with pytest.raises(TypeError, match="no setting 'num_steps'"):
         get_schedule("karras", num_steps=5)

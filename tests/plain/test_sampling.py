@@ -242,3 +242,83 @@ def test_arguments_are_checked_at_the_call():
         run(Level)
     with pytest.raises(TypeError, match=r"sampler must be an instance.*got 'ddim'"):
         run("ddim")
+
+
+# Both halves of guidance
+
+
+class Both:
+    """A denoise that has parts."""
+
+    def __call__(self, x, level):
+        return 0 * x + 1
+
+    def parts(self, x, level):
+        return 0 * x + 3, 0 * x + 2
+
+
+class Guided:
+    needs_parts = True
+
+    def __call__(self, denoise, x, levels, noise):
+        for now, nxt in pairwise(levels):
+            conditional, unconditional = denoise.parts(x, now)
+            x = transfer(x, 2 * conditional - unconditional, now, nxt)
+            yield x
+
+
+def test_a_sampler_gets_both_halves_and_each_is_one_evaluation():
+    steps = list(run(Guided(), denoise=Both()))
+    assert [step.evaluations for step in steps] == [1, 2, 3, 4]
+    assert np.array_equal(steps[-1].latent, np.full_like(steps[-1].latent, 4.0))
+    assert np.array_equal(steps[-1].x0, np.full_like(steps[-1].latent, 3.0))
+
+
+def test_parts_reach_a_sampler_inside_a_sampler():
+    def outer(denoise, x, levels, noise):
+        for step in sample(Guided(), denoise, x, levels, noise):
+            yield step.latent
+
+    assert [step.evaluations for step in run(outer, denoise=Both())] == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match=r"needs both halves of guidance"):
+        list(run(outer))
+
+
+def test_a_host_without_parts_is_an_error_before_the_run():
+    with pytest.raises(ValueError, match=r"Guided.* needs both halves of guidance, denoise\.parts"):
+        run(Guided())
+
+
+def test_parts_at_sigma_zero():
+    def asks(denoise, x, levels, noise):
+        denoise.parts(x, levels[-1])
+        yield x
+
+    with pytest.raises(SamplerContractError, match="at sigma 0"):
+        list(run(asks, denoise=Both()))
+
+
+# The end of the program
+
+
+def test_a_sampler_does_not_end_the_program():
+    def leaves(denoise, x, levels, noise):
+        yield denoise(x, levels[0])
+        raise SystemExit(0)
+
+    with pytest.raises(SamplerContractError, match=r"'leaves' called sys\.exit"):
+        list(run(leaves))
+
+
+@pytest.mark.parametrize("given", ["denoise", "noise"])
+def test_the_host_may_end_the_program(given):
+    def asks(denoise, x, levels, noise):
+        x = denoise(x, levels[0]) + noise(levels[0], levels[1])
+        yield x
+
+    def leaves(*arguments):
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit) as caught:
+        list(run(asks, **{given: leaves}))
+    assert caught.value.code == 3

@@ -124,7 +124,7 @@ def plugin(session: nox.Session) -> None:
         session.error(f"not the wheel was imported, but {where}")
     picture = away / "heun.png"
     session.run(
-        *("keras-sd", "generate", prompt, "--sampler", "acme_heun", "--steps", "8"),
+        *("keras-sd", "generate", prompt, "--sampler", "ACME++ Heun Karras", "--steps", "8"),
         *("--seed", "1", "--output", str(picture)),
     )
     if not picture.read_bytes().startswith(b"\x89PNG"):

@@ -17,7 +17,8 @@ from importlib import metadata
 __all__ = ["Declared", "declared", "normalized"]
 
 _Stamp = tuple[int, int]
-_cached: dict[str, tuple[object, tuple[Declared, ...]]] = {}
+_PREFIX = "keras_sd."
+_cached: tuple[object, dict[str, tuple[Declared, ...]]] = (None, {})
 _folders: dict[str, tuple[_Stamp, tuple[str, ...]]] = {}
 
 
@@ -48,17 +49,21 @@ class Declared:
         return normalized(self.distribution) == "keras-sd"
 
 
-def declared(group: str) -> tuple[Declared, ...]:
-    """All entry points of a group, in no order.
+def declared(*groups: str) -> tuple[tuple[Declared, ...], ...]:
+    """All entry points of each group ``keras_sd.*``, in no order.
 
     A distribution whose entry points cannot be read is left out with a warning; one whose name and
     version cannot is listed under its folder's name.
     """
+    global _cached
     state = _state()
-    known = _cached.get(group)
-    if known is None or known[0] != state:
-        known = _cached[group] = state, tuple(map(_declared, _entry_points(group)))
-    return known[1]
+    if _cached[0] != state:
+        found: dict[str, list[Declared]] = {}
+        for point in _entry_points():
+            found.setdefault(point.group, []).append(_declared(point))
+        _cached = state, {group: tuple(points) for group, points in found.items()}
+    known = _cached[1]
+    return tuple(known.get(group, ()) for group in groups)
 
 
 def normalized(distribution: str) -> str:
@@ -66,32 +71,34 @@ def normalized(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-def _entry_points(group: str) -> Iterable[metadata.EntryPoint]:
+def _entry_points() -> Iterable[metadata.EntryPoint]:
     try:
-        return tuple(metadata.entry_points(group=group))
+        found = metadata.entry_points()
+        ours = [group for group in found.groups if group.startswith(_PREFIX)]
+        return [point for group in ours for point in found.select(group=group)]
     except Exception:
         # One unreadable entry_points.txt fails the whole listing there: read them one by one.
-        return _readable_entry_points(group)
+        return _readable_entry_points()
 
 
-def _readable_entry_points(group: str) -> Iterable[metadata.EntryPoint]:
+def _readable_entry_points() -> Iterable[metadata.EntryPoint]:
     seen = set()
     for distribution in metadata.distributions():
         name = normalized(_name(distribution))
         if name in seen:
             continue
         try:
-            points = distribution.entry_points.select(group=group)
+            points = distribution.entry_points
         except Exception as error:
             warnings.warn(
-                f"The metadata of the installed distribution {name} is unreadable, its {group} are "
-                f"not listed: {error}",
+                f"The metadata of the installed distribution {name} is unreadable, what it "
+                f"declares for keras-sd is not listed: {error}",
                 RuntimeWarning,
                 stacklevel=2,
             )
             continue
         seen.add(name)
-        yield from points
+        yield from (point for point in points if point.group.startswith(_PREFIX))
 
 
 def _declared(point: metadata.EntryPoint) -> Declared:

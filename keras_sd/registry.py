@@ -12,7 +12,7 @@ import functools
 import inspect
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import metadata
 from typing import Any, Generic, TypeVar, cast
@@ -182,7 +182,8 @@ class _Registry(Generic[_Info]):
 
     def listed(self) -> list[_Info]:
         found: dict[tuple[str, str], _Info] = {}
-        for each in sorted(declared(self.group), key=lambda i: (i.name, not i.is_ours, i)):
+        (group,) = declared(self.group)
+        for each in sorted(group, key=lambda i: (i.name, not i.is_ours, i)):
             info = self.info(each.name, each.distribution, each.version, each.value)
             # The same object declared twice under one name is one, whoever declares it.
             found.setdefault((info.name, info.value), info)
@@ -209,21 +210,16 @@ class _Registry(Generic[_Info]):
 
     def settings_of(self, made: Any) -> tuple[str, dict[str, Any]] | None:
         target, settings = _taken_apart(made)
-        for info in self.listed():
+        listed = self.listed()
+        for info in listed:
             if _is_at(made, info.value):
-                return self.shortest(info), {}
+                return shortest(info, listed), {}
             if settings is not None and _is_at(target, info.value):
                 try:
-                    return parse_spec(format_spec(self.shortest(info), settings))
+                    return parse_spec(format_spec(shortest(info, listed), settings))
                 except ValueError:  # a value that no literal writes
                     return None
         return None
-
-    def shortest(self, info: Declared) -> str:
-        """The name alone where that is enough to get this one."""
-        named = [each for each in self.listed() if each.name == info.name]
-        alone = len(named) == 1 or (named[0].is_ours and named[0].value == info.value)
-        return info.name if alone else info.qualified_name
 
     def _loaded(self, info: _Info) -> Any:
         try:
@@ -386,6 +382,16 @@ def _setting(parameter: inspect.Parameter) -> str:
     if parameter.default is inspect.Parameter.empty:
         return parameter.name
     return f"{parameter.name}={parameter.default!r}"
+
+
+def shortest(info: Declared, declared: Iterable[Declared]) -> str:
+    """The name alone, where among all that is declared that is enough to get this one, else with
+    its distribution."""
+    named = [each for each in declared if each.name == info.name]
+    ours = {each.value for each in named if each.is_ours}
+    # keras-sd's own has its name whoever else does; the same object twice is one.
+    alone = len({each.value for each in named}) == 1 or info.value in ours
+    return info.name if alone else info.qualified_name
 
 
 def _said(error: BaseException) -> str:

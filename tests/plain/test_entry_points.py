@@ -27,7 +27,9 @@ def test_the_installed_metadata_is_that_of_the_source():
     assert DISTRIBUTION.version == project["version"]
 
 
-@pytest.mark.parametrize("declared", DECLARED, ids=":".join)
+@pytest.mark.parametrize(
+    "declared", [d for d in DECLARED if not d[0].endswith(("_names", "_aliases"))], ids=":".join
+)
 def test_every_entry_point_loads(declared):
     group, name, value = declared
     assert callable(metadata.EntryPoint(name, value, group).load())

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_sd import image, random
+from keras_sd import random
 from keras_sd.config import ModelConfig
 
 
@@ -72,7 +72,10 @@ class Rules:
         Raises:
             ValueError: a number is not finite.
         """
-        return image.to_uint8(images)
+        # Checkpoints are opened with these rules too, and need no Pillow for that.
+        from keras_sd.image import to_uint8
+
+        return to_uint8(images)
 
 
 OWN = Rules()

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from keras_sd.config import SD_1, SD_2_BASE, AutoencoderConfig, ModelConfig
+from keras_sd.keras_cv import names as keras_cv
 from keras_sd.random import batch_normal
 from keras_sd.tokenizer import CLIP_VOCAB_SIZE, UNMERGED, Tokenizer
 from keras_sd.weights.checkpoint import Checkpoint
 from keras_sd.weights.diffusers_folder import INDEX, write_folder
-from keras_sd.weights.names import keras_cv, own, under
+from keras_sd.weights.names import own, under
 from keras_sd.weights.presets import open_preset
 from keras_sd.weights.readers import release
 from keras_sd.weights.vocabulary import tokenizer_of

@@ -13,17 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from keras_sd import compat as compats
+from keras_sd.compat import rules_of
 from keras_sd.config import ModelConfig
 from keras_sd.tokenizer import UNMERGED, read_merges
-from keras_sd.weights import diffusers_folder, recognise
+from keras_sd.weights import diffusers_folder, keras_cv_h5, recognise
 from keras_sd.weights.diffusers_folder.configs import SCHEDULER
 from keras_sd.weights.families import family_of, unsupported
 from keras_sd.weights.files import read_json
-from keras_sd.weights.names import keras_cv, own, under, weights_h5
+from keras_sd.weights.names import own, weights_h5
 from keras_sd.weights.parts import (
-    OF_KERAS_CV,
-    OF_TRAINING,
     Alone,
     Part,
     check_fits,
@@ -31,7 +29,6 @@ from keras_sd.weights.parts import (
     component_of,
     open_alone,
     printable,
-    read_keras_cv,
     shapes_of,
 )
 from keras_sd.weights.readers import TensorFile, WeightsError, read_file, sha256
@@ -179,7 +176,7 @@ def open_checkpoint(
         raise FileNotFoundError(f"There is no checkpoint {path}")
     if prediction not in (None, "epsilon", "v"):
         raise ValueError(f"prediction is 'epsilon' or 'v', not {prediction!r}")
-    version = compats.get(compat)
+    rules = rules_of(compat)
     named = {"text_encoder": text_encoder, "unet": unet, "autoencoder": autoencoder}
     given = {part: Path(file) for part, file in named.items() if file is not None}
     if path.is_dir():
@@ -193,9 +190,7 @@ def open_checkpoint(
         checkpoint = _with_noise(checkpoint, "the option prediction", prediction=prediction)
     elif "unet" in given and (stated := _stated(given["unet"])):
         checkpoint = _with_stated(checkpoint, given["unet"], *stated)
-    if version is not None:
-        checkpoint = replace(checkpoint, config=version.config(checkpoint.config))
-    return checkpoint
+    return replace(checkpoint, config=rules.config(checkpoint.config))
 
 
 def open_part(part: str, path: str | Path, config: ModelConfig) -> Alone:
@@ -228,9 +223,9 @@ def open_part(part: str, path: str | Path, config: ModelConfig) -> Alone:
             found = _one_of(whole, part)
     if found.name in ("encoder", "decoder"):
         raise WeightsError(
-            f"{path} is one half of the autoencoder alone, KerasCV's {OF_KERAS_CV[found.name]}. "
-            "Both halves lie in a folder with KerasCV's other files; or give a file with a whole "
-            "autoencoder"
+            f"{path} is one half of the autoencoder alone, KerasCV's "
+            f"{keras_cv_h5.CLASSES[found.name]}. Both halves lie in a folder with KerasCV's other "
+            "files; or give a file with a whole autoencoder"
         )
     if found.name != part:
         raise WeightsError(f"{path} is no {part}, it holds the {found.name}")
@@ -337,7 +332,7 @@ def _open_folder(
     if (folder / CONFIG).is_file():
         return read_preset(folder)
     if paths := sorted(folder.glob("*.h5")):
-        return _open_keras_cv(folder, paths, given)
+        return keras_cv_h5.open_folder(folder, paths, given)
     there = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
     raise WeightsError(
         f"{folder} is no checkpoint: a preset folder has {CONFIG}, a diffusers folder "
@@ -377,135 +372,6 @@ def _open_diffusers(folder: Path, variant: str | None, given: Mapping[str, Path]
         notes=found.notes,
         unsupported=found.unsupported,
         prediction_from=SCHEDULER,
-    )
-
-
-_KerasCV = tuple[TensorFile, keras_cv.Recognised]
-
-
-def _open_keras_cv(folder: Path, paths: list[Path], given: Mapping[str, Path]) -> Checkpoint:
-    """A folder with the files of KerasCV's classes, as its cache is one: there may be those of
-    several models, and files of something else."""
-    there: dict[str, list[_KerasCV]] = {}
-    notes: list[str] = []
-    for path in paths:
-        if path.name.startswith("."):
-            notes.append(f"{path} is hidden, and not looked at.")
-            continue
-        try:
-            file = read_file(path)
-            found = read_keras_cv(file)
-        except WeightsError as error:
-            notes.append(f"{path.name} is not used: {error}.")
-        else:
-            there.setdefault(found.part, []).append((file, found))
-    for part, path in given.items():
-        if (chosen := _given_keras_cv(part, path)) is not None:
-            there[part] = [chosen]
-        elif len(there.get(part, ())) > 1:
-            del there[part]
-    if "autoencoder" in given:
-        there.pop("encoder", None)
-        there.pop("decoder", None)
-    if several := [
-        f"the {OF_KERAS_CV[part]} is in {' and in '.join(file.path.name for file, _ in files)} "
-        f"({_option(part)}=FILE chooses one)"
-        for part, files in there.items()
-        if len(files) > 1
-    ]:
-        raise WeightsError(f"{folder} has files of several models: {'; '.join(several)}")
-
-    files = {part: found[0] for part, found in there.items()}
-    absent = _half_alone(files)
-    if "unet" in files:
-        config = files["unet"][1].config
-    elif "unet" in given and "text_encoder" in files:
-        config = files["text_encoder"][1].config
-    else:
-        has = ", ".join(f"{file.path.name} ({OF_KERAS_CV[p]})" for p, (file, _) in files.items())
-        more = " ".join([*(f"{text}." for text in absent.values()), *notes])
-        raise WeightsError(
-            f"{folder} has no diffusion model of KerasCV's, only {has or 'other files'}. {more}"
-        )
-    if "text_encoder" in files:
-        text = files["text_encoder"][1].config.text_encoder
-        if text.width != config.unet.context_width:
-            raise WeightsError(
-                f"{folder}: the text encoder gives {text.width} features a token, the diffusion "
-                f"model expects {config.unet.context_width}: one is of 1.x, the other of 2.x"
-            )
-        config = replace(config, text_encoder=text)
-    notes.insert(
-        0,
-        "KerasCV computed with other epsilons and another gelu than Stable Diffusion was trained "
-        "with. Weights that were trained with KerasCV expect that: compat='keras_cv'.",
-    )
-    parts: dict[str, Part] = {
-        part: _keras_cv_part(*files[part]) for part in ("text_encoder", "unet") if part in files
-    }
-    if {"encoder", "decoder"} <= files.keys():
-        encoder, decoder = (_keras_cv_part(*files[half]) for half in ("encoder", "decoder"))
-        parts["autoencoder"] = Part(
-            {**encoder.tensors, **decoder.tensors},
-            encoder.table + decoder.table,
-            f"{encoder.source} and {decoder.source}",
-            encoder.files + decoder.files,
-        )
-    elif "decoder" in files:
-        parts["autoencoder"] = _keras_cv_part(*files["decoder"])
-        config = replace(config, autoencoder=replace(config.autoencoder, encoder=False))
-        notes.append(
-            f"{folder} has no image encoder of KerasCV's: it makes pictures, but not of other "
-            "pictures. For that, put vae_encoder.h5 in it."
-        )
-    return Checkpoint(
-        folder,
-        "keras_cv",
-        f"Stable Diffusion {'2.x base' if config.unet.linear_projection else '1.x'} of KerasCV",
-        config,
-        parts,
-        notes=tuple(notes),
-        prediction_from="the family",
-        absent=absent,
-    )
-
-
-def _given_keras_cv(part: str, path: Path) -> _KerasCV | None:
-    """A file of KerasCV's that was given for a part; it says which version the others are of."""
-    if not path.is_file():
-        return None
-    try:
-        file = read_file(path)
-        found = read_keras_cv(file)
-    except WeightsError:  # Of something else, or damaged: who opens it as a part says so.
-        return None
-    return (file, found) if found.part == part else None
-
-
-def _option(part: str) -> str:
-    return "autoencoder" if part in ("encoder", "decoder") else part
-
-
-def _half_alone(files: Mapping[str, _KerasCV]) -> dict[str, str]:
-    """What to say of an autoencoder that is there by its encoder alone, which makes no images."""
-    if "encoder" not in files or "decoder" in files:
-        return {}
-    return {
-        "autoencoder": f"{files['encoder'][0].path.name} is one half of it, and KerasCV's "
-        f"{OF_KERAS_CV['decoder']} (kcv_decoder.h5) belongs beside it; or give a whole one: "
-        "autoencoder=FILE"
-    }
-
-
-def _keras_cv_part(file: TensorFile, found: keras_cv.Recognised) -> Part:
-    """The names of two files may be the same, so each has its file's name before it."""
-    prefix = f"{file.path.name}: "
-    tensors = {n: tensor for n, tensor in file.tensors.items() if not OF_TRAINING.match(n)}
-    return Part(
-        {prefix + name: tensor for name, tensor in tensors.items()},
-        under(prefix, "", found.table),
-        str(file.path),
-        (file.path,),
     )
 
 
@@ -558,11 +424,11 @@ def _refuse_part(path: Path, file: TensorFile) -> None:
             f"{path} is the {part} of a model alone, as Keras saved it. It can replace that part "
             f"of a whole model: from_preset(..., {part}=FILE)"
         )
-    order_says = read_keras_cv(file).part
+    order_says = keras_cv_h5.recognise(file).part
     where = "a folder with KerasCV's other files is a model"
     if order_says in PARTS:
         where += f", and it can replace that part of one: from_preset(..., {order_says}=FILE)"
-    raise WeightsError(f"{path} is KerasCV's {OF_KERAS_CV[order_says]} alone; {where}")
+    raise WeightsError(f"{path} is KerasCV's {keras_cv_h5.CLASSES[order_says]} alone; {where}")
 
 
 def read_preset(folder: str | Path) -> Checkpoint:

@@ -12,19 +12,12 @@ import ml_dtypes
 import numpy as np
 
 from keras_sd.config import SD_1, ModelConfig
+from keras_sd.weights import keras_cv_h5
 from keras_sd.weights.diffusers_folder.files import stems
 from keras_sd.weights.files import read_json
-from keras_sd.weights.names import Table, keras_cv, own, weights_h5
-from keras_sd.weights.readers import TensorFile, WeightsError, hdf5, read_file
+from keras_sd.weights.names import Table, own, weights_h5
+from keras_sd.weights.readers import TensorFile, WeightsError, read_file
 from keras_sd.weights.recognise import recognise_part
-
-OF_KERAS_CV = {
-    "text_encoder": "text encoder",
-    "unet": "diffusion model",
-    "encoder": "image encoder",
-    "decoder": "decoder",
-}
-"""What KerasCV's files hold: the autoencoder is in two of them."""
 
 OF_TRAINING = re.compile(r"optimizer(_weights)?/")
 """What Keras saves beside the weights of a model that is being trained."""
@@ -117,7 +110,7 @@ def open_alone(path: Path, config: ModelConfig | None = None) -> Alone:
     if name := weights_h5.part_of(file.tensors):
         table = weights_h5.TABLES[name](_own_config(name, shapes_of(file), path))
     elif file.format == "hdf5":
-        found = read_keras_cv(file)
+        found = keras_cv_h5.recognise(file)
         name, table = found.part, found.table
     else:
         name, table, ignored = recognise_part(shapes_of(file), config, path=path)
@@ -192,21 +185,6 @@ def numbers_of(table: Table) -> dict[str, Any]:
         "depths": [len(last(block.format(level))) for level in range(len(widths))],
         "context_width": shapes["middle/transformer/block_0/cross_attention/key/kernel"][0],
     }
-
-
-def read_keras_cv(file: TensorFile) -> keras_cv.Recognised:
-    """What one of the files holds that KerasCV's classes write.
-
-    Raises:
-        WeightsError: it is none of them.
-    """
-    # Keras 3 names the weights; before, only their order says which is which.
-    names_say = any(name.startswith("layers/") for name in file.tensors)
-    order = None if names_say or file.format != "hdf5" else hdf5.keras2_order(file.path)
-    found = keras_cv.recognise(shapes_of(file), order)
-    if found is None:
-        raise WeightsError(f"{file.path} is none of the files that KerasCV's classes write")
-    return found
 
 
 def component_of(folder: Path) -> str | None:

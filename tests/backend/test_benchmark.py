@@ -24,8 +24,9 @@ from keras_sd.benchmark.cases import Case, baseline, cases_of, notes_of
 from keras_sd.benchmark.runs import RunError, difference, machine, measure, run_worker
 from keras_sd.benchmark.systems import Job
 from keras_sd.config import EMOJI, SD_1, SD_2, SD_2_BASE
+from keras_sd.keras_cv import names as keras_cv
 from keras_sd.tokenizer import CLIP_VOCAB_SIZE, Tokenizer
-from keras_sd.weights.names import keras_cv, under
+from keras_sd.weights.names import under
 from keras_sd.weights.readers.hdf5 import keras2_order, read
 
 BACKENDS = ("jax", "tensorflow", "torch")

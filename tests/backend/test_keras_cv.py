@@ -29,14 +29,15 @@ from keras_sd.config import (
     TextEncoderConfig,
     UNetConfig,
 )
-from keras_sd.models.stable_diffusion.parts import Source
+from keras_sd.keras_cv import names as keras_cv
+from keras_sd.keras_cv.parts import Source
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
 from keras_sd.networks.unet import timestep_embedding
 from keras_sd.pipeline import StableDiffusion
 from keras_sd.tokenizer import Tokenizer
 from keras_sd.weights.keras_cv_h5 import write_keras_cv
 from keras_sd.weights.load import arrays_of, load_state_dict
-from keras_sd.weights.names import keras_cv, under, weights_h5
+from keras_sd.weights.names import under, weights_h5
 from keras_sd.weights.readers import WeightsError
 from keras_sd.weights.readers.hdf5 import keras2_order, read
 

@@ -26,6 +26,7 @@ from keras_sd.config import (
     TextEncoderConfig,
     UNetConfig,
 )
+from keras_sd.image import to_uint8
 from keras_sd.models import StableDiffusion, StableDiffusionV2
 from keras_sd.models.stable_diffusion import (
     Decoder,
@@ -344,7 +345,7 @@ def test_numbers_of_tokens_are_not_rounded(policy):
 
 
 def _source(text_encoder):
-    from keras_sd.models.stable_diffusion.parts import Source
+    from keras_sd.keras_cv.parts import Source
 
     source = Source("", replace(CONFIG, text_encoder=text_encoder))
     return source
@@ -712,7 +713,10 @@ def test_a_run_under_compat(preset, name, timesteps):
     given = draw(model, num_steps=3, batch_size=2, seed=None, diffusion_noise=noise)
     assert np.array_equal(images, given)
     pixels = numpy(model.autoencoder.decode(levels[-1].latent))
-    assert np.array_equal(version.to_uint8(pixels), images)
+    # Near a whole number, the last bit of a float decides where decimals are cut off.
+    different = version.to_uint8(pixels) != images
+    assert different.mean() < 0.01
+    assert (to_uint8(pixels) != images).mean() > 0.3
     assert model.levels(1)[0].t == timesteps[-1]
     assert len(model.levels(30)) - 1 == (30 if name == "keras_cv==0.9" else 31)
     assert not np.array_equal(images, draw(make(preset), num_steps=3))
@@ -947,10 +951,10 @@ def test_a_decode_that_overflows_is_done_again_in_float32(preset, caplog):
 
 def test_a_file_of_another_class_is_named(preset, tmp_path, monkeypatch):
     """They are known by their shapes, at full size."""
-    from keras_sd.models.stable_diffusion import parts
+    from keras_sd.keras_cv import files, names
 
-    found = parts.keras_cv.Recognised("decoder", SD_1, [])
-    monkeypatch.setattr(parts, "read_keras_cv", lambda file: found)
+    found = names.Recognised("decoder", SD_1, [])
+    monkeypatch.setattr(files, "recognise", lambda file: found)
     encoder = PARTS["image_encoder"](preset=preset)
     encoder.save_weights(tmp_path / "x.h5")
     with pytest.raises(WeightsError, match="is KerasCV's decoder, not the image encoder"):

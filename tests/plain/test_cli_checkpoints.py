@@ -28,11 +28,12 @@ from keras_sd.config import (
     TextEncoderConfig,
     UNetConfig,
 )
+from keras_sd.keras_cv import names as keras_cv
 from keras_sd.weights import fetch, inspection, presets, recognise, save
 from keras_sd.weights.checkpoint import open_checkpoint
 from keras_sd.weights.convert import convert
 from keras_sd.weights.inspection import inspect
-from keras_sd.weights.names import diffusers, keras_cv, original, own, weights_h5
+from keras_sd.weights.names import diffusers, original, own, weights_h5
 from keras_sd.weights.presets import PRESETS
 from keras_sd.weights.readers import WeightsError
 from keras_sd.weights.save import save_checkpoint, save_preset

@@ -42,6 +42,7 @@ RANK = {
     "random": 3,
     "pipeline": 4,
     "benchmark": 5,
+    "keras_cv": 5,
     "lab": 5,
     "new_sampler": 5,
     "cli": 5,
@@ -49,6 +50,11 @@ RANK = {
     "testing": 5,
     "training": 5,
 }
+
+# The two doors of the house to the wing for KerasCV, and who else knows it: its old names, and the
+# benchmark, which runs KerasCV itself.
+DOORS = {"compat.py", "weights/keras_cv_h5.py"}
+OF_THE_WING = ("keras_cv/", "models/", "benchmark/")
 
 # Modules that promise to need nothing but what is named here, wherever in the file it is imported.
 NEEDS_ONLY = {
@@ -68,7 +74,10 @@ NEEDS_ONLY = {
     "image": {"numpy", "PIL"},
     "gallery": {"numpy", "PIL", "matplotlib"},
     "rules": {"numpy"},
-    "compat": {"numpy"},
+    "compat": set(),
+    "keras_cv/versions": {"numpy"},
+    "keras_cv/constants": set(),
+    "keras_cv/names": set(),
     "tokenizer": {"numpy", "ftfy", "regex"},
 }
 
@@ -154,6 +163,8 @@ def test_imports_go_down_only():
         if importer == "__init__":
             continue
         for imported in parts_imported(names) - {importer}:
+            if path in DOORS and imported == "keras_cv":
+                continue
             if imported == "__init__":
                 # It loads lazily, so it is as good as a layer above all; only the top may use it.
                 assert RANK[importer] == max(RANK.values()), f"{path} imports keras_sd itself"
@@ -161,6 +172,15 @@ def test_imports_go_down_only():
             assert RANK[imported] <= RANK[importer], f"{path} imports keras_sd.{imported}, above it"
             graph.setdefault(importer, set()).add(imported)
     graphlib.TopologicalSorter(graph).prepare()  # raises on a circle within one layer
+
+
+def test_the_house_knows_the_wing_through_two_doors():
+    knowing = {
+        path
+        for path, names in CORE_FILES.items()
+        if "keras_cv" in parts_imported(names) and not path.startswith(OF_THE_WING)
+    }
+    assert knowing == DOORS
 
 
 def test_only_backend_names_a_backend():
@@ -214,6 +234,12 @@ def loaded_after(code: str) -> set[str]:
     return set(run.stdout.split())
 
 
+def test_a_run_does_not_load_the_wing():
+    code = "import keras_sd.pipeline, keras_sd.weights.load, keras_sd.weights.checkpoint, sys"
+    check = "assert not [name for name in sys.modules if name.startswith('keras_sd.keras_cv')]"
+    assert "keras_sd" in loaded_after(f"{code}; {check}")
+
+
 @pytest.mark.parametrize(
     "code",
     [
@@ -221,6 +247,9 @@ def loaded_after(code: str) -> set[str]:
         "import keras_sd; keras_sd.list_samplers(); keras_sd.list_schedules()",
         "import keras_sd; keras_sd.get_sampler('ddim', eta=0.5)",
         "import keras_sd.cli",
+        "import keras_sd.models; dir(keras_sd.models.stable_diffusion)",
+        "import keras_sd.weights.keras_cv_h5",
+        "from keras_sd.models.stable_diffusion.constants import _ALPHAS_CUMPROD",
     ],
 )
 def test_what_needs_no_model_loads_neither_keras_nor_a_backend(code):

@@ -16,7 +16,8 @@ from keras_sd.config import (
     TextEncoderConfig,
     UNetConfig,
 )
-from keras_sd.weights.names import diffusers, keras_cv, original
+from keras_sd.keras_cv import names as keras_cv
+from keras_sd.weights.names import diffusers, original
 from keras_sd.weights.readers import WeightsError
 from keras_sd.weights.recognise import (
     old_attention,

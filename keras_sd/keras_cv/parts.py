@@ -12,15 +12,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_sd import compat as compats
 from keras_sd.config import SD_1, ModelConfig
+from keras_sd.keras_cv import files, names, versions
 from keras_sd.networks.initializers import weights_follow
 from keras_sd.precision import policy_scope
 from keras_sd.weights.checkpoint import Checkpoint, Part, open_part
-from keras_sd.weights.keras_cv_h5 import write_keras_cv
+from keras_sd.weights.keras_cv_h5 import CLASSES
 from keras_sd.weights.load import arrays_of, load_parts
-from keras_sd.weights.names import Table, keras_cv, weights_h5
-from keras_sd.weights.parts import OF_KERAS_CV, OF_TRAINING, read_keras_cv
+from keras_sd.weights.names import Table, weights_h5
+from keras_sd.weights.parts import OF_TRAINING
 from keras_sd.weights.presets import open_preset
 from keras_sd.weights.readers import TensorFile, WeightsError, read_file
 from keras_sd.weights.readers.hdf5 import keras2_order
@@ -29,10 +29,10 @@ PRESET, PRESET_V2 = "sd-1.4", "sd-2.1-base"
 """What KerasCV's weights are."""
 
 _TABLES: dict[str, Callable[[Any], Table]] = {
-    "text_encoder": keras_cv.text_encoder,
-    "unet": keras_cv.unet,
-    "encoder": keras_cv.encoder,
-    "decoder": keras_cv.decoder,
+    "text_encoder": names.text_encoder,
+    "unet": names.unet,
+    "encoder": names.encoder,
+    "decoder": names.decoder,
 }
 
 _log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Source:
             raise ValueError(
                 "Give preset, a name or path, or weights, the path of a file; not both"
             )
-        self.compat = compats.get(compat)
+        self.compat = versions.get(compat)
         self._compat = compat
         # A path is never taken for a name.
         self.place = Path(weights) if weights is not None else default if preset is None else preset
@@ -143,8 +143,8 @@ class KerasCVPart:
         if self.kind == self.of:
             return whole
         table = [entry for entry in whole.table if entry.path.startswith(f"{self.kind}/")]
-        names = {entry.name for entry in table}
-        tensors = {name: tensor for name, tensor in whole.tensors.items() if name in names}
+        known = {entry.name for entry in table}
+        tensors = {name: tensor for name, tensor in whole.tensors.items() if name in known}
         return Part(tensors, table, whole.source, whole.files)
 
     def load_weights(self, filepath: str | Path, **options: Any) -> None:
@@ -174,19 +174,19 @@ class KerasCVPart:
         self._refuse_another(file)
         table = _TABLES[self.kind](self.config)
         if not any(name.startswith("layers/") for name in file.tensors):
-            table = keras_cv.in_order(table, keras2_order(path))
+            table = names.in_order(table, keras2_order(path))
         tensors = {name: t for name, t in file.tensors.items() if not OF_TRAINING.match(name)}
         return Part(tensors, table, str(path), (path,))
 
     def _refuse_another(self, file: TensorFile) -> None:
         """KerasCV's classes are known by their shapes, if they are of its sizes."""
         try:
-            kind = read_keras_cv(file).part
+            kind = files.recognise(file).part
         except WeightsError:
             return
         if kind != self.kind:
             raise WeightsError(
-                f"{file.path} is KerasCV's {OF_KERAS_CV[kind]}, not the {OF_KERAS_CV[self.kind]}"
+                f"{file.path} is KerasCV's {CLASSES[kind]}, not the {CLASSES[self.kind]}"
             )
 
     def _model_config(self) -> ModelConfig:
@@ -238,7 +238,7 @@ class KerasCVPart:
             name.removeprefix("model/"): _numbers(array)
             for name, array in arrays_of({"model": self}).items()
         }
-        write_keras_cv(path, _TABLES[self.kind](self.config), arrays)
+        files.write_keras_cv(path, _TABLES[self.kind](self.config), arrays)
 
 
 def _numbers(array: np.ndarray) -> np.ndarray:

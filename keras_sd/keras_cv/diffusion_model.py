@@ -1,0 +1,74 @@
+"""KerasCV's `DiffusionModel` and `DiffusionModelV2`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from keras_sd import networks
+from keras_sd.config import SD_1, SD_2_BASE, ModelConfig, check_size
+from keras_sd.keras_cv.parts import PRESET, PRESET_V2, KerasCVPart, Source, building
+
+
+class DiffusionModel(KerasCVPart, networks.UNet):
+    """The UNet of Stable Diffusion 1.x -> prediction, like the latent.
+
+    Called with `[latent, timestep_embedding, context]` or a dict of them by these names: the
+    embedding is `(batch, 320)`, cosines first; the context `(batch, tokens, 768)`. Or as our own
+    UNet is, with a latent, timesteps `(batch,)` and a context.
+
+    Args:
+        img_height: of the images, in pixels, a multiple of 8. Any other size works too.
+        img_width: likewise.
+        max_text_length: tokens of the context; any number works.
+        name: of the Keras model.
+        download_weights: loads the weights of the preset, which is fetched once, where it is not
+            on this machine. Without, the weights are random.
+        preset: the model it is the UNet of, as in `StableDiffusion`.
+        weights: likewise.
+        compat: likewise.
+        dtype: the name of its dtype policy; None is the global one.
+
+    Raises:
+        ValueError: a size that is no multiple of 8, and more as `StableDiffusion`.
+    """
+
+    of = kind = "unet"
+    _preset: ClassVar[str] = PRESET
+    _config: ClassVar[ModelConfig] = SD_1
+
+    def __init__(
+        self,
+        img_height: int,
+        img_width: int,
+        max_text_length: int,
+        name: str | None = None,
+        download_weights: bool = True,
+        *,
+        preset: str | Path | Source | None = None,
+        weights: str | Path | None = None,
+        compat: str | None = None,
+        dtype: str | None = None,
+    ):
+        check_size("img_height", img_height)
+        check_size("img_width", img_width)
+        source = Source.of(self._preset, self._config, preset, weights, compat)
+        with building(self, dtype, source, download_weights):
+            super().__init__(source.config.unet, name or "diffusion_model")
+
+    def call(self, latent, timesteps=None, context=None):
+        if isinstance(latent, dict):
+            latent = [latent[name] for name in ("latent", "timestep_embedding", "context")]
+        if isinstance(latent, list | tuple):
+            return self.predict_at(*latent)
+        return super().call(latent, timesteps, context)
+
+
+class DiffusionModelV2(DiffusionModel):
+    """The UNet of Stable Diffusion 2.x base, whose context is `(batch, tokens, 1024)`.
+
+    The arguments are those of `DiffusionModel`.
+    """
+
+    _preset = PRESET_V2
+    _config = SD_2_BASE

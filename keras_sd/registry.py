@@ -37,6 +37,7 @@ __all__ = [
     "get_schedule",
     "list_samplers",
     "list_schedules",
+    "mismatch",
     "parse_spec",
     "settings_of",
 ]
@@ -151,6 +152,26 @@ def settings_of(made: Sampler | Schedule) -> tuple[str, dict[str, Any]] | None:
         installed declares it, or a setting of it cannot be written as a literal.
     """
     return _SAMPLERS.settings_of(made) or _SCHEDULES.settings_of(made)
+
+
+def mismatch(sampler: Sampler, schedule: str) -> str | None:
+    """Why a sampler should not run on a schedule, in one sentence for a log line.
+
+    Args:
+        sampler: It may declare so, as ``unsuited`` of `keras_sd.sampler`.
+        schedule: The name of a schedule, with settings or without.
+
+    Returns:
+        None where nothing is known against it.
+
+    Raises:
+        ValueError: The name cannot be read.
+    """
+    name = parse_spec(schedule)[0].rpartition(":")[2]
+    why = (getattr(sampler, "unsuited", None) or {}).get(name)
+    if why is None:
+        return None
+    return f"The sampler {label(sampler)} and the schedule {name!r} do not go together: {why}."
 
 
 _Info = TypeVar("_Info", bound=Declared)

@@ -42,6 +42,8 @@ A sampler may declare, as class attributes or properties, what the kit then expe
 * ``brownian`` (default False): its noise is that of one Brownian path, so that the noise of an
   interval is the sum of its parts', and runs of more steps come to the same picture;
 * ``consistency`` (default False): its model is a consistency model, whose x0 is the end of the ODE;
+* ``unsuited`` (default none): by the name of a schedule, why not to run on it, and what to take
+  instead;
 * ``needs_parts`` (default False): it calls ``denoise.parts``, and a run whose denoise has none is a
   ValueError before it starts.
 """

@@ -10,11 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_sd.noise import Level, Levels, NoiseTable, denoised, transfer
-from keras_sd.registry import get_sampler, get_schedule, list_samplers, list_schedules
+from keras_sd.levels import make_levels
+from keras_sd.noise import Level, Levels, NoiseTable, denoised, for_run, transfer
+from keras_sd.registry import (
+    get_sampler,
+    get_schedule,
+    list_samplers,
+    list_schedules,
+    mismatch,
+)
 from keras_sd.sampling import sample
 from keras_sd.schedules import exponential, from_timesteps, karras, leading
-from keras_sd.testing import measure_order, parametrize_with_checks
+from keras_sd.testing import _VARIANCE, _gaussian_errors, measure_order, parametrize_with_checks
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 SAMPLERS = Path(importlib.util.find_spec("keras_sd_samplers").origin).parent
@@ -110,6 +117,7 @@ SETTINGS = [
     ("dpmpp_sde", {"r": 0.7}),
     ("euler_ancestral", {"eta": 0.0}),
     ("lms", {"solver_order": 2}),
+    ("pndm", {"combine": "v"}),
     ("restart", {"low": 0.3, "high": 5.0, "times": 2}),
     ("tcd", {"eta": 0.0}),
     ("unipc", {"solver_order": 1}),
@@ -141,18 +149,25 @@ def test_samplers_import_only_what_the_contract_allows():
 # ---- parity with diffusers (golden values, float64) ----------------------------------------------
 
 
+# What is predicted makes no difference to a sampler, which is given the clean latent: so it is held
+# to the schedulers of models that predict the noise, and to those of models that predict v.
+PREDICTED = pytest.mark.parametrize("v", ["", "-v"])
+
+
+@PREDICTED
 @pytest.mark.parametrize("num_steps", MAKER.STEPS)
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_ddim_equals_diffusers(eta, num_steps):
+def test_ddim_equals_diffusers(eta, num_steps, v):
     levels = leading(SD, num_steps, final_sigma="first")
-    steps = assert_golden(f"ddim-{eta}", get_sampler("ddim", eta=eta), levels, 1e-12)
+    steps = assert_golden(f"ddim-{eta}{v}", get_sampler("ddim", eta=eta), levels, 1e-12)
     assert steps[-1].evaluations == num_steps
 
 
+@pytest.mark.parametrize(("golden", "sampler"), [("pndm", "pndm"), ("pndm-v", "pndm:combine=v")])
 @pytest.mark.parametrize("num_steps", MAKER.STEPS)
-def test_pndm_equals_diffusers(num_steps):
+def test_pndm_equals_diffusers(num_steps, golden, sampler):
     levels = leading(SD, num_steps, final_sigma="first")
-    steps = assert_golden("pndm", get_sampler("pndm"), levels, 1e-12)
+    steps = assert_golden(golden, get_sampler(sampler), levels, 1e-12)
     assert steps[-1].evaluations == (num_steps + 1 if num_steps > 1 else 1)
 
 
@@ -161,9 +176,10 @@ def test_pndm_equals_diffusers(num_steps):
     # One linspace step starts at timestep 0 in diffusers, at the noisiest here.
     [(s, n) for s in MAKER.SPACINGS for n in MAKER.STEPS if (s, n) != ("linspace", 1)],
 )
-def test_euler_equals_diffusers(spacing, num_steps):
+@PREDICTED
+def test_euler_equals_diffusers(spacing, num_steps, v):
     levels = get_schedule(spacing)(SD, num_steps)
-    steps = assert_golden(f"euler-{spacing}", get_sampler("euler"), levels, 1e-12)
+    steps = assert_golden(f"euler-{spacing}{v}", get_sampler("euler"), levels, 1e-12)
     assert steps[-1].evaluations == num_steps
 
 
@@ -207,7 +223,12 @@ GRIDS = {
 }
 FAMILY = {
     **{f"k-diffusion/{case}": row[:2] for case, row in MAKER.K_DIFFUSION.items()},
-    **{f"diffusers/{case}": row[:2] for case, row in MAKER.DIFFUSERS.items()},
+    **{
+        f"{library}/{case}": row[:2]
+        for library in MAKER.PREDICTIONS
+        for case, row in MAKER.DIFFUSERS.items()
+        if (library, case) != ("diffusers-v", "ipndm")  # which takes v, whatever it is told
+    },
 }
 
 
@@ -275,11 +296,12 @@ def test_dpm_adaptive_equals_k_diffusion(path):
         assert evaluations == expected
 
 
+@pytest.mark.parametrize("library", MAKER.PREDICTIONS)
 @pytest.mark.parametrize("case", MAKER.TIMESTEPS)
-def test_models_told_timesteps_equal_diffusers(case):
+def test_models_told_timesteps_equal_diffusers(case, library):
     name, settings, *_ = MAKER.TIMESTEPS[case]
-    timesteps = list(GOLDENS[f"diffusers/{case}/timesteps"])
-    for num_steps, golden in zip(MAKER.STEPS, GOLDENS[f"diffusers/{case}"], strict=True):
+    timesteps = list(GOLDENS[f"{library}/{case}/timesteps"])
+    for num_steps, golden in zip(MAKER.STEPS, GOLDENS[f"{library}/{case}"], strict=True):
         own, timesteps = timesteps[:num_steps], timesteps[num_steps:]
         levels = from_timesteps(SD, own, final_sigma="first" if name == "tcd" else "zero")
         last = run(get_sampler(name, **settings), levels)[-1]
@@ -297,6 +319,35 @@ def test_goldens_are_what_the_references_make_today():
     assert set(made) == set(GOLDENS)
     for name, array in made.items():
         np.testing.assert_allclose(GOLDENS[name], array, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+# ---- which schedules ---------------------------------------------------------------------------
+
+
+def spread(sampler, schedule, num_steps=20):
+    """How much of the spread of normal data there is at the end of a run, 1 where it is right."""
+    table = NoiseTable.scaled_linear()
+    (_, deviation) = _gaussian_errors(sampler, make_levels(schedule, table, num_steps))[-1]
+    return 1 + deviation / math.sqrt(_VARIANCE)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_who_keeps_too_much_spread_on_a_schedule_says_so(name):
+    sampler = get_sampler(name)
+    for info in list_schedules():
+        if spread(sampler, info.name) > 1.5:
+            said = mismatch(sampler, f"{info.qualified_name}:final_sigma=zero")
+            assert said is not None
+            assert repr(info.name) in said
+            assert "'exponential'" in said
+        else:
+            assert mismatch(sampler, info.name) is None or spread(sampler, info.name, 8) > 1.5
+
+
+def test_a_sampler_without_noise_goes_with_every_schedule():
+    assert mismatch(get_sampler("dpmpp_3m"), "linspace") is None
+    assert mismatch(get_sampler("dpmpp_3m", eta=0.5), "linspace")
+    assert mismatch(lambda denoise, x, levels, noise: x, "linspace") is None
 
 
 # ---- each method ---------------------------------------------------------------------------------
@@ -334,6 +385,25 @@ def test_pndm_starts_at_zero_terminal_snr():
     steps = run_constant(get_sampler("pndm"), levels)
     assert steps[0].evaluations == 1
     assert steps[1].evaluations == 3
+    np.testing.assert_allclose(steps[-1].latent, 0.7, atol=1e-12)
+
+
+def test_averaging_v_is_of_lower_order_than_averaging_noise():
+    # samplers/README.md, "PNDM and v".
+    table = for_run(SD, final_sigma="first")
+    for num_steps, noise, v in [(4, 0.070, 0.300), (20, 0.007, 0.061), (50, 0.001, 0.025)]:
+        for sampler, error in (("pndm", noise), ("pndm:combine=v", v)):
+            levels = make_levels("leading", table, num_steps)
+            found = sum(_gaussian_errors(get_sampler(sampler), levels)[-1])
+            assert found == pytest.approx(error, abs=6e-4)
+    with pytest.raises(ValueError, match="combine must be 'noise' or 'v', got 'x0'"):
+        get_sampler("pndm:combine=x0")
+
+
+def test_averaged_v_starts_at_zero_terminal_snr():
+    levels = Levels([Level(999, 0.0, 1.0), *leading(SD, 6)], path=SD.at_ratio)
+    steps = run_constant(get_sampler("pndm:combine=v"), levels)
+    assert steps[0].evaluations == 2
     np.testing.assert_allclose(steps[-1].latent, 0.7, atol=1e-12)
 
 

@@ -100,6 +100,8 @@ def inspect(
         str, typer.Argument(help="A file or folder, or the name of a model that is here.")
     ],
     variant: loading.Variant = None,
+    ema: loading.Ema = False,
+    strict: loading.Strict = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Headers only: no NaN is found, no sha256 computed.")
     ] = False,
@@ -117,7 +119,9 @@ def inspect(
 
     place, left = _here(path, variant)
     with bytes_bar("reading") as advance:
-        report = look(place, variant=left, numbers=not quick, progress=advance)
+        report = look(
+            place, variant=left, ema=ema, strict=strict, numbers=not quick, progress=advance
+        )
     if json_:
         typer.echo(json.dumps(report.to_dict(), indent=1))
     else:
@@ -172,6 +176,9 @@ def _lines(report: Report, most: int | None) -> Iterator[str]:
     if report.ignored:
         count = f"{len(report.ignored)} tensors that are known and no part of the model"
         rows.append(("ignored", f"{count}: {_some(report.ignored, most)}"))
+    if report.left_out:
+        count = f"{len(report.left_out)} that nothing here needs"
+        rows.append(("left out", f"{count}: {_some(report.left_out, most)}"))
     rows += [("note", note) for note in report.notes]
     for kind, names in report.problems.items():
         rows.append((f"{kind}!", f"{len(names)}: {_some(names, most)}"))
@@ -219,6 +226,7 @@ def convert(
     variant: loading.Variant = None,
     prediction: loading.Prediction = None,
     ema: loading.Ema = False,
+    strict: loading.Strict = False,
     autoencoder: loading.Autoencoder = None,
     unet: loading.Unet = None,
     text_encoder: loading.TextEncoder = None,
@@ -240,6 +248,7 @@ def convert(
     options = loading.given(
         prediction=prediction,
         ema=ema,
+        strict=strict,
         autoencoder=autoencoder,
         unet=unet,
         text_encoder=text_encoder,

@@ -19,6 +19,10 @@ Ema = Annotated[
     bool,
     typer.Option("--ema", help="Take the averaged weights of the UNet, where a file has both."),
 ]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Refuse a checkpoint with any tensor that is not known."),
+]
 Autoencoder = Annotated[
     Path | None, typer.Option(help="A file or folder to take the autoencoder (VAE) from.")
 ]

@@ -6,7 +6,7 @@ is done with weights (running, converting, inspecting) starts from the `Checkpoi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,27 @@ import numpy as np
 from keras_sd.compat import rules_of
 from keras_sd.config import ModelConfig
 from keras_sd.tokenizer import UNMERGED, read_merges
-from keras_sd.weights import diffusers_folder, keras_cv_h5, recognise
+from keras_sd.weights import diffusers_folder, keras_cv_h5
+from keras_sd.weights.architecture import PARTS
 from keras_sd.weights.diffusers_folder.configs import SCHEDULER
 from keras_sd.weights.families import family_of, unsupported
 from keras_sd.weights.files import read_json
 from keras_sd.weights.names import own, weights_h5
 from keras_sd.weights.parts import (
+    FLOAT8,
     Alone,
     Part,
     check_fits,
     component_file,
     component_of,
+    lies_in,
+    listed,
     open_alone,
-    printable,
     shapes_of,
 )
-from keras_sd.weights.readers import TensorFile, WeightsError, read_file, sha256
-from keras_sd.weights.recognise import PARTS, Prediction
+from keras_sd.weights.prediction import ASSUMED_NOTE, ZERO_SNR, Prediction, stated_prediction
+from keras_sd.weights.readers import TensorFile, WeightsError, read_file, release, sha256
+from keras_sd.weights.recognise import Copy, recognise
 
 __all__ = [
     "CONFIG",
@@ -56,8 +60,6 @@ NAMES = (CONFIG, WEIGHTS, MERGES)
 FORMAT = 1
 """Of preset folders."""
 
-_MAX_LISTED = 10
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -75,7 +77,8 @@ class Checkpoint:
             many as it knows.
         words: the words the model was trained on, or None where there is no list.
         license: of the weights, or None where nothing says.
-        leftover: names in the files that belong to no part and are not known.
+        leftover: names in the files that belong to no part, are not known, and make it unfit.
+        left_out: names that are not known and that nothing here needs, and second copies.
         ignored: names that are known and no part of the model, such as a table of betas.
         notes: what whoever uses it should know.
         unsupported: why it cannot be run, or None.
@@ -93,6 +96,7 @@ class Checkpoint:
     words: tuple[str, ...] | None = None
     license: str | None = None
     leftover: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     unsupported: str | None = None
@@ -127,7 +131,9 @@ class Checkpoint:
             WeightsError: a tensor has no variable, a variable no tensor, or a shape or dtype does
                 not fit. The message lists the first ten of each kind.
         """
-        refuse(str(self.path), self.problems())
+        if problems := self.problems():
+            # One of these may be what is missing, under a name that nobody knows.
+            refuse(str(self.path), {**problems, "left out": self.left_out})
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every variable by `part/path`, in our layout and the file's dtype: views of the file
@@ -149,9 +155,14 @@ def open_checkpoint(
     ema: bool = False,
     variant: str | None = None,
     compat: str | None = None,
+    strict: bool = False,
 ) -> Checkpoint:
     """Opens a checkpoint of any layout. Only headers are read, but the files of a folder of ours
-    are hashed; no network, no Keras.
+    are hashed, and what a file has twice is compared; no network, no Keras.
+
+    Tensors that no part needs are left out, and a note names them: what training or a merge left
+    beside the networks, and second copies of weights under other names. What lies in a network
+    and is none of its variables is none of these, for such a network computes otherwise.
 
     Args:
         path: of a file or folder, see docs/checkpoints.md.
@@ -164,6 +175,7 @@ def open_checkpoint(
         ema: take the averaged weights of the UNet, from a file that has both.
         variant: of the files in a diffusers folder, such as `"fp16"`.
         compat: the version of KerasCV whose arithmetic it has, see `keras_sd.compat.get`.
+        strict: a tensor that is not known makes the checkpoint unfit, whatever it is.
 
     Raises:
         WeightsError: it is damaged, or no Stable Diffusion 1.x or 2.x, or holds a part only; the
@@ -184,8 +196,11 @@ def open_checkpoint(
     elif variant is not None:
         raise ValueError(f"variant {variant!r} is of files in a folder, and {path} is one file")
     else:
-        checkpoint = _open_file(path, prediction, ema, given)
-    checkpoint = _with_parts(checkpoint, given)
+        checkpoint = _open_file(path, prediction, ema, given, strict)
+    checkpoint = _with_parts(checkpoint, given, strict)
+    if not strict:
+        checkpoint = _without_strays(checkpoint)
+    checkpoint = _noting_float8(checkpoint)
     if prediction is not None:
         checkpoint = _with_noise(checkpoint, "the option prediction", prediction=prediction)
     elif "unet" in given and (stated := _stated(given["unet"])):
@@ -193,7 +208,7 @@ def open_checkpoint(
     return replace(checkpoint, config=rules.config(checkpoint.config))
 
 
-def open_part(part: str, path: str | Path, config: ModelConfig) -> Alone:
+def open_part(part: str, path: str | Path, config: ModelConfig, *, strict: bool = False) -> Alone:
     """Opens what shall be one part of a model.
 
     Args:
@@ -201,6 +216,7 @@ def open_part(part: str, path: str | Path, config: ModelConfig) -> Alone:
         path: of a file that holds it, alone or with others; of its folder inside of a diffusers
             folder; or of the folder of a whole model.
         config: of the model it shall be part of.
+        strict: see `open_checkpoint`.
 
     Raises:
         WeightsError: the file is damaged, holds something else, or is of another size.
@@ -211,13 +227,13 @@ def open_part(part: str, path: str | Path, config: ModelConfig) -> Alone:
         raise FileNotFoundError(f"There is no file or folder {path}")
     file = _file_of(path)
     if file is None:
-        found = _one_of(open_checkpoint(path), part)
+        found = _one_of(open_checkpoint(path, strict=strict), part)
     else:
         try:
             found = open_alone(file, config)
         except WeightsError as error:
             try:
-                whole = open_checkpoint(file)
+                whole = open_checkpoint(file, strict=strict)
             except WeightsError:
                 raise error from None
             found = _one_of(whole, part)
@@ -230,7 +246,10 @@ def open_part(part: str, path: str | Path, config: ModelConfig) -> Alone:
     if found.name != part:
         raise WeightsError(f"{path} is no {part}, it holds the {found.name}")
     check_fits(path, part, found.part.table, config)
-    return found
+    if strict:
+        return found
+    clean, strays = found.part.without_strays()
+    return replace(found, part=clean, left_out=(*found.left_out, *strays))
 
 
 def _file_of(path: Path) -> Path | None:
@@ -248,18 +267,89 @@ def _one_of(whole: Checkpoint, part: str) -> Alone:
     return Alone(part, whole.parts[part], ())
 
 
-def _with_parts(checkpoint: Checkpoint, given: Mapping[str, Path]) -> Checkpoint:
+def _with_parts(checkpoint: Checkpoint, given: Mapping[str, Path], strict: bool) -> Checkpoint:
     """The checkpoint with parts of other files."""
     if not given:
         return checkpoint
-    found = {part: open_part(part, path, checkpoint.config) for part, path in given.items()}
+    found = {
+        part: open_part(part, path, checkpoint.config, strict=strict)
+        for part, path in given.items()
+    }
     ignored = [name for one in found.values() for name in one.ignored]
+    left_out = [name for one in found.values() for name in one.left_out]
+    notes = [
+        note for part, path in given.items() for note in _said_of_strays(path, found[part].left_out)
+    ]
     changed = replace(
         checkpoint,
         parts={**checkpoint.parts, **{name: one.part for name, one in found.items()}},
         ignored=tuple(dict.fromkeys([*checkpoint.ignored, *ignored])),
+        left_out=(*checkpoint.left_out, *left_out),
+        notes=(*checkpoint.notes, *notes),
     )
     return _named_anew(changed) if "unet" in given else changed
+
+
+def _without_strays(checkpoint: Checkpoint) -> Checkpoint:
+    """Without the tensors that are not known and lie in no network, which a note names."""
+    parts: dict[str, Part] = {}
+    strays: list[str] = []
+    for name, part in checkpoint.parts.items():
+        parts[name], found = part.without_strays()
+        strays += found
+    inside = [lies_in(part.table) for part in parts.values()]
+    leftover = [name for name in checkpoint.leftover if any(lies(name) for lies in inside)]
+    strays += [name for name in checkpoint.leftover if not any(lies(name) for lies in inside)]
+    return replace(
+        checkpoint,
+        parts=parts,
+        leftover=tuple(leftover),
+        left_out=(*checkpoint.left_out, *strays),
+        notes=(*checkpoint.notes, *_said_of_strays(checkpoint.path, strays)),
+    )
+
+
+def _said_of_strays(path: Path, strays: Sequence[str]) -> tuple[str, ...]:
+    if not strays:
+        return ()
+    count = "1 tensor is" if len(strays) == 1 else f"{len(strays)} tensors are"
+    return (f"{path}: {count} left out, which nothing here needs: {listed(strays)}.",)
+
+
+def _said_of_copy(copy: Copy, tensors: Mapping[str, np.ndarray]) -> str:
+    """Whether what a file has twice is the same, and which is taken."""
+    differ = set()
+    for taken, other in copy.pairs:
+        first, second = (np.asarray(tensors[entry.name]) for entry in (taken, other))
+        if not np.array_equal(taken.ours(first), other.ours(second)):
+            differ.add(other.name)
+        release(first)
+        release(second)
+    count = "1 tensor is" if len(copy.names) == 1 else f"{len(copy.names)} tensors are"
+    where = f"{PARTS[copy.part]}: {count} there twice, under {copy.other} and {copy.taken}"
+    if not differ:
+        return f"{where}, with the same numbers."
+    return (
+        f"{where}, and {len(differ)} of them with other numbers: {listed(sorted(differ))}. "
+        f"Programs do not agree which to take. Here it is {copy.taken}, the names that such models "
+        f"are published with; {copy.part}=FILE takes another."
+    )
+
+
+def _noting_float8(checkpoint: Checkpoint) -> Checkpoint:
+    found = {
+        str(tensor.dtype): None
+        for part in checkpoint.parts.values()
+        for tensor in part.tensors.values()
+        if tensor.dtype in FLOAT8
+    }
+    if not found:
+        return checkpoint
+    note = (
+        f"It has numbers in {' and '.join(found)}, eight bits each: what was rounded away by that "
+        "does not come back. They are loaded into the precision of Keras' dtype policy."
+    )
+    return replace(checkpoint, notes=(*checkpoint.notes, note))
 
 
 def _with_noise(checkpoint: Checkpoint, who: str, **changes: Any) -> Checkpoint:
@@ -276,7 +366,7 @@ def _with_stated(
     checkpoint: Checkpoint, file: Path, prediction: Prediction, zero_snr: bool, who: str
 ) -> Checkpoint:
     """With what the file of the UNet says of its training."""
-    notes = [note for note in checkpoint.notes if note != recognise.ASSUMED_NOTE]
+    notes = [note for note in checkpoint.notes if note != ASSUMED_NOTE]
     before = checkpoint.config.noise.prediction
     if prediction != before:
         notes.append(
@@ -297,8 +387,8 @@ def _stated(path: Path) -> tuple[Prediction, bool, str] | None:
         return noise.prediction, noise.zero_terminal_snr, f"{path}, {whole.prediction_from}"
     file = read_file(place)
     shapes = shapes_of(file)
-    stated = recognise.stated_prediction(shapes, file.metadata, place)
-    return None if stated is None else (stated[0], recognise.ZERO_SNR in shapes, stated[1])
+    stated = stated_prediction(shapes, file.metadata, place)
+    return None if stated is None else (stated[0], ZERO_SNR in shapes, stated[1])
 
 
 def _named_anew(checkpoint: Checkpoint) -> Checkpoint:
@@ -376,12 +466,16 @@ def _open_diffusers(folder: Path, variant: str | None, given: Mapping[str, Path]
 
 
 def _open_file(
-    path: Path, prediction: Prediction | None, ema: bool, given: Mapping[str, Path]
+    path: Path,
+    prediction: Prediction | None,
+    ema: bool,
+    given: Mapping[str, Path],
+    strict: bool,
 ) -> Checkpoint:
     file = read_file(path)
     if file.format == "hdf5":
         _refuse_part(path, file)
-    found = recognise.recognise(
+    found = recognise(
         shapes_of(file),
         file.metadata,
         path=path,
@@ -403,17 +497,21 @@ def _open_file(
         )
         for part, table in found.tables.items()
     }
+    twice = tuple(name for copy in found.copies for name in copy.names)
+    copies = () if strict else [copy for copy in found.copies if copy.part not in given]
     return Checkpoint(
         path,
         found.layout,
         found.family,
         found.config,
         parts,
-        leftover=found.leftover,
+        leftover=(*found.leftover, *twice) if strict else found.leftover,
+        left_out=() if strict else twice,
         ignored=found.ignored,
-        notes=found.notes,
+        notes=(*found.notes, *(_said_of_copy(copy, file.tensors) for copy in copies)),
         unsupported=found.unsupported,
         prediction_from=found.prediction_from,
+        absent=found.absent,
     )
 
 
@@ -511,10 +609,8 @@ def refuse(source: str, problems: Mapping[str, Iterable[str]]) -> None:
     """
     lines = []
     for kind, found in problems.items():
-        names = [printable(name) for name in found]
-        if names:
-            more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-            lines.append(f"  {len(names)} {kind}: {', '.join(names[:_MAX_LISTED])}{more}")
+        if names := list(found):
+            lines.append(f"  {len(names)} {kind}: {listed(names)}")
     if lines:
         raise WeightsError("\n".join([f"{source} does not fit, nothing was loaded:", *lines]))
 

@@ -62,6 +62,7 @@ class Report:
             `"not floating"`, `"not finite"`.
         numbers_read: every number was looked at; otherwise headers only.
         ignored: tensors that are known and no part of the model.
+        left_out: tensors that are not known and that the model does not need, and second copies.
         vocabulary: the merges beside the weights: their path, `"in tokenizer.json"`, or None.
         words: how many words the model was trained on, where there is a list.
         license: of the weights, where something says it.
@@ -81,6 +82,7 @@ class Report:
     problems: dict[str, list[str]] = field(default_factory=dict)
     numbers_read: bool = False
     ignored: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     vocabulary: str | None = None
     words: int | None = None
     license: str | None = None
@@ -103,6 +105,8 @@ def inspect(
     path: str | Path,
     *,
     variant: str | None = None,
+    ema: bool = False,
+    strict: bool = False,
     numbers: bool = True,
     progress: Progress | None = None,
 ) -> Report:
@@ -111,6 +115,8 @@ def inspect(
     Args:
         path: of a file or folder.
         variant: of the files in a diffusers folder, such as `"fp16"`.
+        ema: look at the averaged weights of the UNet, as `open_checkpoint` takes them.
+        strict: a tensor that is not known is a problem, see `open_checkpoint`.
         numbers: read all of it: look at every number, compute the files' sha256. Otherwise the
             headers are read, and those files whose own layout asks for a checksum.
         progress: is told how far the reading is.
@@ -126,7 +132,7 @@ def inspect(
     if not path.exists():
         raise FileNotFoundError(f"There is no file or folder {path}")
     try:
-        report, parts, files = _open(path, variant)
+        report, parts, files = _open(path, variant, ema, strict)
     except (WeightsError, FileNotFoundError) as error:
         report, parts, files = Report(str(path), error=str(error)), {}, []
         files = [path] if path.is_file() else []
@@ -138,10 +144,12 @@ def inspect(
     return _read(report, parts, progress) if numbers else report
 
 
-def _open(path: Path, variant: str | None) -> tuple[Report, dict[str, Part], list[Path]]:
+def _open(
+    path: Path, variant: str | None, ema: bool, strict: bool
+) -> tuple[Report, dict[str, Part], list[Path]]:
     """What the headers say, the parts, and the files."""
     try:
-        checkpoint = open_checkpoint(path, variant=variant)
+        checkpoint = open_checkpoint(path, variant=variant, ema=ema, strict=strict)
     except WeightsError as error:
         if not path.is_file():
             raise
@@ -150,13 +158,15 @@ def _open(path: Path, variant: str | None) -> tuple[Report, dict[str, Part], lis
             alone = open_alone(path)
         except WeightsError:
             raise error from None
+        part, strays = (alone.part, ()) if strict else alone.part.without_strays()
         report = Report(
             str(path),
             family=f"the {alone.name.replace('_', ' ')} of a model, alone",
-            problems=alone.part.problems(),
+            problems=part.problems(),
             ignored=list(alone.ignored),
+            left_out=list(strays),
         )
-        return report, {alone.name: alone.part}, [path]
+        return report, {alone.name: part}, [path]
     report = Report(
         str(path),
         family=checkpoint.family,
@@ -165,6 +175,7 @@ def _open(path: Path, variant: str | None) -> tuple[Report, dict[str, Part], lis
         prediction_from=checkpoint.prediction_from,
         problems=checkpoint.problems(),
         ignored=list(checkpoint.ignored),
+        left_out=list(checkpoint.left_out),
         vocabulary=_vocabulary(checkpoint),
         words=None if checkpoint.words is None else len(checkpoint.words),
         license=checkpoint.license,

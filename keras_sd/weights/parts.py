@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import ml_dtypes
 import numpy as np
 
 from keras_sd.config import SD_1, ModelConfig
-from keras_sd.weights import keras_cv_h5
+from keras_sd.weights import architecture, keras_cv_h5
+from keras_sd.weights.architecture import Telling
 from keras_sd.weights.diffusers_folder.files import stems
 from keras_sd.weights.files import read_json
 from keras_sd.weights.names import Table, own, weights_h5
@@ -30,6 +32,7 @@ _COMPONENTS = {
 """The classes that the folders inside of a diffusers folder name."""
 
 _MAX_FACTS = 3
+_MAX_LISTED = 10
 
 FLOAT8 = tuple(map(np.dtype, (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)))
 _OTHER_FLOATS = (np.dtype(ml_dtypes.bfloat16), *FLOAT8)
@@ -73,6 +76,16 @@ class Part:
         }
         return {kind: names for kind, names in found.items() if names}
 
+    def without_strays(self) -> tuple[Part, tuple[str, ...]]:
+        """The part without the tensors that are none of its variables and do not lie in the
+        network; and their names."""
+        used, inside = {entry.name for entry in self.table}, lies_in(self.table)
+        strays = {name for name in self.tensors if name not in used and not inside(name)}
+        if not strays:
+            return self, ()
+        kept = {name: tensor for name, tensor in self.tensors.items() if name not in strays}
+        return replace(self, tensors=kept), tuple(sorted(strays))
+
     def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         """Every variable: its path and its value, in our layout and the file's dtype."""
         for entry in self.table:
@@ -87,11 +100,13 @@ class Alone:
         name: `"text_encoder"`, `"unet"`, `"autoencoder"`; or the half: `"encoder"`, `"decoder"`.
         part: its weights.
         ignored: names that are known and no part of the network.
+        left_out: names that are not known and that the network does not need.
     """
 
     name: str
     part: Part
     ignored: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def open_alone(path: Path, config: ModelConfig | None = None) -> Alone:
@@ -151,40 +166,15 @@ def check_fits(source: object, part: str, table: Table, config: ModelConfig) -> 
 
 
 def numbers_of(table: Table) -> dict[str, Any]:
-    """What the shapes tell of a network's architecture, by the names of its config."""
+    """What the shapes of a table tell of its network, by the names of its config."""
     shapes = {entry.path: entry.shape for entry in table}
-
-    def last(path: str, axis: int = -1) -> list[int]:
-        """An axis of the variables at level 0, 1, ..., as far as there are any."""
-        found: list[int] = []
-        while (shape := shapes.get(path.format(len(found)))) is not None:
-            found.append(shape[axis])
-        return found
-
+    part = "unet"
     if "embedding/tokens/embeddings" in shapes:
-        (vocabulary, width), (length, _) = (
-            shapes[f"embedding/{name}/embeddings"] for name in ("tokens", "positions")
-        )
-        mlp = last("layer_{}/hidden/kernel")
-        numbers = {"vocab_size": vocabulary, "max_length": length, "width": width}
-        return {**numbers, "depth": len(mlp), "mlp_width": mlp[0]}
-    for half, latent in (
-        ("encoder", "encoder/moments/kernel"),
-        ("decoder", "decoder/latent/kernel"),
-    ):
-        if latent in shapes:
-            channels = shapes[latent][3] // (2 if half == "encoder" else 1)
-            widths = last(half + "/level_{}_0/conv1/kernel")
-            return {"latent_channels": channels, "widths": widths}
-    widths = last("down_{}_0/residual/conv1/kernel")
-    block = "down_{}_0/transformer/block_{{}}/norm1/gamma"
-    return {
-        "in_channels": shapes["conv_in/kernel"][2],
-        "out_channels": shapes["conv_out/kernel"][3],
-        "widths": widths,
-        "depths": [len(last(block.format(level))) for level in range(len(widths))],
-        "context_width": shapes["middle/transformer/block_0/cross_attention/key/kernel"][0],
-    }
+        part = "text_encoder"
+    elif any(path.startswith(("encoder/", "decoder/")) for path in shapes):
+        part = "autoencoder"
+    numbers = architecture.numbers_of(part, Telling("keras_sd", shapes))
+    return {name: list(n) if isinstance(n, tuple) else n for name, n in numbers.items()}
 
 
 def component_of(folder: Path) -> str | None:
@@ -221,6 +211,22 @@ def component_file(folder: Path, part: str) -> Path:
     raise FileNotFoundError(f"{folder} has no weights, no .safetensors or .bin file")
 
 
+def lies_in(table: Table) -> Callable[[str], bool]:
+    """Whether a name lies in a network, be it of one of its variables or not: whether it begins as
+    the names of one of the network's blocks do."""
+    names = [entry.name for entry in table]
+    pairs = zip(min(names), max(names), strict=False)
+    prefix = "".join(letter for letter, other in itertools.takewhile(_is_same, pairs))
+    prefix = prefix[: max(prefix.rfind("."), prefix.rfind("/")) + 1]
+    block = re.compile(re.escape(prefix) + r"[^./]+[./]?")
+    blocks = {found[0] for name in names if (found := block.match(name))}
+    return lambda name: (found := block.match(name)) is not None and found[0] in blocks
+
+
+def _is_same(pair: tuple[str, str]) -> bool:
+    return pair[0] == pair[1]
+
+
 def is_floating(dtype: np.dtype) -> bool:
     """Whether numbers of this dtype can be weights."""
     return dtype in _OTHER_FLOATS or np.issubdtype(dtype, np.floating)
@@ -231,6 +237,13 @@ def shapes_of(file: TensorFile) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in file.tensors.items()}
 
 
+def listed(names: Iterable[str]) -> str:
+    """The first ten of some names of a file, for a message."""
+    names = list(names)
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(map(printable, names[:_MAX_LISTED])) + more
+
+
 def printable(text: str) -> str:
     """Text of a file as a message may hold it: what moves a terminal's cursor stands as `repr`."""
     return text if text.isprintable() else repr(text)
@@ -238,68 +251,15 @@ def printable(text: str) -> str:
 
 def _own_config(part: str, shapes: Mapping[str, tuple[int, ...]], path: Path) -> Any:
     """The config of a network of ours, as far as its variables tell, from what Keras saved."""
-
-    def shape(name: str, rank: int) -> tuple[int, ...]:
-        if name not in shapes:
-            raise WeightsError(f"{path} is not whole: it has no {name}")
-        if len(shapes[name]) != rank:
-            raise WeightsError(f"{path}: {name} cannot be of shape {shapes[name]}")
-        return shapes[name]
-
-    def named(name: str) -> list[str]:
-        """The names of the layers of a list: `layer`, `layer_1`, ..."""
-        found: list[str] = []
-        while (one := name.format(f"_{len(found)}" if found else "")) in shapes:
-            found.append(one)
-        return found
-
-    def levels(blocks: str, between: str) -> tuple[list[str], int]:
-        """The first block at each resolution, and how many one has."""
-        found, count = named(blocks), 1 + len(named(between))
-        each = max(len(found) // count, 1)
-        return found[::each][:count], each
-
+    numbers = architecture.numbers_of(part, Telling("weights_h5", shapes, str(path)))
+    # What no shape tells changes no shape either.
     if part == "text_encoder":
-        vocab_size, width = shape("embedding/tokens/vars/0", 2)
-        numbers: dict[str, Any] = {
-            "vocab_size": vocab_size,
-            "width": width,
-            "max_length": shape("embedding/positions/vars/0", 2)[0],
-            "depth": len(named("blocks/text_layer{}/hidden/vars/0")),
-            "mlp_width": shape("blocks/text_layer/hidden/vars/0", 2)[1],
-            "heads": 1,
-        }
+        numbers["heads"] = 1
     elif part == "unet":
-        conv = "/residual/conv1/vars/0"
-        firsts, blocks = levels("down/level{}" + conv, "downsamples/downsample{}/conv/vars/0")
-        transformers = "/transformer/blocks/transformer_block{}/norm1/vars/0"
-        # Keras counts the middle after the levels on the way down.
-        middle = f"layers/level_{len(named('down/level{}' + conv))}"
-        key = "/transformer/blocks/transformer_block/cross_attention/key/vars/0"
-        numbers = {
-            "in_channels": shape("conv_in/vars/0", 4)[2],
-            "out_channels": shape("conv_out/vars/0", 4)[3],
-            "widths": tuple(shape(name, 4)[3] for name in firsts),
-            "depths": tuple(len(named(name.removesuffix(conv) + transformers)) for name in firsts),
-            "heads": (1,) * len(firsts),
-            "blocks": blocks,
-            "context_width": shape(middle + key, 2)[0],
-            "groups": 1,
-        }
+        numbers |= {"heads": (1,) * len(numbers["widths"]), "groups": 1}
     else:
-        # The way up begins with the smallest resolution, and has a block more at each.
-        firsts, blocks = levels(
-            "decoder/levels/residual_block{}/conv1/vars/0",
-            "decoder/upsamples/upsample{}/conv/vars/0",
-        )
-        numbers = {
-            "latent_channels": shape("decoder/latent/vars/0", 4)[2],
-            "widths": tuple(shape(name, 4)[3] for name in reversed(firsts)),
-            "blocks": blocks - 1,
-            "groups": 1,
-            "encoder": any(name.startswith("encoder/") for name in shapes),
-        }
+        numbers |= {"groups": 1, "encoder": any(name.startswith("encoder/") for name in shapes)}
     try:
         return replace(getattr(SD_1, part), **numbers)
-    except (ValueError, ZeroDivisionError) as error:
+    except ValueError as error:
         raise WeightsError(f"{path} is no {part} that keras_sd can build: {error}") from error

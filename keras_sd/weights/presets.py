@@ -69,6 +69,7 @@ def open_preset(
     *,
     variant: str | None = None,
     needs_vocabulary: bool = True,
+    strict: bool = False,
     **options: Any,
 ) -> Checkpoint:
     """Opens what a preset stands for.
@@ -77,7 +78,8 @@ def open_preset(
         preset: see `locate`.
         variant: of the files, such as `"fp16"`.
         needs_vocabulary: see `locate`.
-        **options: of `open_checkpoint`.
+        strict: a tensor that is not known makes it unfit, see `open_checkpoint`.
+        **options: more of `open_checkpoint`.
 
     Raises:
         FileNotFoundError: see `locate`.
@@ -86,4 +88,4 @@ def open_preset(
     path = locate(preset, variant, needs_vocabulary=needs_vocabulary)
     # Of a name, the variant is a file of its own; in a folder it is looked for.
     fetched = path != Path(os.path.expanduser(preset)) and path.is_file()
-    return open_checkpoint(path, variant=None if fetched else variant, **options)
+    return open_checkpoint(path, variant=None if fetched else variant, strict=strict, **options)

@@ -147,6 +147,7 @@ def test_what_a_file_has_too_much_and_too_little_is_said_at_once(first, tmp_path
         tensors["unknown.weight"] = np.zeros(1, "float32")
         del tensors["first_stage_model.decoder.norm_out.bias"]
         tensors["model.diffusion_model.time_embed.2.bias"] = np.zeros(5, "float32")
+        tensors["model.diffusion_model.out.stranger"] = np.zeros(1, "float32")
         tensors["betas"] = np.zeros(1000, "float32")
 
     path = edit(write(first, "original", tmp_path), change)
@@ -154,7 +155,8 @@ def test_what_a_file_has_too_much_and_too_little_is_said_at_once(first, tmp_path
         load(path, vocabulary=vocabulary)
     message = str(caught.value)
     assert f"{path} does not fit, nothing was loaded" in message
-    assert "2 unexpected: model.diffusion_model.stranger, unknown.weight" in message
+    assert "1 unexpected: model.diffusion_model.out.stranger" in message
+    assert "2 left out: model.diffusion_model.stranger, unknown.weight" in message
     assert "1 missing: first_stage_model.decoder.norm_out.bias" in message
     assert "1 misshapen: model.diffusion_model.time_embed.2.bias is (5,), not (128,)" in message
     assert "betas" not in message

@@ -174,9 +174,11 @@ def test_inspect_a_preset(capsys):
             "out_channels": 4,
             "widths": [32, 64],
             "depths": [1, 0],
+            "blocks": 1,
             "context_width": 64,
+            "linear_projection": False,
         },
-        "autoencoder": {"latent_channels": 4, "widths": [32, 32]},
+        "autoencoder": {"latent_channels": 4, "widths": [32, 32], "blocks": 1},
     }
 
 
@@ -189,7 +191,7 @@ def test_inspect_for_people(capsys):
     assert facts["prediction"] == "epsilon (known from: config.json)"
     assert facts["can be run"] == "yes"
     assert facts["UNet"].startswith("803,204 parameters in 208 tensors, float16, ")
-    assert "widths [32, 64], depths [1, 0], context_width 64" in facts["UNet"]
+    assert "widths [32, 64], depths [1, 0], blocks 1, context_width 64" in facts["UNet"]
     assert facts["license"] == "CC0"
     assert facts["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert facts["result"] == "whole: every tensor fits, every number is finite"
@@ -307,7 +309,11 @@ def test_inspect_lists_what_does_not_fit(capsys):
     save_file(tensors, "odd.safetensors")
     found = run_json(capsys, "inspect", "odd.safetensors", status=1)
     assert found["problems"]["missing"] == gone
-    assert found["problems"]["unexpected"] == extra
+    assert "unexpected" not in found["problems"]
+    assert found["left_out"] == extra
+    strict = run_json(capsys, "inspect", "odd.safetensors", "--strict", status=1)
+    assert strict["problems"] == {"unexpected": extra, **found["problems"]}
+    assert strict["left_out"] == []
     assert found["ignored"] == ["betas"]
     (misshapen,) = found["problems"]["misshapen"]
     assert misshapen.startswith("model.diffusion_model.out.2.bias is (5,), not (4,)")
@@ -315,7 +321,7 @@ def test_inspect_lists_what_does_not_fit(capsys):
     assert integer == "model.diffusion_model.out.0.bias (int32)"
 
     out = run(capsys, "inspect", "odd.safetensors", status=1)[0]
-    assert "12: strange.00, " in out
+    assert "12 that nothing here needs: strange.00, " in out
     assert "strange.09 and 2 more (--full lists them)" in out
     assert "1 tensors that are known and no part of the model: betas" in out
     out = run(capsys, "inspect", "odd.safetensors", "--full", status=1)[0]
@@ -435,12 +441,18 @@ def test_names_that_would_move_the_cursor_are_escaped(capsys):
         ["inspect", "evil.safetensors", "--full"],
         ["convert", "evil.safetensors", "out.safetensors"],
     ):
-        out, err = run(capsys, *arguments, status=1 if arguments[0] == "inspect" else 2)
+        out, err = run(capsys, *arguments)
+        assert "which nothing here needs: 'x\\x1b[2K\\r" in out + err
+        assert "\x1b" not in out + err
+        results = [line for line in out.splitlines() if line.startswith("  result")]
+        assert len(results) == (arguments[0] == "inspect")
+        status = 1 if arguments[0] == "inspect" else 2
+        out, err = run(capsys, *arguments, "--strict", *["--force"] * (status == 2), status=status)
         assert "1 unexpected: 'x\\x1b[2K\\r" in err or "unexpected!   1: 'x\\x1b[2K\\r" in out
         assert "\x1b" not in out + err
         assert not any(line.startswith("  result") for line in out.splitlines())
     with pytest.raises(WeightsError) as caught:
-        open_checkpoint("evil.safetensors").check()
+        open_checkpoint("evil.safetensors", strict=True).check()
     assert repr(EVIL) in str(caught.value)
     assert EVIL not in str(caught.value)
 
@@ -545,7 +557,7 @@ def test_a_part_of_another_model_is_named_by_a_few_facts():
     for part, words in (
         ("text_encoder", "max_length is 9, not 8; width is 128, not 64; depth is 3, not 1 and 1"),
         ("unet", "widths is [64, 64], not [32, 64]; context_width is 128, not 64"),
-        ("autoencoder", "decoder/level_0_2/conv1/bias is (32,), not None; decoder/level_0_2/conv1"),
+        ("autoencoder", "blocks is 2, not 1"),
     ):
         with pytest.raises(WeightsError) as caught:
             open_checkpoint("tiny", **{part: "odd"})
@@ -839,7 +851,10 @@ def test_inspect_what_keras_saved_of_a_network_of_ours(capsys, part):
     with h5py.File("x.weights.h5", "r+") as target:
         del target[table[-1].name]
         target["stranger"] = np.zeros(3, "float32")
-    problems = run_json(capsys, "inspect", "x.weights.h5", status=1)["problems"]
+    found = run_json(capsys, "inspect", "x.weights.h5", status=1)
+    assert found["problems"] == {"missing": [table[-1].name]}
+    assert found["left_out"] == ["stranger"]
+    problems = run_json(capsys, "inspect", "x.weights.h5", "--strict", status=1)["problems"]
     assert problems == {"unexpected": ["stranger"], "missing": [table[-1].name]}
 
 

@@ -18,13 +18,10 @@ from keras_sd.config import (
 )
 from keras_sd.keras_cv import names as keras_cv
 from keras_sd.weights.names import diffusers, original
+from keras_sd.weights.places import old_attention
+from keras_sd.weights.prediction import stated_prediction
 from keras_sd.weights.readers import WeightsError
-from keras_sd.weights.recognise import (
-    old_attention,
-    recognise,
-    recognise_part,
-    stated_prediction,
-)
+from keras_sd.weights.recognise import recognise, recognise_part
 
 TINY_1 = ModelConfig(
     "sd-1",
@@ -565,7 +562,6 @@ BROKEN = [
     ("model.diffusion_model.out.2.weight", (5, 32, 3, 3)),
     ("first_stage_model.encoder.down.0.block.0.conv2.weight", None),
     ("first_stage_model.encoder.down.0.block.0.conv2.weight", (1, 1, 3, 3)),
-    ("first_stage_model.encoder.mid.attn_1.q.weight", ()),
     ("first_stage_model.decoder.conv_in.weight", None),
     (original.CLIP + "embeddings.token_embedding.weight", (99, 65)),
     (original.CLIP + "embeddings.position_embedding.weight", (7,)),

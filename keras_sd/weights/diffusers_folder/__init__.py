@@ -30,7 +30,7 @@ from keras_sd.weights.diffusers_folder.tokens import read_tokenizer
 from keras_sd.weights.diffusers_folder.write import write_folder
 from keras_sd.weights.families import family_of, unsupported
 from keras_sd.weights.names import Table, diffusers, under
-from keras_sd.weights.recognise import old_attention
+from keras_sd.weights.places import old_attention
 
 __all__ = [
     "FOLDERS",

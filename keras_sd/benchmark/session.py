@@ -25,8 +25,8 @@ from keras_sd.benchmark.model import (
 from keras_sd.benchmark.runs import Results, RunError, machine, measure, run_worker
 from keras_sd.benchmark.systems import Job
 from keras_sd.config import check_size
+from keras_sd.files import replace_file
 from keras_sd.image import save_png
-from keras_sd.weights.files import replace_file
 
 RESULTS, TABLE, PLOT, WORK, PICTURES = "results.json", "table.md", "plot.png", "work", "pictures"
 """What is in the folder: everything, as JSON; the table; the plot; what is gone in the end; and the

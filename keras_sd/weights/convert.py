@@ -6,10 +6,11 @@ import logging
 from pathlib import Path
 from typing import Literal
 
-from keras_sd.weights.checkpoint import Checkpoint
+from keras_sd.files import checked_path
+from keras_sd.weights.checkpoint import NAMES, Checkpoint
 from keras_sd.weights.diffusers_folder.write import write_folder
 from keras_sd.weights.files import Dtype, refuse_others
-from keras_sd.weights.save import NAMES, save_checkpoint, save_preset
+from keras_sd.weights.save import save_checkpoint, save_preset
 from keras_sd.weights.vocabulary import tokenizer_of
 
 Layout = Literal["keras_sd", "diffusers", "original"]
@@ -44,9 +45,12 @@ def convert(
             or the layout has no way to say what the model is. Nothing was written.
         FileExistsError: there is something at `out` already that is not to be replaced.
         FileNotFoundError: there is no vocabulary; the message says how to get it.
-        ValueError: `out` is a part of what is read, or no name for this layout.
+        BlockingIOError: another process is writing `out`.
+        OSError: a file cannot be written; the message names it.
+        TypeError: `out` is no path.
+        ValueError: `out` is empty, is a part of what is read, or no name for this layout.
     """
-    out = Path(out)
+    out = checked_path(out, "out")
     _check_place(checkpoint, out, to, force)
     checkpoint.check()
     config = checkpoint.config

@@ -1,14 +1,16 @@
-"""Files: what is written to them, whole or not at all; and small ones, read with care."""
+"""Folders that are written whole or not at all, by one process at a time; small files, read with
+care; and the tensors of a file."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,6 +18,8 @@ import ml_dtypes
 import numpy as np
 
 from keras_sd.config import ModelConfig
+from keras_sd.files import flush, parents_of, told
+from keras_sd.lock import lock
 from keras_sd.weights.names import Table
 from keras_sd.weights.readers import WeightsError, instead, is_finite, open_file
 
@@ -28,79 +32,146 @@ _MAX_LISTED = 5
 # What the system puts into folders by itself.
 _LITTER = {".DS_Store"}
 
+_KINDS = ("new", "ready", "old")
+"""What a folder is called meanwhile: being written, whole and to be moved, moved away."""
+
 _log = logging.getLogger(__name__)
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file beside its place and moves it there, whole or not at all.
-
-    Args:
-        path: of the file; one that is there is replaced at once. Of a link, what it leads to is
-            replaced. Folders that are missing are made.
-        write: is given the path of an empty file to write.
-    """
-    path = path.resolve()
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    with _parents_of(path):
-        try:
-            temporary.touch(exist_ok=False)
-            rights = temporary.stat().st_mode & 0o666
-            write(temporary)
-            # safetensors puts a file of its own there, which nobody else may read.
-            temporary.chmod(rights)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def new_folder(
-    out: Path, names: Collection[str], last: str, *, keep: bool = False
-) -> Iterator[Path]:
-    """A folder to write files to, which are those of `out` in the end, whole or not at all.
+def replace_folder(
+    out: Path, files: Mapping[str, Callable[[Path], object]], *, keep: bool = False
+) -> None:
+    """Writes the files of a folder, whole or not at all.
 
     Where `out` is not there yet, what was written becomes it at once. Where it is, the files take
     the places of the old ones, which come back if anything goes wrong. That needs no right to
-    write beside `out`, which may be a volume, or the current folder.
+    write beside `out`, which may be a volume, or the current folder. What a process that was killed
+    has left is finished or removed first, and the log says so.
 
     Args:
         out: the folder. Of a link, what it leads to is replaced.
-        names: of all files that are written: "unet/config.json".
-        last: the file of them without which it is no model. It is the first to go and the last to
-            come, so that half a folder is never mistaken for a whole, not even by whoever finds
-            it after a power cut.
+        files: by their names in the folder ("unet/config.json"), what writes each of them, given
+            the path of a file in a folder that is there. They are written in this order. The last
+            is the one without which it is no model: it is the first to go and the last to come,
+            so that half a folder is never mistaken for a whole, not even by whoever finds it after
+            a power cut.
         keep: leave alone what else is in `out`.
 
     Raises:
         FileExistsError: `out` is a file, or it has other files than these, and they are not kept.
+        BlockingIOError: another process is writing this folder.
+        OSError: a file cannot be written; the message names it, and says why.
     """
     out = out.resolve()
-    refuse_others(out, names, keep=keep)
-    stem = (out if out.exists() else out.parent) / f".{out.name}.{secrets.token_hex(8)}"
-    new, old = (stem.with_name(f"{stem.name}.{kind}") for kind in ("new", "old"))
-    with _parents_of(out):
+    refuse_others(out, files, keep=keep)  # before anything is made
+    *_, last = files
+    with parents_of(out), _locked(out) as stem:
+        _clear(out, stem, last)
+        _check_others(out, files, keep)  # again: what was brought back, or came meanwhile
+        new, ready, old = (stem.with_name(f"{stem.name}.{kind}") for kind in _KINDS)
         try:
-            new.mkdir()
-            yield new
-            rights = new.stat().st_mode & 0o666  # See `replace_file`.
-            for name in names:
-                (new / name).chmod(rights)
+            with told(out, stem):
+                new.mkdir()
+            rights = new.stat().st_mode & 0o666
+            for name, write in files.items():
+                path = new / name
+                with told(out / name, path):
+                    path.parent.mkdir(exist_ok=True)
+                    write(path)
+                    path.chmod(rights)  # See `replace_file`.
+                    flush(path)
             if not out.exists():
                 new.rename(out)
                 return
+            new.rename(ready)
             old.mkdir()
-            _swap(new, out, old, last)
+            _swap(ready, out, old, last)
         except BaseException:
             with suppress(OSError):
-                old.rmdir()  # It is empty, or the only place where those files are.
+                old.rmdir()
+            if old.exists():  # It is the only place where those files are, see `_clear`.
+                raise
+            shutil.rmtree(ready, ignore_errors=True)
             raise
         finally:
             shutil.rmtree(new, ignore_errors=True)
-    try:
-        shutil.rmtree(old)
-    except OSError as error:
-        _log.warning("%s, with what was in %s before, cannot be removed: %s", old, out, error)
+        ready.rmdir()
+        try:
+            shutil.rmtree(old)
+        except OSError as error:
+            _log.warning("%s, with what was in %s before, cannot be removed: %s", old, out, error)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[Path]:
+    """Keeps other processes and threads from writing a folder.
+
+    The lock is the system's, so that it ends with its process. Its file is in the folder or, while
+    there is none, beside it.
+
+    Args:
+        out: the folder, whose parents are there.
+
+    Yields:
+        How the paths begin of what is written meanwhile: ".../.NAME.16 digits".
+
+    Raises:
+        BlockingIOError: another has it.
+    """
+    while True:
+        inside = out.exists()
+        # Inside a folder no name of its own: that may be mounted elsewhere under another.
+        start = out / ".keras_sd" if inside else out.with_name(f".{out.name}")
+        with ExitStack() as stack:
+            try:
+                with told(out, start):
+                    stack.enter_context(lock(start.with_name(f"{start.name}.lock")))
+            except BlockingIOError:
+                raise BlockingIOError(
+                    f"{out} is being written by another process: wait until it is done, or take "
+                    "another name"
+                ) from None
+            if inside == out.exists():
+                yield start.with_name(f"{start.name}.{secrets.token_hex(8)}")
+                return
+
+
+def _clear(out: Path, stem: Path, last: str) -> None:
+    """Finishes or removes what processes that were killed have left; nobody else writes now.
+
+    `.new` is not whole. From `.ready`, which is, and from `out` a killed exchange has moved files,
+    as `_swap` does; it goes on from there. What is in `.old` alone is what was there before.
+    """
+    start = re.escape(stem.name.rsplit(".", 1)[0])
+    # As the name of the folder, which it was called by before.
+    named = re.compile(rf"(?P<stem>(?:{start}|\.{re.escape(out.name)})\.[0-9a-f]{{16}})\.\w+")
+    stems = sorted(
+        {
+            match["stem"]
+            for entry in stem.parent.iterdir()
+            if (match := named.fullmatch(entry.name)) and entry.suffix[1:] in _KINDS
+        }
+    )
+    for name in stems:
+        new, ready, old = (stem.with_name(f"{name}.{kind}") for kind in _KINDS)
+        if old.exists() and any(old.iterdir()) and new.exists():
+            new.rename(ready)  # of a version that had one name for both
+        if ready.exists() and stem.parent == out:
+            old.mkdir(exist_ok=True)
+            _swap(ready, out, old, last)
+            _log.warning("%s: a killed replacement of its files is finished", out)
+        elif old.exists() and stem.parent == out:
+            for entry in old.iterdir():
+                if not os.path.lexists(out / entry.name):
+                    entry.rename(out / entry.name)
+                    _log.warning(
+                        "%s is back, which a killed replacement had moved", out / entry.name
+                    )
+        elif new.exists():
+            _log.warning("%s is removed, which a killed process has left", new)
+        for left in (new, ready, old):
+            if left.exists():
+                shutil.rmtree(left)
 
 
 def refuse_others(out: Path, names: Collection[str], *, keep: bool = False) -> None:
@@ -114,13 +185,22 @@ def refuse_others(out: Path, names: Collection[str], *, keep: bool = False) -> N
     Raises:
         FileExistsError: there are some, or `out` is a file.
     """
+    _check_others(out, names, keep)
+
+
+def _check_others(out: Path, names: Collection[str], keep: bool) -> None:
     if not out.exists():
         return
     if not out.is_dir():
         raise FileExistsError(f"{out} is a file; remove it, or take another name")
+    ours = re.compile(rf"\.(keras_sd|{re.escape(out.name)})\.([0-9a-f]{{16}}\.\w+|lock)")
     replaced = {name.split("/")[0] for name in names}
     found = set()
     for entry in out.iterdir():
+        if ours.fullmatch(
+            entry.name
+        ):  # a killed process has left it, which `replace_folder` clears
+            continue
         if not keep or entry.name in replaced:
             inside = entry.rglob("*") if entry.is_dir() and not entry.is_symlink() else [entry]
             found |= {
@@ -148,20 +228,6 @@ def _swap(new: Path, out: Path, old: Path, last: str) -> None:
         for source, target in reversed(steps):
             if os.path.lexists(target) and not os.path.lexists(source):
                 target.rename(source)
-        raise
-
-
-@contextmanager
-def _parents_of(path: Path) -> Iterator[None]:
-    """Makes the folders that a path is in, which are gone again if anything goes wrong."""
-    missing = [parent for parent in path.parents if not parent.exists()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except BaseException:
-        for parent in missing:
-            with suppress(OSError):  # Somebody else has put something there meanwhile.
-                parent.rmdir()
         raise
 
 

@@ -21,10 +21,10 @@ from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, TypeVar
 
+from keras_sd.files import replace_file
 from keras_sd.weights.checkpoint import NAMES
 from keras_sd.weights.diffusers_folder import INDEX
 from keras_sd.weights.diffusers_folder.files import FOLDERS, kind_of, named, stems
-from keras_sd.weights.files import replace_file
 from keras_sd.weights.readers import sha256
 from keras_sd.weights.sources import SOURCES, Place
 

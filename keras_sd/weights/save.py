@@ -13,9 +13,10 @@ from safetensors.numpy import save_file
 
 from keras_sd import compat
 from keras_sd.config import ModelConfig
-from keras_sd.weights.checkpoint import CONFIG, FORMAT, MERGES, NAMES, WEIGHTS
+from keras_sd.files import checked_path, replace_file
+from keras_sd.weights.checkpoint import CONFIG, FORMAT, MERGES, WEIGHTS
 from keras_sd.weights.diffusers_folder import INDEX
-from keras_sd.weights.files import Dtype, new_folder, replace_file, require_encoder, tensors_of
+from keras_sd.weights.files import Dtype, replace_folder, require_encoder, tensors_of
 from keras_sd.weights.names import Table, original, own
 from keras_sd.weights.readers import WeightsError, sha256
 from keras_sd.weights.recognise import ZERO_SNR, recognise
@@ -52,9 +53,12 @@ def save_preset(
         WeightsError: a weight is not finite in this dtype, or the arrays are not those of the
             config; the message names them. Nothing was written.
         FileExistsError: the folder is one of diffusers', as which it would still be read.
-        ValueError: another dtype.
+        ValueError: another dtype, or `folder` is empty.
+        TypeError: `folder` is no path.
+        BlockingIOError: another process is writing this folder.
+        OSError: a file cannot be written; the message names it.
     """
-    folder = Path(folder)
+    folder = checked_path(folder, "folder")
     if (folder / INDEX).exists():
         raise FileExistsError(
             f"{folder} is a folder of diffusers', for it has {INDEX}, and would still be read as "
@@ -66,18 +70,26 @@ def save_preset(
     else:
         text = "".join(f"{line}\n" for line in merges)
 
-    with new_folder(folder, NAMES, CONFIG, keep=True) as new:
-        save_file(tensors, new / WEIGHTS)
-        (new / MERGES).write_bytes(text.encode())
+    def write_config(path: Path) -> None:
         data = {
             "format": FORMAT,
             **config.to_dict(),
             "license": license,
-            "files": {name: sha256(new / name) for name in (WEIGHTS, MERGES)},
+            "files": {name: sha256(path.with_name(name)) for name in (WEIGHTS, MERGES)},
             "words": None if words is None else sorted(words),
         }
         text_of_config = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-        (new / CONFIG).write_bytes(text_of_config.encode())
+        path.write_bytes(text_of_config.encode())
+
+    replace_folder(
+        folder,
+        {
+            WEIGHTS: lambda path: save_file(tensors, path),
+            MERGES: lambda path: path.write_bytes(text.encode()),
+            CONFIG: write_config,
+        },
+        keep=True,
+    )
 
 
 def save_checkpoint(
@@ -100,8 +112,10 @@ def save_checkpoint(
         WeightsError: see `save_preset`; or the file would be read back as another model, for such
             files are known by their names and shapes. Nothing was written.
         ValueError: another dtype, or a name that does not end in `.safetensors`.
+        TypeError: `path` is no path.
+        OSError: the file cannot be written; the message names it.
     """
-    path = Path(path)
+    path = checked_path(path, "path")
     if path.suffix != ".safetensors":
         raise ValueError(f"{path.name} is no name for a checkpoint; it ends in .safetensors")
     config = compat.without(config, "original")

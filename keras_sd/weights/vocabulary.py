@@ -13,9 +13,9 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+from keras_sd.files import replace_file
 from keras_sd.tokenizer import CLIP_VOCAB_SIZE, UNMERGED, Tokenizer, read_merges
 from keras_sd.weights.checkpoint import Checkpoint
-from keras_sd.weights.files import replace_file
 from keras_sd.weights.hub import FetchError, is_offline
 from keras_sd.weights.readers import sha256
 

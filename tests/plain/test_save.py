@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -12,13 +13,15 @@ import numpy as np
 import pytest
 from tiny import AUTOENCODER, MERGES, TINY, TINY_2
 
+from keras_sd import lock
 from keras_sd.compat import get
 from keras_sd.config import NoiseConfig
-from keras_sd.weights import save
+from keras_sd.files import replace_file
+from keras_sd.weights import files, save
 from keras_sd.weights.checkpoint import open_checkpoint
 from keras_sd.weights.convert import convert
 from keras_sd.weights.diffusers_folder import write, write_folder
-from keras_sd.weights.files import new_folder, replace_file
+from keras_sd.weights.files import replace_folder
 from keras_sd.weights.names import own
 from keras_sd.weights.readers import WeightsError
 from keras_sd.weights.save import save_checkpoint, save_preset
@@ -39,6 +42,11 @@ def as_preset(folder, config=TINY, seed=0, **more):
 
 def as_diffusers(folder, config=TINY, seed=0):
     write_folder(folder, config, arrays(config, seed), MERGES)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 FOLDERS = pytest.mark.parametrize("write_to", [as_preset, as_diffusers])
@@ -127,7 +135,7 @@ def test_wherever_the_exchange_fails_the_old_model_comes_back(
                 write_to(tmp_path / "mine", seed=1)
             except error:
                 tried += 1
-    assert tried == 2 * len(os.listdir(tmp_path / "mine"))
+    assert tried == 1 + 2 * len(os.listdir(tmp_path / "mine"))
     assert contents(tmp_path).keys() == before.keys()
 
 
@@ -147,7 +155,9 @@ def test_an_index_is_never_beside_parts_of_another_model(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(Path, "rename", rename)
     write_to(folder, seed=1)
-    assert set(seen[:-1]) == {None}
+    # The first says that all is written; then the index is the first to go and the last to come.
+    assert seen[0] == 0
+    assert set(seen[1:-1]) == {None}
     assert seen[-1] == 1
 
 
@@ -169,6 +179,234 @@ def test_a_link_to_a_folder_stays_one(tmp_path, write_to):
     write_to(tmp_path / "link", seed=1)
     assert (tmp_path / "link").is_symlink()
     assert seed_of(tmp_path / "mine") == 1
+
+
+def test_all_is_on_the_disk_before_anything_is_moved(tmp_path, monkeypatch):
+    done, sync, rename = [], os.fsync, Path.rename
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append("sync") or sync(handle))
+    monkeypatch.setattr(Path, "rename", lambda *paths: done.append("move") or rename(*paths))
+    monkeypatch.setattr(os, "replace", lambda *paths: done.append("move"))
+    as_preset(tmp_path / "mine")
+    save_checkpoint(tmp_path / "x.safetensors", TINY, arrays())
+    assert done == ["sync"] * 3 + ["move", "sync", "move"]
+
+
+# Several at once, and killed ones
+
+
+@FOLDERS
+def test_of_two_that_write_one_folder_the_second_is_refused(tmp_path, monkeypatch, write_to):
+    """It begins wherever the first is; what is there in the end is whole, and the first's."""
+    folder = tmp_path / "mine"
+    original, refused = Path.rename, []
+
+    def rename(path, target):
+        with pytest.raises(BlockingIOError, match="mine is being written by another process"):
+            write_to(folder, seed=2)
+        refused.append(path)
+        return original(path, target)
+
+    for seed in (0, 1):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", rename)
+            write_to(folder, seed=seed)
+        assert seed_of(folder) == seed
+    assert len(refused) > 5
+    assert not [name for name in contents(tmp_path) if ".lock" in name]
+
+
+def test_a_lock_that_a_killed_process_left_is_taken(tmp_path):
+    as_preset(tmp_path / "mine")
+    (tmp_path / "mine" / ".keras_sd.lock").touch()
+    (tmp_path / ".new.lock").touch()
+    as_preset(tmp_path / "mine", seed=1)
+    as_preset(tmp_path / "new", seed=1)
+    assert sorted(os.listdir(tmp_path)) == ["mine", "new"]
+    assert len(os.listdir(tmp_path / "mine")) == 3
+
+
+@FOLDERS
+def test_without_locks_of_the_file_system_a_line_says_so(tmp_path, monkeypatch, caplog, write_to):
+    def none(handle):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(lock, "_take", none)
+    for seed in (0, 1):
+        write_to(tmp_path / "mine", seed=seed)
+        assert seed_of(tmp_path / "mine") == seed
+    assert "cannot be locked" in caplog.text
+
+
+def killed(folder, write_to, monkeypatch, places):
+    """Copies of a folder as a process that was killed would leave it: before each file is flushed
+    and each folder is moved."""
+
+    def keep():
+        shutil.copytree(folder.parent, places / f"{len(os.listdir(places)):02}")
+
+    originals = Path.rename, files.flush
+
+    def rename(path, target):
+        keep()
+        return originals[0](path, target)
+
+    def flush(path):
+        keep()
+        originals[1](path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        patch.setattr(files, "flush", flush)
+        write_to(folder, seed=1)
+    keep()
+    found = [places / name / folder.name for name in sorted(os.listdir(places))]
+    return found if write_to is as_preset else [*found[::5], found[-1]]  # of many files
+
+
+@FOLDERS
+@pytest.mark.parametrize("there", [True, False])
+def test_a_killed_replacement_does_not_block_the_next(
+    tmp_path, monkeypatch, caplog, write_to, there
+):
+    folder, places = tmp_path / "at" / "mine", tmp_path / "places"
+    folder.parent.mkdir()
+    places.mkdir()
+    if there:
+        write_to(folder)
+    for place in killed(folder, write_to, monkeypatch, places):
+        litter = [
+            name for name in contents(place.parent) if ".keras_sd." in name or ".mine." in name
+        ]
+        caplog.clear()
+        write_to(place, seed=2)
+        assert seed_of(place) == 2
+        wanted = contents(folder).keys()
+        assert contents(place.parent).keys() == {"mine", *(f"mine/{name}" for name in wanted)}
+        names = {name for name in litter if not name.endswith(".lock")}
+        assert bool(names) == ("a killed" in caplog.text)
+
+
+@FOLDERS
+def test_a_replacement_that_was_killed_is_finished_or_taken_back(tmp_path, monkeypatch, write_to):
+    """Seen where the next one fails too: the folder has one of the two models, whole."""
+    folder, places = tmp_path / "at" / "mine", tmp_path / "places"
+    folder.parent.mkdir()
+    places.mkdir()
+    write_to(folder)
+    module = save if write_to is as_preset else write
+
+    def full(*arguments, **settings):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    seen = []
+    for place in killed(folder, write_to, monkeypatch, places):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "save_file", full)
+            with pytest.raises(OSError, match="No space left"):
+                write_to(place, seed=2)
+        assert contents(place).keys() == contents(folder).keys()
+        seen.append(seed_of(place))
+    assert set(seen) == {0, 1}
+    assert seen == sorted(seen)
+
+
+def test_what_an_older_version_left_of_a_killed_replacement_comes_back(tmp_path):
+    """It called what it wrote by the folder's name, and had no name for what is whole."""
+    folder = tmp_path / "mine"
+    as_preset(folder)
+    for kind in ("new", "old"):
+        (folder / f".mine.{'0' * 16}.{kind}").mkdir()
+    for name in ("config.json", "merges.txt", "model.safetensors"):
+        shutil.copy(folder / name, folder / f".mine.{'0' * 16}.new" / name)
+    (folder / "config.json").rename(folder / f".mine.{'0' * 16}.old" / "config.json")
+    (folder / f".mine.{'1' * 16}.old").mkdir()
+    (folder / "merges.txt").rename(folder / f".mine.{'1' * 16}.old" / "merges.txt")
+    with pytest.raises(OSError, match="no"):
+        replace_folder(folder, {"model.safetensors": fail, "config.json": fail}, keep=True)
+    assert seed_of(folder) == 0
+    assert len(os.listdir(folder)) == 3
+
+
+def fail(path):
+    raise OSError("no")
+
+
+def test_a_file_that_a_killed_process_left_is_removed_after_a_day(tmp_path, caplog):
+    stale, fresh, other = (
+        tmp_path / f".{digit * 16}.{name}.safetensors"
+        for digit, name in (("0", "x"), ("1", "x"), ("2", "y"))
+    )
+    for path in (stale, fresh, other):
+        path.touch()
+    for path in (stale, other):
+        os.utime(path, (1e9, 1e9))
+    save_checkpoint(tmp_path / "x.safetensors", TINY, arrays())
+    assert not stale.exists()
+    assert fresh.exists()
+    assert other.exists()
+    assert f"{stale} is removed" in caplog.text
+
+
+# Where it cannot be written
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EIO])
+@pytest.mark.parametrize("of", ["safetensors", "hdf5", "system"])
+def test_an_error_of_writing_names_the_file_and_the_remedy(tmp_path, monkeypatch, number, of):
+    """safetensors and HDF5 have errors of their own, which are no OSError and name no file."""
+    errors = {
+        "safetensors": RuntimeError(f"Error while serializing: I/O error: X (os error {number})"),
+        "hdf5": RuntimeError(f"Can't write (file write failed, errno = {number}, error message"),
+        "system": OSError(number, "X"),
+    }
+
+    def full(tensors, path, *more, **settings):
+        Path(path).write_bytes(b"half")
+        raise errors[of]
+
+    for module in (save, write):
+        monkeypatch.setattr(module, "save_file", full)
+    for name, writing in {
+        "x.safetensors": lambda path: save_checkpoint(path, TINY, arrays()),
+        "ours/model.safetensors": lambda path: as_preset(path.parent),
+        "theirs/text_encoder/model.safetensors": lambda path: as_diffusers(path.parent.parent),
+    }.items():
+        with pytest.raises(OSError, match="Cannot write") as caught:
+            writing(tmp_path / name)
+        assert str(caught.value).startswith(f"Cannot write {tmp_path / name}: ")
+        assert caught.value.errno == number
+        assert ("make room there" in str(caught.value)) == (number != errno.EIO)
+        assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_something_else_is_left_as_it_is(tmp_path):
+    def other(path):
+        raise FileNotFoundError(errno.ENOENT, "no", "merges.txt")
+
+    with pytest.raises(FileNotFoundError, match=r"no: 'merges.txt'"):
+        replace_file(tmp_path / "x", other)
+    with pytest.raises(WeightsError, match="bad"):
+        replace_file(tmp_path / "x", lambda path: (_ for _ in ()).throw(WeightsError("bad")))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "save_to",
+    [
+        lambda path: save_preset(path, TINY, {}, MERGES),
+        lambda path: save_checkpoint(path, TINY, {}),
+        lambda path: write_folder(path, TINY, {}, MERGES),
+        lambda path: convert(None, path, to="keras_sd"),
+    ],
+)
+def test_no_place_is_refused_before_anything_is_done(tmp_path, monkeypatch, save_to):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"is empty; the current folder is '\.'"):
+        save_to("")
+    for wrong in (None, 3, b"x"):
+        with pytest.raises(TypeError, match="is the path to write to, not"):
+            save_to(wrong)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_old_model_that_cannot_be_removed_is_named(tmp_path, monkeypatch, caplog):
@@ -203,11 +441,15 @@ def test_folders_that_were_made_go_again_and_others_stay(tmp_path):
         assert path.parent == tmp_path / "a/b"
         raise OSError("no")
 
+    def fail_in_a_folder(path):
+        assert path.parent.parent == tmp_path / "a/b"
+        raise OSError("no")
+
     (tmp_path / "a").mkdir()
     with pytest.raises(OSError, match="no"):
         replace_file(tmp_path / "a/b/c", fail)
-    with pytest.raises(OSError, match="no"), new_folder(tmp_path / "a/b/c", ["x"], "x"):
-        raise OSError("no")
+    with pytest.raises(OSError, match="no"):
+        replace_folder(tmp_path / "a/b/c", {"x": fail_in_a_folder})
     assert contents(tmp_path) == {"a": None}
 
 

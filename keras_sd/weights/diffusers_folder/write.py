@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from keras_sd import compat
 from keras_sd.config import ModelConfig
+from keras_sd.files import checked_path
 from keras_sd.tokenizer import END, START, UNMERGED, Tokenizer, read_merges
 from keras_sd.weights.diffusers_folder.configs import (
     CHANNELS,
@@ -27,7 +28,13 @@ from keras_sd.weights.diffusers_folder.configs import (
 from keras_sd.weights.diffusers_folder.files import FOLDERS, stems
 from keras_sd.weights.diffusers_folder.settings import Settings
 from keras_sd.weights.diffusers_folder.tokens import PADS, Tokens
-from keras_sd.weights.files import Dtype, new_folder, refuse_others, require_encoder, tensors_of
+from keras_sd.weights.files import (
+    Dtype,
+    refuse_others,
+    replace_folder,
+    require_encoder,
+    tensors_of,
+)
 from keras_sd.weights.names import diffusers, under
 from keras_sd.weights.readers import WeightsError
 
@@ -59,9 +66,12 @@ def write_folder(
         WeightsError: diffusers has no such model, the arrays are not those of the config, or a
             number is not finite in this dtype. Nothing was written.
         FileExistsError: the folder has other files, which the message names.
-        ValueError: another dtype, or the merges are not those of the config.
+        ValueError: another dtype, the merges are not those of the config, or `folder` is empty.
+        TypeError: `folder` is no path.
+        BlockingIOError: another process is writing this folder.
+        OSError: a file cannot be written; the message names it.
     """
-    folder = Path(folder)
+    folder = checked_path(folder, "folder")
     config = compat.without(config, "diffusers")
     require_encoder(config, "diffusers")
     lines = read_merges(merges) if isinstance(merges, Path) else list(merges)
@@ -72,8 +82,7 @@ def write_folder(
     header = "#version: 0.2"
     texts["tokenizer/merges.txt"] = "\n".join([header, *lines[: len(vocabulary) - UNMERGED], ""])
     files = {part: f"{name}/{stems(part)[0]}.safetensors" for part, name in FOLDERS.items()}
-    names = {*texts, *files.values()}
-    refuse_others(folder, names)
+    refuse_others(folder, {*texts, *files.values()})
     tables = {
         "text_encoder": under("text_model.", "", diffusers.text_encoder(config.text_encoder)),
         "unet": diffusers.unet(config.unet),
@@ -89,13 +98,21 @@ def write_folder(
         for part, table in tables.items()
     }
 
-    with new_folder(folder, names, INDEX) as new:
-        for name in names:
-            (new / name).parent.mkdir(exist_ok=True)
-        for part, name in files.items():
-            save_file(tensors[part], new / name, metadata={"format": "pt"})
-        for name, text in texts.items():
-            (new / name).write_bytes(text.encode())
+    def tensor_file(part: str) -> Callable[[Path], object]:
+        return lambda path: save_file(tensors[part], path, metadata={"format": "pt"})
+
+    def text_file(text: str) -> Callable[[Path], object]:
+        return lambda path: path.write_bytes(text.encode())
+
+    index = texts.pop(INDEX)
+    replace_folder(
+        folder,
+        {
+            **{name: tensor_file(part) for part, name in files.items()},
+            **{name: text_file(text) for name, text in texts.items()},
+            INDEX: text_file(index),
+        },
+    )
 
 
 def _text(values: Mapping[str, Any]) -> str:

@@ -106,7 +106,9 @@ def told(path: Path, at: Path) -> Iterator[None]:
         reason = f"{error}" if number is None else os.strerror(number)
         advice = "make room there, or take another place" if number in _FULL else "nothing changed"
         # The class that the system's number has: PermissionError and others.
-        kind = type(error if number is None else OSError(number, ""))
+        kind: type[OSError] = type(OSError(number, "")) if number else OSError
+        if isinstance(error, OSError) and not number:
+            kind = type(error)
         made = kind(f"Cannot write {path}: {reason}; {advice}.")
         made.errno = number
         raise made from error

@@ -15,6 +15,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
 
+from keras_sd.files import checked_path, replace_file
+
 _KEY = "keras_sd"
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
@@ -212,12 +214,13 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
     Raises:
         ValueError: The name does not end in .png.
+        TypeError: `path` is no path.
         FileNotFoundError: The folder does not exist.
         NotADirectoryError: The folder is a file.
         IsADirectoryError: `path` is a folder.
         OSError: No file can be made in that folder, or not one of that name.
     """
-    path = Path(path)
+    path = checked_path(path, "path")
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path} does not end in .png; images are saved as PNG.")
     folder = path.parent
@@ -231,7 +234,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         if path.exists() and not path.is_file():
             raise OSError("it exists and is not a plain file")
         # Permission bits do not tell (root, read-only mounts, long names): make a file, briefly.
-        probe = _temporary(path) if path.exists() else path
+        probe = path.with_name(f".{secrets.token_hex(8)}.{path.name}") if path.exists() else path
         probe.open("xb").close()
         probe.unlink()
     except OSError as error:
@@ -256,9 +259,10 @@ def save_png(
 
     Raises:
         ValueError: The array is not an image, the name not a PNG's, or the metadata not JSON.
-        OSError: See `check_writable`.
+        TypeError: `path` is no path.
+        OSError: See `check_writable`; or the file cannot be written, of which the message says why.
     """
-    path = Path(path)
+    path = checked_path(path, "path")
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(
@@ -272,13 +276,12 @@ def save_png(
             raise ValueError(f"The metadata cannot be written as JSON: {error}.") from error
         texts.add_text("parameters", _readable(metadata))
     check_writable(path)
-    temporary = _temporary(path)
-    try:
-        with temporary.open("xb") as file:
+
+    def write(at: Path) -> None:
+        with at.open("wb") as file:
             Image.fromarray(image).save(file, format="PNG", pnginfo=texts)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    replace_file(path, write)
     return path
 
 
@@ -462,10 +465,6 @@ def _fit(
 
 
 # --- saving ---------------------------------------------------------------------------
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".keras_sd-{secrets.token_hex(8)}.tmp")
 
 
 def _readable(metadata: Mapping[str, Any]) -> str:

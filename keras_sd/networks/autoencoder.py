@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keras
 from keras import ops
 
 from keras_sd.config import AutoencoderConfig
@@ -11,6 +10,7 @@ from keras_sd.networks.layers import (
     Block,
     Downsample,
     GroupNorm,
+    Network,
     ResidualBlock,
     Upsample,
     build_parts,
@@ -130,7 +130,7 @@ NO_ENCODER = (
 """What there is to say to an image that shall become a latent."""
 
 
-class Autoencoder(keras.Model):
+class Autoencoder(Network):
     """`encode` images to latents, `decode` latents to images; calling it does both.
 
     Images are `(batch, height, width, 3)` in [-1, 1], with height and width multiples of

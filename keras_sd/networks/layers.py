@@ -6,12 +6,14 @@ made, without a symbolic call (which takes minutes on torch) and for any height 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_sd import backend
+from keras_sd.files import replace_file
 from keras_sd.networks.initializers import HostConstant, HostUniform
 
 ZEROS, ONES, GLOROT = HostConstant(0.0), HostConstant(1.0), HostUniform()
@@ -25,6 +27,29 @@ class Direct(keras.layers.Layer):
         if options.keys().isdisjoint(("training", "mask")) and backend.calls_directly(self, inputs):
             return self.call(*inputs, **options)
         return super().__call__(*inputs, **options)
+
+
+class Network(keras.Model):
+    """What the three networks have in common: a file of their weights is whole or not there."""
+
+    def save_weights(self, filepath, overwrite=True, **others):
+        """As Keras' own, which writes in place: a full disk or a killed process left a part there.
+
+        Args:
+            filepath: ends in `.weights.h5`.
+            overwrite: whether a file that is there is replaced; else Keras asks.
+            **others: `max_shard_size`, with which Keras writes several files, in place.
+
+        Raises:
+            OSError: the file cannot be written; the message names it.
+            ValueError: another ending, as Keras says.
+        """
+        path = Path(filepath)
+        one = not others and path.name.endswith(".weights.h5")
+        if not one or (path.exists() and not overwrite):
+            super().save_weights(filepath, overwrite, **others)
+        else:
+            replace_file(path, super().save_weights)
 
 
 class Block(Direct):

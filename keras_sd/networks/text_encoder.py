@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import keras
 from keras import ops
 
 from keras_sd.config import TextEncoderConfig
-from keras_sd.networks.layers import Attention, Block, build_parts, dense, embedding, layer_norm
+from keras_sd.networks.layers import (
+    Attention,
+    Block,
+    Network,
+    build_parts,
+    dense,
+    embedding,
+    layer_norm,
+)
 
 
 def quick_gelu(x):
@@ -59,7 +66,7 @@ class TextLayer(Block):
         return x + self.out(self.activation(self.hidden(self.norm2(x))))
 
 
-class TextEncoder(keras.Model):
+class TextEncoder(Network):
     """Token ids `(batch, max_length)` int32 -> text encoding `(batch, max_length, width)`.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import keras
 from keras import ops
 
 from keras_sd.config import UNetConfig
@@ -12,6 +11,7 @@ from keras_sd.networks.layers import (
     Block,
     Downsample,
     GroupNorm,
+    Network,
     ResidualBlock,
     SpatialTransformer,
     Upsample,
@@ -65,7 +65,7 @@ class Level(Block):
         return self.transformer(x, context) if self.transformer else x
 
 
-class UNet(keras.Model):
+class UNet(Network):
     """Latent, timestep and text encoding -> prediction, `(batch, height, width, out_channels)`.
 
     Called as `unet(latent, timesteps, context)`: latent `(batch, height, width, in_channels)` of

@@ -2,15 +2,18 @@
 
     keras-sd train-emoji OUT
 
-Each stage keeps its state in `OUT/work` after every epoch: started again, the command goes on where
-it stopped. The same seed gives the same data on every machine; the weights then differ by rounding.
+Each stage keeps its state in `OUT/work` after every epoch, in files that are whole or not there:
+started again, the command goes on where it stopped, however it did. The same seed gives the same
+data on every machine; the weights then differ by rounding.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import unicodedata
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,7 @@ from keras import ops
 
 from keras_sd import image
 from keras_sd.config import EMOJI, ModelConfig
+from keras_sd.files import replace_file
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
 from keras_sd.pipeline import StableDiffusion
 from keras_sd.tokenizer import Tokenizer
@@ -108,14 +112,41 @@ def train(
 
     Raises:
         FileNotFoundError: no font, or a stage is asked for whose forerunner has not finished.
+        ValueError: `out` has the state of another recipe or architecture, or damaged state.
+        OSError: a file cannot be written; the message names it.
     """
     (out / "work").mkdir(parents=True, exist_ok=True)
+    _check_recipe(out / "work", {**dataclasses.asdict(recipe), "model": model.to_dict()})
     keras.utils.set_random_seed(recipe.seed)
     keras.config.set_dtype_policy(recipe.dtype)
     source = pictures.Pictures(font)
     run = _Run(out, source, recipe, model, report)
     for stage in stages:
         getattr(run, stage)()
+
+
+def _check_recipe(work: Path, recipe: dict) -> None:
+    """Notes what is made in a folder, and refuses one where something else was made."""
+    path = work / "recipe.json"
+    recipe = json.loads(json.dumps(recipe))  # without tuples
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            changed = [key for key in recipe if before.get(key) != recipe[key]]
+        except (ValueError, AttributeError) as error:
+            raise ValueError(trainers.damaged(path, error)) from error
+        if changed:
+            raise ValueError(
+                f"{work} has the state of a run with another {', '.join(changed)}: take another "
+                "folder, or the same settings, or remove it"
+            )
+        return
+    if left := sorted(entry.name for entry in work.iterdir()):
+        raise ValueError(
+            f"{work} has {', '.join(left[:5])}, and nothing says what run they are of: take "
+            "another folder, or remove them"
+        )
+    replace_file(path, lambda at: at.write_text(json.dumps(recipe, indent=1), encoding="utf-8"))
 
 
 class _Run:
@@ -128,7 +159,8 @@ class _Run:
     def vocabulary(self) -> None:
         path = self.work / "merges.txt"
         if not path.exists():
-            path.write_text("\n".join(vocabulary(self.model)) + "\n", encoding="utf-8")
+            text = "\n".join(vocabulary(self.model)) + "\n"
+            replace_file(path, lambda at: at.write_text(text, encoding="utf-8"))
             self.report(f"vocabulary: {path}")
 
     def autoencoder(self) -> None:
@@ -184,7 +216,7 @@ class _Run:
             trainer.reconstruction_loss,
             make,
             steps_per_epoch=self.recipe.epoch,
-            backup=str(self.work / stage),
+            state=self.work / f"{stage}.state.weights.h5",
             callbacks=[_Sheets(self.work / f"{stage}.png", sheet_of_pictures)],
             **arguments,
         )
@@ -233,10 +265,10 @@ class _Run:
             steps_per_epoch=recipe.epoch,
             learning_rate=recipe.denoiser_rate,
             seed=recipe.seed + 2,
-            backup=str(self.work / "denoiser"),
+            state=self.work / "denoiser.state.weights.h5",
             callbacks=[_Sheets(self.work / "denoiser.png", sheet_of_prompts)],
         )
-        trainer.save_weights(done)
+        replace_file(done, trainer.save_weights)
 
     def export(self) -> None:
         *_, scale = self._latents()
@@ -282,16 +314,21 @@ class _Run:
         path = self.work / f"{name}.weights.h5"
         if not path.exists():
             raise FileNotFoundError(f"{path} is not there: run the stage {name!r} first")
-        network.load_weights(path)
+        trainers.load_weights(network, path)
         return network
 
     def _latents(self) -> tuple[np.ndarray, list[tuple[str, str]], float]:
         """Means of `recipe.latents` random pictures, their captions, and one over their spread."""
         path = self.work / "latents.npz"
         if path.exists():
-            with np.load(path) as known:
-                captions = [(str(subject), str(colour)) for subject, colour in known["captions"]]
-                return known["latents"], captions, float(known["scale"])
+            try:
+                with np.load(path) as known:
+                    captions = [
+                        (str(subject), str(colour)) for subject, colour in known["captions"]
+                    ]
+                    return known["latents"], captions, float(known["scale"])
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                raise ValueError(trainers.damaged(path, error)) from error
         autoencoder = self._load(Autoencoder(self.model.autoencoder), "autoencoder")
         rng = np.random.default_rng((self.recipe.seed, 2**33))
         captions, latents = [], []
@@ -302,7 +339,7 @@ class _Run:
             latents.append(ops.convert_to_numpy(ops.cast(means, "float32")).astype(np.float16))
         stacked = np.concatenate(latents)
         scale = float(1 / stacked.astype(np.float32).std())
-        np.savez(path, latents=stacked, captions=captions, scale=scale)
+        replace_file(path, lambda at: np.savez(at, latents=stacked, captions=captions, scale=scale))
         self.report(f"latents: {len(stacked)}, scale {scale:.4f}")
         return stacked, captions, scale
 

@@ -1,18 +1,20 @@
 """The two objectives, as Keras models: `fit` trains them on any backend.
 
 All randomness comes with the data, made by NumPy from (seed, epoch, step): a run can be repeated,
-and resumed by Keras' own `BackupAndRestore`.
+and goes on where one that was stopped has been.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_sd.files import replace_file
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
 
 
@@ -119,14 +121,21 @@ def fit(
     steps_per_epoch: int,
     learning_rate: float,
     seed: int,
-    backup: str,
+    state: Path,
     callbacks: list[keras.callbacks.Callback],
     decay_steps: int | None = None,
 ) -> None:
-    """Trains to `steps`, continuing from `backup` where an earlier call stopped.
+    """Trains to `steps`, continuing from `state` where an earlier call stopped.
+
+    After each epoch the weights and the optimizer's state are written there, whole or not at all:
+    stopped in whatever way, at most an epoch is lost.
 
     AdamW with a warm-up of 200 steps and a cosine decay that reaches zero after `decay_steps`
     (None: after `steps`); gradients clipped to norm 1.
+
+    Raises:
+        ValueError: `state` is damaged; the message names it.
+        OSError: it cannot be written; likewise.
     """
     decay_steps = decay_steps or steps
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -137,22 +146,40 @@ def fit(
         loss=loss,
     )
     trainer.optimizer.build(trainer.trainable_variables)
-    batches = Batches(make, steps_per_epoch, seed)
-
-    class KeepEpoch(keras.callbacks.Callback):
-        """A resumed run goes on with the data of the epoch it had reached."""
-
-        def on_epoch_begin(self, epoch, logs=None):
-            batches.epoch = epoch
-
+    first = 0
+    if state.exists():
+        load_weights(trainer, state)
+        first = int(ops.convert_to_numpy(trainer.optimizer.iterations)) // steps_per_epoch
     trainer.fit(
-        batches,
+        Batches(make, steps_per_epoch, seed, first),
+        initial_epoch=first,
         epochs=-(-steps // steps_per_epoch),
         callbacks=[
-            keras.callbacks.BackupAndRestore(backup, delete_checkpoint=False),
-            KeepEpoch(),
+            keras.callbacks.LambdaCallback(
+                on_epoch_end=lambda epoch, logs: replace_file(state, trainer.save_weights)
+            ),
             *callbacks,
         ],
         shuffle=False,
         verbose=1 if sys.stdout.isatty() else 2,  # a bar, or a line an epoch
+    )
+
+
+def load_weights(model: keras.Model, path: Path) -> None:
+    """Loads what a training run has written.
+
+    Raises:
+        ValueError: the file is damaged, or another model's; the message names it.
+    """
+    try:
+        model.load_weights(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(damaged(path, error)) from error
+
+
+def damaged(path: Path, error: Exception) -> str:
+    """What to say of a file that a training run cannot go on from."""
+    return (
+        f"{path} is damaged, or of another model ({error}): remove it, and run again; what it held "
+        "is then made anew"
     )

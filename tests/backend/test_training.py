@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 
 import keras
 import numpy as np
@@ -16,6 +18,7 @@ from keras_sd.config import (
     TextEncoderConfig,
     UNetConfig,
 )
+from keras_sd.networks import Autoencoder
 from keras_sd.noise import NoiseTable
 from keras_sd.pipeline import StableDiffusion
 from keras_sd.training import emoji, measure, pictures, trainers
@@ -142,7 +145,7 @@ def fit_linear(folder, steps, stop_after=None):
         "steps_per_epoch": 5,
         "learning_rate": 0.3,
         "seed": 3,
-        "backup": str(folder),
+        "state": folder / "state.weights.h5",
         "callbacks": [Stop()],
     }
     try:
@@ -157,6 +160,83 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path):
     assert np.abs(whole[:, 0] - np.arange(4)).max() < 0.95  # it learned: it began 2 away
     assert fit_linear(tmp_path / "parts", 20, stop_after=2) is None
     np.testing.assert_allclose(fit_linear(tmp_path / "parts", 20), whole, atol=1e-5)
+
+
+def test_damaged_state_is_named_and_not_gone_on_from(tmp_path):
+    assert fit_linear(tmp_path, 20, stop_after=2) is None
+    (state,) = tmp_path.iterdir()
+    whole = state.read_bytes()
+    for half in (b"", whole[: len(whole) // 2]):
+        state.write_bytes(half)
+        with pytest.raises(ValueError, match=r"state.weights.h5 is damaged.*remove it"):
+            fit_linear(tmp_path, 20)
+
+
+def test_state_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    assert fit_linear(tmp_path, 20, stop_after=2) is None
+    (state,) = tmp_path.iterdir()
+    before = state.read_bytes()
+    original = keras.Model.save_weights
+
+    def full(model, path, *arguments, **settings):
+        original(model, path, *arguments, **settings)
+        os.truncate(path, 100)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.Model, "save_weights", full)
+        with pytest.raises(OSError, match=r"Cannot write .*state.weights.h5: No space left"):
+            fit_linear(tmp_path, 20)
+    assert [path.name for path in tmp_path.iterdir()] == [state.name]
+    assert state.read_bytes() == before
+
+
+def test_weights_of_a_network_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    """By `save_weights`, whoever calls it: Keras writes in place."""
+    network = Autoencoder(MINIATURE.autoencoder)
+    path = tmp_path / "x.weights.h5"
+    network.save_weights(path)
+    before = path.read_bytes()
+    original = keras.Model.save_weights
+
+    def full(model, path, *arguments, **settings):
+        original(model, path, *arguments, **settings)
+        os.truncate(path, 100)
+        raise OSError("Can't write (file write failed, errno = 28, error message = 'No space')")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.Model, "save_weights", full)
+        for name in ("x", "y"):
+            with pytest.raises(OSError, match=f"Cannot write .*{name}.weights.h5"):
+                network.save_weights(tmp_path / f"{name}.weights.h5")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.weights.h5"]
+    assert path.read_bytes() == before
+    with pytest.raises(ValueError, match="must end in"):
+        network.save_weights(tmp_path / "x.other")
+    network.save_weights(str(path), overwrite=True)
+    Autoencoder(MINIATURE.autoencoder).load_weights(path)
+
+
+def test_state_of_another_recipe_is_not_gone_on_from(tmp_path):
+    emoji._check_recipe(tmp_path, {"seed": 0, "widths": (1, 2)})
+    emoji._check_recipe(tmp_path, {"seed": 0, "widths": (1, 2)})
+    with pytest.raises(ValueError, match="another seed: take another folder"):
+        emoji._check_recipe(tmp_path, {"seed": 1, "widths": (1, 2)})
+    (tmp_path / "recipe.json").write_text("{")
+    with pytest.raises(ValueError, match=r"recipe.json is damaged"):
+        emoji._check_recipe(tmp_path, {"seed": 0})
+    (tmp_path / "recipe.json").unlink()
+    (tmp_path / "merges.txt").touch()
+    with pytest.raises(ValueError, match=r"has merges.txt, and nothing says"):
+        emoji._check_recipe(tmp_path, {"seed": 0})
+
+
+def test_damaged_latents_are_named(tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "latents.npz").write_bytes(b"PK half")
+    run = emoji._Run(tmp_path, None, emoji.Recipe(), MINIATURE, print)
+    with pytest.raises(ValueError, match=r"latents.npz is damaged"):
+        run._latents()
 
 
 def test_a_strange_word_is_added_to_some_captions():

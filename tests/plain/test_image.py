@@ -105,7 +105,7 @@ def test_existing_file_is_replaced_only_by_a_complete_one(tmp_path: Path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(Image.Image, "save", breaks_half_way)
         for name in ("a.png", "b.png"):
-            with pytest.raises(OSError, match="disk full"):
+            with pytest.raises(OSError, match=f"Cannot write .*{name}: disk full"):
                 save_png(tmp_path / name, PIXELS, {"seed": 2})
     assert listing(tmp_path) == ["a.png"]
     assert read_metadata(path) == {"seed": 1}
@@ -173,6 +173,16 @@ def test_check_writable_in_a_folder_that_refuses(tmp_path: Path, monkeypatch) ->
     monkeypatch.setattr(image_module.Path, "open", refuse)
     with pytest.raises(PermissionError, match=r"^Cannot write .*a\.png: Permission denied\.$"):
         check_writable(tmp_path / "a.png")
+
+
+def test_no_path_is_said_to_be_none(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for wrong in (None, 3, b"a.png"):
+        with pytest.raises(TypeError, match="path is the path to write to, not"):
+            save_png(wrong, PIXELS)
+    with pytest.raises(ValueError, match="path is empty"):
+        save_png("", PIXELS)
+    assert listing(tmp_path) == []
 
 
 def test_read_metadata_of_other_files(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ BACKENDS = {"jax", "tensorflow", "torch"}
 # Lower numbers know nothing of higher ones.
 RANK = {
     "noise": 0,
+    "files": 0,
+    "lock": 0,
     "schedules": 1,
     "sampler": 1,
     "specs": 1,
@@ -59,6 +61,8 @@ OF_THE_WING = ("keras_cv/", "models/", "benchmark/")
 # Modules that promise to need nothing but what is named here, wherever in the file it is imported.
 NEEDS_ONLY = {
     "noise": set(),
+    "files": set(),
+    "lock": set(),
     "schedules": set(),
     "sampler": set(),
     "registry": set(),

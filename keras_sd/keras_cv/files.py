@@ -10,9 +10,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from keras_sd.files import replace_file
 from keras_sd.keras_cv import names
 from keras_sd.weights.checkpoint import Checkpoint, Part
-from keras_sd.weights.files import replace_file
 from keras_sd.weights.keras_cv_h5 import CLASSES
 from keras_sd.weights.names import Table, under
 from keras_sd.weights.parts import OF_TRAINING, shapes_of

@@ -1,8 +1,9 @@
 """The sessions of `nox`: each builds its own environment and holds the project to something.
 
-    nox                                  all of them, but for the matrix's rest
-    nox -s "tests(backend='jax')"        the tests on one backend, with the Python that runs nox
-    nox -s "tests-3.13(backend='torch')" the same with another Python
+    nox                                  all of them that a change has to pass
+    nox -s tests-plain-3.13              the tests that need no Keras, on one Python
+    nox -s "tests(backend='jax')"        the tests that do, on one backend
+    nox -s "tests-3.13(backend='torch')" the same with another Python than the one that runs nox
     nox -R ...                           again, in the environments that are there already
 
 A Python that is not installed is skipped with a line that says so.
@@ -12,23 +13,53 @@ from __future__ import annotations
 
 import platform
 import shutil
+import time
 import zipfile
 from pathlib import Path
 
 import nox
 
 PYTHONS = ("3.11", "3.12", "3.13")
+THIS = ".".join(platform.python_version_tuple()[:2])
 BACKENDS = ("jax", "tensorflow", "torch")
 ROOT = Path(__file__).parent
 CONSTRAINTS = ("-c", str(ROOT / "tests" / "constraints.txt"))
 # The build for CPUs is a third of the size of the one the extra names; it is the same module.
 PACKAGE = {"tensorflow": "tensorflow-cpu"}
+PYTEST = ("pytest", "pytest-xdist")
 ORDINARY = "not references and not examples and not fuzz"
+# Two processes; a file's tests stay in one, which makes its models once.
+PARALLEL = ("-n", "2", "--dist", "loadfile", "--durations=20", "--durations-min=1")
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
+
+_wheels: list[Path] = []
+
+
+def ours(session: nox.Session, extras: str = "") -> str:
+    """Our wheel, as a requirement: built once a run of nox, by the first session that asks."""
+    if not _wheels:
+        folder = Path(session.cache_dir) / "wheel"
+        shutil.rmtree(folder, ignore_errors=True)
+        session.run(
+            *("python", "-m", "pip", "wheel", "--quiet", "--no-deps"),
+            *("--wheel-dir", str(folder), str(ROOT)),
+        )
+        _wheels.extend(folder.glob("*.whl"))
+    (wheel,) = _wheels
+    return f"{wheel}{extras}"
+
+
+def install(session: nox.Session, *requirements: str) -> None:
+    """Pip's install, without compiling all files, which takes longest: few are ever imported."""
+    # Where it is set, each process would compile all that it imports.
+    session.env["PYTHONDONTWRITEBYTECODE"] = None
+    began = time.perf_counter()
+    session.install("--no-compile", *requirements)
+    session.log(f"installed in {time.perf_counter() - began:.0f} s")
 
 
 def prepare(session: nox.Session, backend: str) -> None:
@@ -42,47 +73,63 @@ def prepare(session: nox.Session, backend: str) -> None:
     )
 
 
-def run_tests(session: nox.Session, backend: str, marked: str) -> None:
-    """The suite on one backend, in an environment that does not have the other two."""
-    session.install(
-        *(*CONSTRAINTS, ".[hub,plot]", PACKAGE.get(backend, backend)),
-        *("pytest", "pytest-xdist", "ruff"),
-    )
-    prepare(session, backend)
-    absent = [name for name in BACKENDS if name != backend]
+def absent(session: nox.Session, *modules: str) -> None:
+    """What must not be installed, so that the tests cannot lean on it."""
     session.run(
         "python",
         "-c",
         "import sys; from importlib.util import find_spec\n"
         "found = [name for name in sys.argv[1:] if find_spec(name)]\n"
         "sys.exit(f'also installed: {found}' if found else 0)",
-        *absent,
+        *modules,
     )
-    two = ("-n", "2", "--dist", "loadfile")  # a file's models are made once
-    session.run("pytest", *two, "-m", marked, *session.posargs)
+
+
+def run_tests(session: nox.Session, backend: str, marked: str, *constraints: str) -> None:
+    """The tests that need Keras on one backend, where the other two are not installed."""
+    package = PACKAGE.get(backend, backend)
+    install(session, *constraints, ours(session, "[hub,plot]"), package, *PYTEST)
+    prepare(session, backend)
+    absent(session, *(name for name in BACKENDS if name != backend))
+    session.run("pytest", *PARALLEL, "-m", marked, *(session.posargs or ["tests/backend"]))
+
+
+@nox.session(name="tests-plain", python=sorted({*PYTHONS, THIS}))
+def tests_plain(session: nox.Session) -> None:
+    """The tests that need no Keras, on every Python, where no backend is installed."""
+    install(session, *CONSTRAINTS, ours(session, "[hub,plot]"), *PYTEST, "ruff")
+    prepare(session, "jax")  # which is not there: whoever needs it fails
+    absent(session, *BACKENDS)
+    session.run("pytest", *PARALLEL, "-m", ORDINARY, *(session.posargs or ["tests/plain"]))
 
 
 @nox.session
 @nox.parametrize("backend", BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
-    """The tests on one backend, with the Python that runs nox; and the guides of KerasCV."""
+    """The tests that need Keras on one backend, with the Python that runs nox."""
+    run_tests(session, backend, ORDINARY, *CONSTRAINTS)
+
+
+@nox.session(default=False)
+@nox.parametrize("backend", BACKENDS)
+def latest(session: nox.Session, backend: str) -> None:
+    """All tests with the newest release of everything that `tests` pins."""
     run_tests(session, backend, ORDINARY)
+    session.run("python", "-m", "pip", "list")
 
 
 def tests_with(python: str) -> None:
-    """The tests with another Python. By default on one backend: what differs is the language."""
+    """The tests with another Python, by name only."""
     for backend in BACKENDS:
 
-        @nox.session(
-            name=f"tests-{python}(backend={backend!r})", python=python, default=backend == "jax"
-        )
+        @nox.session(name=f"tests-{python}(backend={backend!r})", python=python, default=False)
         def tests_python(session: nox.Session, backend: str = backend) -> None:
-            """The tests on one backend, with another Python."""
-            run_tests(session, backend, f"{ORDINARY} and not guides")
+            """The tests that need Keras on one backend, with another Python."""
+            run_tests(session, backend, f"{ORDINARY} and not guides", *CONSTRAINTS)
 
 
 for version in PYTHONS:
-    if not platform.python_version().startswith(version + "."):
+    if version != THIS:
         tests_with(version)
 
 
@@ -96,14 +143,13 @@ def plugin(session: nox.Session) -> None:
         folder.mkdir()
     session.run(
         *("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels)),
-        *(str(ROOT), str(ROOT / "tests" / "plugin")),
+        str(ROOT / "tests" / "plugin"),
     )
-    (ours,) = wheels.glob("keras_sd-*.whl")
     (theirs,) = wheels.glob("acme_heun-*.whl")
-    check_wheel(session, ours)
+    check_wheel(session, Path(ours(session)))
 
     # Without a backend: the listing works, and the command says what to install.
-    session.install(*CONSTRAINTS, str(ours), str(theirs), "pytest")
+    install(session, *CONSTRAINTS, ours(session), str(theirs), "pytest")
     session.chdir(away)
     prompt = "a cat face on a blue background"
     listing = session.run("keras-sd", "samplers", silent=True)
@@ -117,7 +163,7 @@ def plugin(session: nox.Session) -> None:
             session.error(f"without a backend, the command does not say how to install {backend}")
 
     # With one: a picture by the stranger's sampler, and the kit on it.
-    session.install(*CONSTRAINTS, f"{ours}[jax]")
+    install(session, *CONSTRAINTS, ours(session, "[jax]"))
     prepare(session, "jax")
     where = session.run("python", "-c", "import keras_sd; print(keras_sd.__file__)", silent=True)
     if "site-packages" not in where:
@@ -133,7 +179,7 @@ def plugin(session: nox.Session) -> None:
 
     # What `keras-sd new-sampler` writes installs, registers, passes its tests and draws.
     session.run("keras-sd", "new-sampler", "acme-zorb")
-    session.install(*CONSTRAINTS, "./acme-zorb[test]")
+    install(session, *CONSTRAINTS, "./acme-zorb[test]")
     if "acme_zorb" not in session.run("keras-sd", "samplers", silent=True):
         session.error("keras-sd samplers does not list acme_zorb")
     session.run("pytest", "acme-zorb", "-p", "no:cacheprovider")
@@ -168,7 +214,7 @@ def check_wheel(session: nox.Session, wheel: Path) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style and types."""
-    session.install(*CONSTRAINTS, ".", "ruff", "mypy")
+    install(session, *CONSTRAINTS, ours(session), "ruff", "mypy")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
@@ -177,7 +223,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The pages and the API reference; a warning is an error. `-- serve` shows them."""
-    session.install(*CONSTRAINTS, "mkdocs-material", "mkdocstrings[python]", "ruff")
+    install(session, *CONSTRAINTS, "mkdocs-material", "mkdocstrings[python]", "ruff")
     session.env["NO_MKDOCS_2_WARNING"] = "1"  # an announcement, printed at every start
     if session.posargs:
         session.run("mkdocs", *session.posargs)
@@ -189,7 +235,7 @@ def docs(session: nox.Session) -> None:
 def doc_examples(session: nox.Session) -> None:
     """Every Python and `keras-sd` example of the README and the pages, run."""
     notebooks = ("nbclient", "nbformat", "ipykernel")
-    session.install(*CONSTRAINTS, ".[jax,plot]", "pytest", *notebooks)
+    install(session, *CONSTRAINTS, ours(session, "[jax,plot]"), "pytest", *notebooks)
     prepare(session, "jax")
     session.run("pytest", "-m", "examples", *session.posargs)
 
@@ -197,10 +243,10 @@ def doc_examples(session: nox.Session) -> None:
 @nox.session
 def references(session: nox.Session) -> None:
     """Makes the golden fixtures again with diffusers, transformers, k-diffusion, and compares."""
-    session.install(*CONSTRAINTS, ".", "torch", "diffusers", "transformers", "pytest")
+    install(session, *CONSTRAINTS, ours(session), "torch", "diffusers", "transformers", "pytest")
     # Its samplers are one file, which needs torch and SciPy; what it declares to need is far more.
-    session.install(*CONSTRAINTS, "scipy")
-    session.install("--no-deps", "k-diffusion==0.1.1.post1")
+    install(session, *CONSTRAINTS, "scipy")
+    install(session, "--no-deps", "k-diffusion==0.1.1.post1")
     prepare(session, "torch")
     session.env["HF_HUB_OFFLINE"] = "1"
     session.run("pytest", "-m", "references", *session.posargs)
@@ -217,7 +263,7 @@ def parity(session: nox.Session) -> None:
         session.error("give the path of bpe_simple_vocab_16e6.txt.gz: nox -s parity -- PATH")
     vocabulary, *folder = session.posargs
     backends = [PACKAGE.get(backend, backend) for backend in BACKENDS]
-    session.install(*CONSTRAINTS, ".", *backends, "diffusers", "transformers")
+    install(session, *CONSTRAINTS, ours(session), *backends, "diffusers", "transformers")
     prepare(session, "torch")
     del session.env["OMP_NUM_THREADS"]  # these models are large
     where = folder[0] if folder else session.create_tmp()
@@ -235,7 +281,7 @@ def keras_cv_reference(session: nox.Session) -> None:
     session.run(*pip, "--no-deps", "keras-cv==0.9.0", external=True)
     needed = ("tensorflow-cpu==2.15.1", "keras-core==0.1.7", "numpy<2", "packaging", "regex")
     session.run(*pip, *needed, external=True)
-    session.install(*CONSTRAINTS, ".", "jax", "pytest")
+    install(session, *CONSTRAINTS, ours(session), "jax", "pytest")
     prepare(session, "jax")
     theirs = {"KERAS_BACKEND": "tensorflow"}
     session.run(old, script, "--check", external=True, env=theirs)
@@ -257,7 +303,7 @@ def keras_cv_reference(session: nox.Session) -> None:
 @nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
     """Ten thousand damaged files of each format."""
-    session.install(*CONSTRAINTS, ".", "jax", "pytest")
+    install(session, *CONSTRAINTS, ours(session), "jax", "pytest")
     prepare(session, "jax")
     session.run("pytest", "-m", "fuzz", *session.posargs)
 
@@ -265,6 +311,6 @@ def fuzz(session: nox.Session) -> None:
 @nox.session
 def tokenizer_reference(session: nox.Session) -> None:
     """Compares the tokenizer's golden ids with those of the slow tokenizer of transformers 4."""
-    session.install(".", "transformers<5", "ftfy")
+    install(session, ours(session), "transformers<5", "ftfy")
     session.env["HF_HUB_OFFLINE"] = "1"
     session.run("python", "tests/fixtures/make_tokenizer_goldens.py", "--check")

@@ -4,7 +4,8 @@
 >>> pipeline = keras_sd.StableDiffusion.from_preset("emoji")
 >>> images = pipeline.text_to_image("a cat face on a blue background", seed=1)
 
-Importing this module imports neither Keras nor a backend: each name is loaded when first used.
+Importing this module imports neither Keras nor a backend: each name is loaded when first used. It
+settles which backend that will be, where Keras would take one that is not installed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from keras_sd.choose import settle
 
 if TYPE_CHECKING:
     from keras_sd import models
@@ -30,6 +33,8 @@ _HOME = {
     "models": "models",
     "plot_gallery": "gallery",
 }
+
+settle()  # before anything imports Keras
 
 __version__ = version("keras-sd")
 

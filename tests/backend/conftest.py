@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 
 import pytest
 
-# Before anything imports Keras.
-if not os.environ.get("KERAS_BACKEND"):
-    installed = [n for n in ("jax", "tensorflow", "torch") if importlib.util.find_spec(n)]
-    if installed:
-        os.environ["KERAS_BACKEND"] = installed[0]
+import keras_sd  # before anything imports Keras: it settles the backend where none is named
 
 
 def pytest_report_header() -> str:
-    return f"keras backend: {os.environ.get('KERAS_BACKEND', 'none is installed')}"
+    return f"keras backend: {os.environ.get('KERAS_BACKEND', 'as Keras is configured')}"
 
 
 @pytest.fixture(scope="session")
 def emoji():
     """The embedded model, loaded once a run. Nobody changes its weights."""
-    from keras_sd import StableDiffusion
-
-    return StableDiffusion.from_preset("emoji")
+    return keras_sd.StableDiffusion.from_preset("emoji")

@@ -507,7 +507,7 @@ def test_bad_arguments(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(origin="here"))
     if "keras_cv" in arguments:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-        monkeypatch.setattr("keras_sd.cli.backends._is_installed", lambda name: True)
+        monkeypatch.setattr("keras_sd.choose._is_installed", lambda name: True)
     assert cli.main(["benchmark", *arguments.split()]) == 2
     assert message in capsys.readouterr().err
     assert not any(tmp_path.iterdir())

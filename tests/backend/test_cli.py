@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_sd import cli, image, inpainting, levels, registry
-from keras_sd.cli import backends, draw
+from keras_sd import choose, cli, image, inpainting, levels, registry
+from keras_sd.cli import draw
 from keras_sd.cli.drawing import Settings
 from keras_sd.image import read_metadata
 from keras_sd.pipeline import StableDiffusion
@@ -88,7 +88,8 @@ def fake(monkeypatch, tmp_path):
         vars(module).update(vars(content))
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(registry, "get_sampler", lambda name: name)
-    monkeypatch.setattr(backends, "_is_installed", lambda name: True)
+    monkeypatch.setattr(choose, "_is_installed", lambda name: True)
+    monkeypatch.setattr(choose, "picked", None)
     # Set, then deleted: so that what the command sets is taken back after the test.
     for variable in ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL"):
         monkeypatch.setenv(variable, "")
@@ -633,7 +634,7 @@ def test_a_schedule_goes_before_the_one_in_the_sampler_s_name(fake) -> None:
 
 
 def test_no_backend_installed(fake, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(backends, "_is_installed", lambda name: False)
+    monkeypatch.setattr(choose, "_is_installed", lambda name: False)
     assert cli.main(["generate", "cat"]) == 2
     line = error_line(capsys)
     for name in ("jax", "tensorflow", "torch"):
@@ -642,42 +643,27 @@ def test_no_backend_installed(fake, capsys, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("installed", "asked", "variable", "configured", "expected"),
+    ("asked", "variable", "expected"),
     [
-        # --backend wins, then KERAS_BACKEND; Keras' own configuration is left to Keras (None).
-        (("jax", "torch"), "torch", "jax", "jax", "torch"),
-        (("jax", "torch"), None, "torch", "jax", "torch"),
-        (("jax", "torch"), None, None, "torch", None),
-        (("jax", "tensorflow"), None, None, None, None),
-        (("jax",), None, "openvino", None, "openvino"),
-        (("jax",), None, None, "openvino", None),
-        # Keras would take one that is not there: the first that is.
-        (("jax", "torch"), None, None, "tensorflow", "jax"),
-        (("jax", "torch"), None, None, None, "jax"),
-        (("torch",), None, None, None, "torch"),
-        (("tensorflow",), None, None, "broken json", None),
+        ("torch", "jax", "torch"),
+        ("torch", None, "torch"),
+        (None, "torch", "torch"),
+        (None, "openvino", "openvino"),
+        (None, None, None),  # tests/plain/test_choose.py
     ],
 )
-def test_backend_choice(
-    fake, capsys, monkeypatch, tmp_path, installed, asked, variable, configured, expected
-) -> None:
-    monkeypatch.setattr(backends, "_is_installed", lambda name: name in installed)
+def test_backend_choice(fake, capsys, monkeypatch, asked, variable, expected) -> None:
     if variable:
         monkeypatch.setenv("KERAS_BACKEND", variable)
-    if configured:
-        (tmp_path / "keras_home").mkdir()
-        text = "{" if configured == "broken json" else json.dumps({"backend": configured})
-        (tmp_path / "keras_home" / "keras.json").write_text(text)
     option = ["--backend", asked] if asked else []
     assert cli.main(["generate", "cat", *option]) == 0
     assert os.environ.get("KERAS_BACKEND") == expected
-    picked = not asked and not variable and expected is not None
-    assert (f"note: running on {expected}" in capsys.readouterr().err) == picked
+    assert "running on" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [True, False])
 def test_backend_that_is_not_installed(fake, capsys, monkeypatch, option: bool) -> None:
-    monkeypatch.setattr(backends, "_is_installed", lambda name: name == "jax")
+    monkeypatch.setattr(choose, "_is_installed", lambda name: name == "jax")
     if not option:
         monkeypatch.setenv("KERAS_BACKEND", "torch")
     assert cli.main(["generate", "cat", *(["--backend", "torch"] if option else [])]) == 2
@@ -685,15 +671,6 @@ def test_backend_that_is_not_installed(fake, capsys, monkeypatch, option: bool) 
     assert ("--backend is torch" if option else "KERAS_BACKEND is torch") in line
     assert 'pip install "keras-sd[torch]"' in line
     assert "Installed: jax" in line
-
-
-def test_is_installed(tmp_path, monkeypatch) -> None:
-    (tmp_path / "left_behind").mkdir()
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "whole" / "__init__.py").touch()
-    monkeypatch.syspath_prepend(tmp_path)
-    names = ("whole", "left_behind", "not_there")
-    assert [backends._is_installed(name) for name in names] == [True, False, False]
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from types import ModuleType
 
 import pages
 import pytest
-from pages import GUIDES, NOTEBOOKS, PAGES, PICTURES, name
+from pages import GUIDES, NOTEBOOKS, PAGES, PICTURES, ROOT, name
 from PIL import Image
 
-pytestmark = pytest.mark.examples
 
-
+@pytest.mark.examples
 @pytest.mark.parametrize("page", [page for page in PAGES if pages.examples(page)], ids=name)
 def test_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -26,6 +27,7 @@ def test_examples_run(page, tmp_path, monkeypatch):
             assert getattr(made, "n_frames", 1) == getattr(kept, "n_frames", 1)
 
 
+@pytest.mark.examples
 @pytest.mark.parametrize("page", GUIDES, ids=name)
 def test_notebooks_run(page, tmp_path):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
@@ -35,3 +37,17 @@ def test_notebooks_run(page, tmp_path):
     nbclient.NotebookClient(notebook, timeout=300, resources=where).execute()
     shown = [out for cell in notebook.cells for out in cell.get("outputs", ()) if "data" in out]
     assert any("image/png" in out["data"] for out in shown)
+
+
+def test_the_first_example_needs_no_settings(tmp_path):
+    """In an empty home, without a variable: with whichever backend is installed."""
+    first = next(b for b in pages.examples(ROOT / "README.md") if b.language == "python")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("KERAS_")}
+    run = subprocess.run(
+        [sys.executable, "-c", "\n".join(first.lines)],
+        cwd=tmp_path,
+        env={**environment, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr

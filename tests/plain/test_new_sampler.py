@@ -62,30 +62,6 @@ def test_every_template_is_written():
     assert all(path.suffix == ".template" for path in templates)
 
 
-def test_its_own_tests_pass(tmp_path):
-    """In a new process, with its source on the path and metadata as an installer would write."""
-    folder = new_sampler("acme-zorb")
-    info = folder / "src" / "acme_zorb-0.1.0.dist-info"
-    info.mkdir()
-    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    (info / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
-    (group, points) = next(iter(project["entry-points"].items()))
-    lines = [f"{name} = {value}" for name, value in points.items()]
-    (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
-    path = os.pathsep.join([str((folder / "src").resolve()), *sys.path])
-    tests = ["tests/test_conformance.py", "tests/test_order.py"]
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *tests],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "passed" in run.stdout
-    assert "skipped" not in run.stdout
-
-
 @pytest.mark.skipif(importlib.util.find_spec("ruff") is None, reason="ruff is not installed")
 @pytest.mark.parametrize("name", ["zorb", "acme-levels", "a" * 40])
 def test_it_is_in_good_style(name):

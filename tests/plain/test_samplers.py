@@ -21,13 +21,9 @@ from keras_sd.registry import (
 )
 from keras_sd.sampling import sample
 from keras_sd.schedules import exponential, from_timesteps, karras, leading
-from keras_sd.testing import (
-    _VARIANCE,
-    _gaussian_errors,
-    check_backend_tensors,
-    measure_order,
-    parametrize_with_checks,
-)
+from keras_sd.testing import check_backend_tensors, measure_order, parametrize_with_checks
+from keras_sd.testing.convergence import gaussian_errors
+from keras_sd.testing.problems import VARIANCE
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 SAMPLERS = Path(importlib.util.find_spec("keras_sd_samplers").origin).parent
@@ -341,8 +337,8 @@ def test_goldens_are_what_the_references_make_today():
 def spread(sampler, schedule, num_steps=20):
     """How much of the spread of normal data there is at the end of a run, 1 where it is right."""
     table = NoiseTable.scaled_linear()
-    (_, deviation) = _gaussian_errors(sampler, make_levels(schedule, table, num_steps))[-1]
-    return 1 + deviation / math.sqrt(_VARIANCE)
+    (_, deviation) = gaussian_errors(sampler, make_levels(schedule, table, num_steps))[-1]
+    return 1 + deviation / math.sqrt(VARIANCE)
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -408,7 +404,7 @@ def test_averaging_v_is_of_lower_order_than_averaging_noise():
     for num_steps, noise, v in [(4, 0.070, 0.300), (20, 0.007, 0.061), (50, 0.001, 0.025)]:
         for sampler, error in (("pndm", noise), ("pndm:combine=v", v)):
             levels = make_levels("leading", table, num_steps)
-            found = sum(_gaussian_errors(get_sampler(sampler), levels)[-1])
+            found = sum(gaussian_errors(get_sampler(sampler), levels)[-1])
             assert found == pytest.approx(error, abs=6e-4)
     with pytest.raises(ValueError, match="combine must be 'noise' or 'v', got 'x0'"):
         get_sampler("pndm:combine=x0")

@@ -637,6 +637,11 @@ class TurnsThePathAround(Ancestral):
         yield from super().__call__(denoise, x, levels, draw)
 
 
+@defect("check_parts", r"never called denoise\.parts")
+class NeedsNoParts(Good):
+    needs_parts = True
+
+
 # One defect is not to end when closed, which Python reports once more when it is collected.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
@@ -746,5 +751,31 @@ def test_the_contract_page_names_every_check_and_declaration():
     for name in [c.__name__ for c in all_checks()]:
         assert f"`{name}`" in page
     declared = ("order", "stochastic", "zero_alpha", "reads_tensors", "brownian", "consistency")
-    for name in declared:
+    for name in (*declared, "unsuited", "needs_parts"):
         assert f"| `{name}` |" in page
+
+
+# Both halves of guidance
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Euler that guides by itself."""
+
+    needs_parts = True
+
+    def __call__(self, denoise, x, levels, noise):
+        for now, nxt in pairwise(levels):
+            conditional, unconditional = denoise.parts(x, now)
+            x = transfer(x, unconditional + 3 * (conditional - unconditional), now, nxt)
+            yield x
+
+
+class Undeclared(Halves):
+    needs_parts = False
+
+
+def test_a_sampler_that_needs_parts_is_given_them():
+    check_sampler(Halves())
+    with pytest.raises(ContractViolation, match="has no attribute 'parts'"):
+        check_sampler(Undeclared())

@@ -1,0 +1,126 @@
+"""The conformance kit: what tests keras-sd's samplers tests yours.
+
+In a plugin's tests::
+
+    from keras_sd.testing import parametrize_with_checks
+
+    @parametrize_with_checks(["acme_heun"])
+    def test_contract(sampler, check):
+        check(sampler)
+
+or, without pytest, ``check_sampler("acme_heun")``. For schedules there are `check_schedule` and
+`parametrize_schedules_with_checks`. A check that fails raises `ContractViolation`,
+an ``AssertionError`` that names the clause of `keras_sd.sampler` that is broken. No sampler is
+excused from a
+check: what one cannot do it declares, and the check expects exactly that.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+from keras_sd.sampler import Sampler
+from keras_sd.schedules import Schedule
+from keras_sd.testing import contract, convergence
+from keras_sd.testing.convergence import measure_order
+from keras_sd.testing.running import Check, ContractViolation, called, resolved
+from keras_sd.testing.schedules import all_schedule_checks, check_schedule
+
+__all__ = [
+    "ContractViolation",
+    "all_checks",
+    "all_schedule_checks",
+    "check_sampler",
+    "check_schedule",
+    "measure_order",
+    "parametrize_schedules_with_checks",
+    "parametrize_with_checks",
+]
+
+
+def all_checks() -> tuple[Check, ...]:
+    """Every check, each a function of a sampler (an instance or a name)."""
+    return (
+        contract.check_settings,
+        contract.check_yields_once_per_interval,
+        contract.check_one_step,
+        contract.check_last_sigma_zero,
+        contract.check_last_sigma_above_zero,
+        contract.check_first_alpha_zero,
+        contract.check_levels_asked,
+        contract.check_shape_and_dtype_kept,
+        contract.check_inputs_unmodified,
+        contract.check_noise_is_the_only_randomness,
+        contract.check_two_interleaved_runs,
+        contract.check_close,
+        contract.check_raise_from_denoise,
+        contract.check_plain_arithmetic,
+        contract.check_backend_tensors,
+        contract.check_no_with_around_yield,
+        contract.check_parts,
+        convergence.check_order_of_convergence_vp,
+        convergence.check_order_of_convergence_ve,
+        convergence.check_order_of_convergence_flow,
+        convergence.check_mean_and_variance,
+        convergence.check_brownian_path,
+    )
+
+
+def check_sampler(sampler: Sampler | str) -> None:
+    """Run every check on a sampler.
+
+    Args:
+        sampler: An instance, or a name as `keras_sd.get_sampler` takes it.
+
+    Raises:
+        ContractViolation: At least one check failed; the message has all of them.
+    """
+    sampler = resolved(sampler)
+    failures = []
+    for check in all_checks():
+        try:
+            check(sampler)
+        except ContractViolation as violation:
+            failures.append(violation)
+    if failures:
+        raise ContractViolation("\n".join(str(f) for f in failures)) from failures[0]
+
+
+def parametrize_with_checks(samplers: Iterable[Sampler | str]) -> Any:
+    """A pytest decorator: one test for every pair of a sampler and a check.
+
+    Args:
+        samplers: Instances, or names as `keras_sd.get_sampler` takes them; a name is only loaded
+            when its test runs.
+
+    Returns:
+        ``pytest.mark.parametrize`` for a test function with the arguments ``sampler`` and
+        ``check``.
+    """
+    return _parametrized("sampler", samplers, all_checks())
+
+
+def parametrize_schedules_with_checks(schedules: Iterable[Schedule | str]) -> Any:
+    """A pytest decorator: one test for every pair of a schedule and a check.
+
+    Args:
+        schedules: Callables, or names as `keras_sd.get_schedule` takes them; a name is only loaded
+            when its test runs.
+
+    Returns:
+        ``pytest.mark.parametrize`` for a test function with the arguments ``schedule`` and
+        ``check``.
+    """
+    return _parametrized("schedule", schedules, all_schedule_checks())
+
+
+def _parametrized(noun: str, given: Iterable[Any], checks: Iterable[Any]) -> Any:
+    import pytest
+
+    cases = [
+        pytest.param(each, check, id=f"{called(each)}-{check.__name__}")
+        for each, check in itertools.product(given, checks)
+    ]
+    return pytest.mark.parametrize((noun, "check"), cases)

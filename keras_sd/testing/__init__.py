@@ -23,8 +23,33 @@ from typing import Any
 
 from keras_sd.sampler import Sampler
 from keras_sd.schedules import Schedule
-from keras_sd.testing import contract, convergence
-from keras_sd.testing.convergence import measure_order
+from keras_sd.testing.contract import (
+    check_backend_tensors,
+    check_close,
+    check_first_alpha_zero,
+    check_inputs_unmodified,
+    check_last_sigma_above_zero,
+    check_last_sigma_zero,
+    check_levels_asked,
+    check_no_with_around_yield,
+    check_noise_is_the_only_randomness,
+    check_one_step,
+    check_parts,
+    check_plain_arithmetic,
+    check_raise_from_denoise,
+    check_settings,
+    check_shape_and_dtype_kept,
+    check_two_interleaved_runs,
+    check_yields_once_per_interval,
+)
+from keras_sd.testing.convergence import (
+    check_brownian_path,
+    check_mean_and_variance,
+    check_order_of_convergence_flow,
+    check_order_of_convergence_ve,
+    check_order_of_convergence_vp,
+    measure_order,
+)
 from keras_sd.testing.running import Check, ContractViolation, called, resolved
 from keras_sd.testing.schedules import all_schedule_checks, check_schedule
 
@@ -43,28 +68,28 @@ __all__ = [
 def all_checks() -> tuple[Check, ...]:
     """Every check, each a function of a sampler (an instance or a name)."""
     return (
-        contract.check_settings,
-        contract.check_yields_once_per_interval,
-        contract.check_one_step,
-        contract.check_last_sigma_zero,
-        contract.check_last_sigma_above_zero,
-        contract.check_first_alpha_zero,
-        contract.check_levels_asked,
-        contract.check_shape_and_dtype_kept,
-        contract.check_inputs_unmodified,
-        contract.check_noise_is_the_only_randomness,
-        contract.check_two_interleaved_runs,
-        contract.check_close,
-        contract.check_raise_from_denoise,
-        contract.check_plain_arithmetic,
-        contract.check_backend_tensors,
-        contract.check_no_with_around_yield,
-        contract.check_parts,
-        convergence.check_order_of_convergence_vp,
-        convergence.check_order_of_convergence_ve,
-        convergence.check_order_of_convergence_flow,
-        convergence.check_mean_and_variance,
-        convergence.check_brownian_path,
+        check_settings,
+        check_yields_once_per_interval,
+        check_one_step,
+        check_last_sigma_zero,
+        check_last_sigma_above_zero,
+        check_first_alpha_zero,
+        check_levels_asked,
+        check_shape_and_dtype_kept,
+        check_inputs_unmodified,
+        check_noise_is_the_only_randomness,
+        check_two_interleaved_runs,
+        check_close,
+        check_raise_from_denoise,
+        check_plain_arithmetic,
+        check_backend_tensors,
+        check_no_with_around_yield,
+        check_parts,
+        check_order_of_convergence_vp,
+        check_order_of_convergence_ve,
+        check_order_of_convergence_flow,
+        check_mean_and_variance,
+        check_brownian_path,
     )
 
 

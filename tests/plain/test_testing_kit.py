@@ -775,6 +775,7 @@ class Undeclared(Halves):
     needs_parts = False
 
 
+@pytest.mark.usefixtures("no_tensors")
 def test_a_sampler_that_needs_parts_is_given_them():
     check_sampler(Halves())
     with pytest.raises(ContractViolation, match="has no attribute 'parts'"):

@@ -59,13 +59,14 @@ def compile_step(
     """One compiled call per input shape; the models' weights stay live.
 
     Args:
-        fn: a pure function of tensors that calls `models`.
+        fn: a pure function of tensors, and of dicts and tuples of them, that calls `models`.
         models: whose variables `fn` reads. On jax they are passed as arguments, so that an
             `assign` is seen by the next call.
         jit_compile: see `resolve_jit_compile`.
 
     Returns:
-        A function of the same tensors.
+        A function of the same tensors. It is of the networks as they are now: see `structure`. On
+        torch it records no gradient, unless a tensor that it is given requires one.
 
     Raises:
         ValueError: `jit_compile` is something else.
@@ -88,10 +89,54 @@ def compile_step(
         # One trace a shape: a relaxed shape would hide sizes that the networks compute with.
         return tf.function(fn, jit_compile=jit)
     if NAME == "torch":
-        import torch
-
-        return torch.no_grad()(fn)
+        return _torch_step(fn)
     return fn
+
+
+def _torch_step(fn: Callable[..., Any]) -> Callable[..., Any]:
+    import torch
+
+    def step(*args: Any) -> Any:
+        wanted = torch.is_grad_enabled() and any(
+            isinstance(leaf, torch.Tensor) and leaf.requires_grad
+            for leaf in keras.tree.flatten(args)
+        )
+        with torch.set_grad_enabled(wanted):
+            return fn(*args)
+
+    return step
+
+
+def structure(models: Sequence[keras.layers.Layer]) -> tuple[Any, ...]:
+    """What a compiled step is made for: two structures that are equal need one step.
+
+    It is the networks, their variables and their layers' dtype policies. Values of variables are
+    none of it; `enable_lora`, `quantize` and another layer change it.
+
+    Args:
+        models: the networks that the step calls.
+    """
+    return tuple(
+        (
+            _Same(model),
+            tuple(map(_Same, model.variables)),
+            tuple(layer.dtype_policy.name for layer in model._flatten_layers()),
+        )
+        for model in models
+    )
+
+
+class _Same:
+    """An object that is equal to itself alone, and is kept, so that no other takes its place."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
 
 
 def calls_directly(layer: keras.layers.Layer, inputs: Sequence[Any]) -> bool:

@@ -13,11 +13,8 @@ from dataclasses import dataclass, field
 from reprlib import repr as shown
 from typing import Any, Literal
 
+from keras_sd.checks import check_size as check_size
 from keras_sd.noise import NoiseTable
-
-SIZE_UNIT = 8
-"""Heights and widths are multiples of this many pixels."""
-
 
 # The largest numbers of a config, many times those of any model there is: a config comes from a
 # file, and what is made from it grows with them.
@@ -287,7 +284,7 @@ class Defaults:
         height: pixels.
         width: pixels.
         sampler: an entry point's name.
-        schedule: a schedule's name.
+        schedule: a schedule's name; None where the rules of a run say the steps.
         num_steps: sampler steps.
         guidance_scale: of classifier-free guidance.
     """
@@ -295,7 +292,7 @@ class Defaults:
     height: int = 512
     width: int = 512
     sampler: str = "ddim"
-    schedule: str = "leading"
+    schedule: str | None = "leading"
     num_steps: int = 50
     guidance_scale: float = 7.5
 
@@ -310,7 +307,11 @@ class Defaults:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A whole model. `pad_token` is what fills a short prompt: `"end"` (SD 1.x) or `"zero"`."""
+    """A whole model. `pad_token` is what fills a short prompt: `"end"` (SD 1.x) or `"zero"`.
+
+    With `text_encoder_2` there are two text encoders, and the UNet attends to the features of both,
+    one beside the other.
+    """
 
     name: str
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
@@ -319,12 +320,19 @@ class ModelConfig:
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     defaults: Defaults = field(default_factory=Defaults)
     pad_token: Literal["end", "zero"] = "end"
+    text_encoder_2: TextEncoderConfig | None = None
 
     def __post_init__(self) -> None:
+        width = sum(encoder.width for encoder in self.text_encoders.values())
         _require(
-            self.text_encoder.width == self.unet.context_width,
-            f"{self.name}: the text encoder gives {self.text_encoder.width} features a token, "
+            width == self.unet.context_width,
+            f"{self.name}: the text encoder gives {width} features a token, "
             f"the unet expects {self.unet.context_width}",
+        )
+        lengths = {encoder.max_length for encoder in self.text_encoders.values()}
+        _require(
+            len(lengths) == 1,
+            f"{self.name}: the text encoders take {' and '.join(map(str, sorted(lengths)))} tokens",
         )
         _require(
             self.autoencoder.latent_channels == self.unet.out_channels,
@@ -332,9 +340,23 @@ class ModelConfig:
             f"channels, the unet predicts {self.unet.out_channels}",
         )
 
+    @property
+    def text_encoders(self) -> dict[str, TextEncoderConfig]:
+        """Those that there are, by the names of their parts."""
+        named = {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
+        return {name: config for name, config in named.items() if config is not None}
+
+    @property
+    def parts(self) -> dict[str, TextEncoderConfig | UNetConfig | AutoencoderConfig]:
+        """The networks of the model by name: each part's config."""
+        return {**self.text_encoders, "unet": self.unet, "autoencoder": self.autoencoder}
+
     def to_dict(self) -> dict[str, Any]:
         """The config as plain JSON types; `from_dict` is the inverse."""
-        return dataclasses.asdict(self)
+        found = dataclasses.asdict(self)
+        if self.text_encoder_2 is None:
+            del found["text_encoder_2"]
+        return found
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
@@ -344,23 +366,6 @@ class ModelConfig:
             ValueError: a key is unknown, or a value does not fit; the message names it.
         """
         return _from_dict(cls, data, "config")
-
-
-def check_size(name: str, size: int) -> int:
-    """A height or width that works.
-
-    Raises:
-        ValueError: it is not a positive multiple of 8; the message has the two nearest.
-    """
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise ValueError(f"{name} is a number of pixels, not {size!r}")
-    if size < SIZE_UNIT or size % SIZE_UNIT:
-        below = max(SIZE_UNIT, size // SIZE_UNIT * SIZE_UNIT)
-        raise ValueError(
-            f"{name} {size} is not a multiple of {SIZE_UNIT}; the nearest that work are "
-            f"{below} and {below + SIZE_UNIT}"
-        )
-    return size
 
 
 def _from_dict(cls: Any, data: Any, where: str) -> Any:
@@ -399,6 +404,7 @@ def _checked_type(of: dataclasses.Field, value: Any, where: str) -> Any:
 
 _PARTS = {
     "text_encoder": TextEncoderConfig,
+    "text_encoder_2": TextEncoderConfig,
     "unet": UNetConfig,
     "autoencoder": AutoencoderConfig,
     "noise": NoiseConfig,

@@ -1,93 +1,139 @@
-"""The UNet as a denoiser: `denoise(x, level) -> x0`, with classifier-free guidance."""
+"""The UNet as a denoiser: `denoise(x, level) -> x0`, with classifier-free guidance.
+
+The functions of tensors are compiled by the model (`keras_sd.model.Model`), once a shape, and know
+neither the run nor its settings: these are their arguments.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from keras import ops
 
-from keras_sd.backend import JitCompile, compile_step
+from keras_sd.conditions import CONTEXT, PAINTED, Conditions
 from keras_sd.guidance import Guidance
-from keras_sd.networks import UNet
 from keras_sd.noise import Level
-from keras_sd.sampler import Denoise
+
+__all__ = ["STEPS", "Denoiser", "predict", "to_x0"]
 
 
 class Denoiser:
-    """Turns a UNet's prediction into the clean latent that it implies.
+    """The model of one run as samplers call it.
 
     Args:
-        unet: called once an evaluation: the unconditional and the conditional half of guidance
-            are one batch.
-        prediction: `"epsilon"` or `"v"`, what the UNet was trained to give.
-        jit_compile: see `keras_sd.backend.compile_step`.
+        steps: of `STEPS`, by name, without the first two arguments.
+        told: conditions of the prompts.
+        untold: of the negative prompts.
+        guidance: how both count.
     """
 
-    def __init__(self, unet: UNet, prediction: str, jit_compile: JitCompile = "auto"):
-        self._unet = unet
-        self._prediction = prediction
-        self._guided = compile_step(self._guided_x0, [unet], jit_compile)
-        self._rescaled = compile_step(self._rescaled_x0, [unet], jit_compile)
-        self._plain = compile_step(self._plain_x0, [unet], jit_compile)
+    def __init__(
+        self,
+        steps: Mapping[str, Callable[..., Any]],
+        told: Conditions,
+        untold: Conditions,
+        guidance: Guidance,
+    ):
+        self._guidance = guidance
+        self._told = told.tree()
+        self._both = untold.above(told).tree()  # both halves of guidance are one batch
+        self._plain, self._parts = steps["plain"], steps["parts"]
+        self._guided = steps["rescaled" if guidance.rescale else "guided"]
+        strength = (guidance.scale, guidance.rescale) if guidance.rescale else (guidance.scale,)
+        self._strength = _scalars(*strength)
 
-    def __call__(
-        self, context: Any, unconditional: Any, guidance: Guidance, *channels: Any
-    ) -> Denoise:
-        """The denoiser of one run.
+    def __call__(self, x: Any, level: Level) -> Any:
+        """The clean latent, guidance included.
 
         Args:
-            context: text encodings of the prompts, `(batch, tokens, features)`.
-            unconditional: of the negative prompts, the same shape.
-            guidance: how both count.
-            channels: what the UNet is given beside the latent at every step, `(batch, height,
-                width, any)` each: of an inpainting model the mask and the masked picture's latent.
+            x: the latent, `(images, height, width, channels)` float32.
+            level: its noise level.
 
         Returns:
-            `denoise(x, level) -> x0`, float32 like x.
+            float32 tensor like `x`.
         """
-        both = None if guidance.scale == 1 else ops.concatenate([unconditional, context])
-        strength = _scalars(guidance.scale)
-        guided = self._guided
-        if guidance.rescale:
-            guided, strength = self._rescaled, _scalars(guidance.scale, guidance.rescale)
+        scalars = _scalars(level.t, level.alpha, level.sigma)
+        if self._guidance.guides(level):
+            return self._guided(x, *scalars, self._both, *self._strength)
+        return self._plain(x, *scalars, self._told)
 
-        def denoise(x: Any, level: Level) -> Any:
-            scalars = _scalars(level.t, level.alpha, level.sigma)
-            if guidance.guides(level):
-                return guided(x, *scalars, both, *strength, *channels)
-            return self._plain(x, *scalars, context, *channels)
+    def parts(self, x: Any, level: Level) -> tuple[Any, Any]:
+        """The clean latents that guidance is made of, at one evaluation of both.
 
-        return denoise
+        Returns:
+            With the prompt, and with the negative prompt: float32 tensors like `x`.
+        """
+        scalars = _scalars(level.t, level.alpha, level.sigma)
+        conditional, unconditional = self._parts(x, *scalars, self._both)
+        return conditional, unconditional
 
-    def _plain_x0(self, x, t, alpha, sigma, context, *channels):
-        return self._x0(x, alpha, sigma, self._predict((x, *channels), t, context))
 
-    def _guided_x0(self, x, t, alpha, sigma, both, scale, *channels):
-        guided, _ = self._guide(x, t, both, scale, channels)
-        return self._x0(x, alpha, sigma, guided)
+def predict(unet: Any, x: Any, t: Any, conditions: Mapping[str, Any]) -> Any:
+    """What the UNet gives: epsilon or v, float32 like `x`.
 
-    def _rescaled_x0(self, x, t, alpha, sigma, both, scale, rescale, *channels):
-        guided, conditional = self._guide(x, t, both, scale, channels)
-        spread, meant = (
-            ops.std(part, axis=(1, 2, 3), keepdims=True) for part in (guided, conditional)
-        )
-        return self._x0(x, alpha, sigma, guided * (rescale * meant / spread + (1 - rescale)))
+    Args:
+        unet: the network.
+        x: the latent.
+        t: the timestep, a scalar.
+        conditions: what it is told.
+    """
+    if PAINTED in conditions:
+        x = ops.concatenate([x, conditions[PAINTED]], axis=-1)
+    return unet(x, ops.broadcast_to(t, (x.shape[0],)), conditions[CONTEXT])
 
-    def _guide(self, x, t, both, scale, channels):
-        """The guided prediction, and the conditional one."""
-        twice = [ops.concatenate([part, part]) for part in (x, *channels)]
-        unconditional, conditional = ops.split(self._predict(twice, t, both), 2)
-        return unconditional + scale * (conditional - unconditional), conditional
 
-    def _predict(self, parts, t, context):
-        x = ops.concatenate(parts, axis=-1)
-        return self._unet(x, ops.broadcast_to(t, (x.shape[0],)), context)
+def to_x0(kind: str, x: Any, alpha: Any, sigma: Any, prediction: Any) -> Any:
+    """The clean latent that a prediction implies.
 
-    def _x0(self, x, alpha, sigma, prediction):
-        if self._prediction == "v":  # Salimans & Ho 2022, appendix D
-            return alpha * x - sigma * prediction
-        return (x - sigma * prediction) / alpha
+    Args:
+        kind: `"epsilon"`, or `"v"` (Salimans & Ho 2022, appendix D).
+        x: the latent.
+        alpha: its level's.
+        sigma: likewise.
+        prediction: what the UNet gave.
+    """
+    if kind == "v":
+        return alpha * x - sigma * prediction
+    return (x - sigma * prediction) / alpha
+
+
+def _plain(unet, kind, x, t, alpha, sigma, conditions):
+    return to_x0(kind, x, alpha, sigma, predict(unet, x, t, conditions))
+
+
+def _halves(unet, x, t, both):
+    """The prediction for the negative prompts, and for the prompts."""
+    return ops.split(predict(unet, ops.concatenate([x, x]), t, both), 2)
+
+
+def _parts(unet, kind, x, t, alpha, sigma, both):
+    unconditional, conditional = _halves(unet, x, t, both)
+    return tuple(to_x0(kind, x, alpha, sigma, each) for each in (conditional, unconditional))
+
+
+def _guided(unet, kind, x, t, alpha, sigma, both, scale):
+    unconditional, conditional = _halves(unet, x, t, both)
+    guided = unconditional + scale * (conditional - unconditional)
+    return to_x0(kind, x, alpha, sigma, guided)
+
+
+def _rescaled(unet, kind, x, t, alpha, sigma, both, scale, rescale):
+    unconditional, conditional = _halves(unet, x, t, both)
+    guided = unconditional + scale * (conditional - unconditional)
+    spread, meant = (ops.std(part, axis=(1, 2, 3), keepdims=True) for part in (guided, conditional))
+    guided = guided * (rescale * meant / spread + (1 - rescale))
+    return to_x0(kind, x, alpha, sigma, guided)
+
+
+STEPS: dict[str, Callable[..., Any]] = {
+    "plain": _plain,
+    "parts": _parts,
+    "guided": _guided,
+    "rescaled": _rescaled,
+}
+"""Functions of `(unet, kind, x, t, alpha, sigma, conditions, ...)`."""
 
 
 def _scalars(*values: float) -> list[Any]:

@@ -18,6 +18,8 @@ from PIL import Image
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from keras_sd.request import Request
+
 # A notebook keeps every picture it has shown.
 _MOST_SHOWN = 64
 
@@ -26,10 +28,13 @@ class _Made(NamedTuple):
     prompt: str | None
     seed: int | None
     number: int
+    request: Request | None = None  # of the whole run
+    row: int = 0  # of the picture in it
 
 
 class Images(np.ndarray):
-    """Pictures of one run: a uint8 array that knows the prompt, seed and number of each of them.
+    """Pictures of one run: a uint8 array that knows the request that each of them was made of, and
+    so its prompt, seed and number.
 
     It is an array in every respect. A notebook shows the pictures. What they are goes along with
     indexing of the first axis (`images[0]`, `images[1:]`, `images[[2, 0]]`) and with copies; an
@@ -41,6 +46,7 @@ class Images(np.ndarray):
         prompts: one a picture; None where the run had no text.
         seed: of the run; None where its noise was given.
         numbers: of the pictures in their run, for `first_image=`; None is 0, 1, 2, ...
+        request: of the run, which says all of that; it is given instead.
 
     Raises:
         ValueError: the array holds no pictures, or there is not one prompt or number a picture.
@@ -54,6 +60,8 @@ class Images(np.ndarray):
         prompts: Sequence[str] | None = None,
         seed: int | None = None,
         numbers: Sequence[int] | None = None,
+        *,
+        request: Request | None = None,
     ) -> Images:
         pixels = np.asarray(pixels)
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
@@ -62,6 +70,12 @@ class Images(np.ndarray):
                 f"{pixels.dtype} {pixels.shape}"
             )
         count = len(pixels)
+        if request is not None:
+            if len(request) != count:
+                raise ValueError(f"{count} pictures of a request for {len(request)}")
+            self = pixels.view(cls)
+            self._made = tuple(_made(request, i) for i in range(count))
+            return self
         texts = [None] * count if prompts is None else list(prompts)
         numbers = range(count) if numbers is None else numbers
         if not len(texts) == len(numbers) == count:
@@ -80,6 +94,19 @@ class Images(np.ndarray):
     def prompts(self) -> tuple[str | None, ...]:
         """Of each picture, the only one of `images[0]` as well; empty where nothing is known."""
         return tuple(made.prompt for made in self._made)
+
+    @property
+    def request(self) -> Request:
+        """The request that makes these pictures, and no others of their run, again:
+        `pipeline.draw(images[2].request)`.
+
+        Raises:
+            ValueError: nothing is known of them.
+        """
+        run = self._made[0].request if self._made else None
+        if run is None:
+            raise ValueError("These pictures do not know their request: they were not drawn here")
+        return run.only(*(made.row for made in self._made))
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -133,6 +160,12 @@ class Images(np.ndarray):
         more = len(pictures) - _MOST_SHOWN
         rest = f"<p>and {more} more</p>" if more > 0 else ""
         return f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(figures)}</div>{rest}'
+
+
+def _made(request: Request, index: int) -> _Made:
+    prompt, (seed, number) = request.prompts[index], request.images[index]
+    text = prompt if isinstance(prompt, str) else None
+    return _Made(text, None if request.noise else seed, number, request, index)
 
 
 def _chooses_pictures(key: Any) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
 from typing import Any
 
+from keras_sd.checks import SettingError, real
 from keras_sd.noise import Level
 
-__all__ = ["Guidance"]
+__all__ = ["Guidance", "check_interval", "check_rescale", "check_scale"]
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,14 @@ class Guidance:
     interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if not _is_number(self.scale) or not math.isfinite(self.scale):
-            raise ValueError(f"A guidance scale is a finite number, not {self.scale!r}")
-        if not _is_number(self.rescale) or not 0 <= self.rescale <= 1:
-            raise ValueError(f"guidance_rescale is from 0 to 1, not {self.rescale!r}")
-        if self.interval is None:
-            return
-        ends = self.interval
-        pair = isinstance(ends, tuple | list) and len(ends) == 2 and all(map(_is_number, ends))
-        if not pair or not 0 <= ends[0] < ends[1]:
-            raise ValueError(
-                "guidance_interval is the lowest and the highest sigma / alpha with guidance, as "
-                f"(0.2, 5.0), not {self.interval!r}"
-            )
+        checked: dict[str, Any] = {
+            "scale": check_scale("guidance_scale", self.scale),
+            "rescale": check_rescale("guidance_rescale", self.rescale),
+        }
+        if self.interval is not None:
+            checked["interval"] = check_interval("guidance_interval", self.interval)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     def guides(self, level: Level) -> bool:
         """Whether this level's prediction is guided."""
@@ -57,5 +54,27 @@ class Guidance:
         return self.scale != 1 and low <= level.ratio <= high
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+# The networks compute in float32, whose largest number is 3e38.
+check_scale = partial(real, least=-1e6, most=1e6, what="finite number")
+check_rescale = partial(real, least=0, most=1)
+
+
+def check_interval(name: str, value: Any) -> tuple[float, float]:
+    """The lowest and the highest `sigma / alpha` with guidance; the highest may be infinite.
+
+    Raises:
+        SettingError: it is no such pair.
+    """
+    try:
+        low, high = value
+        infinite = isinstance(high, Real) and high == math.inf
+        ends = real(name, low, 0), math.inf if infinite else real(name, high, 0)
+    except (TypeError, ValueError):
+        ends = (1.0, 0.0)
+    if not ends[0] < ends[1]:
+        raise SettingError(
+            name,
+            "is the lowest and the highest sigma / alpha with guidance, as (0.2, 5.0), not "
+            f"{value!r}",
+        )
+    return ends

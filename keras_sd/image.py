@@ -10,24 +10,22 @@ import secrets
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
 
+from keras_sd.checks import MAX_AREA
 from keras_sd.files import checked_path, replace_file
+from keras_sd.start import Resize
 
 _KEY = "keras_sd"
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 """The file formats that are read, as Pillow calls them."""
 
-MAX_PIXELS = 2**26
+MAX_PIXELS = MAX_AREA
 """The most pixels that an image to be read may have: 8192 x 8192."""
-
-Resize = Literal["stretch", "crop", "pad"]
-"""How an image is brought to a size of another shape: it is distorted, its edges are cut off, or
-edges are added."""
 
 # EXIF's orientation -> what brings the picture upright; 1 is upright.
 _UPRIGHT = {
@@ -242,17 +240,21 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 
 def save_png(
-    path: str | os.PathLike[str], image: np.ndarray, metadata: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    image: np.ndarray,
+    metadata: Mapping[str, Any] | None = None,
+    parameters: str | None = None,
 ) -> Path:
     """Save an image and how it was made, completely or not at all.
 
     The file holds two PNG texts: `keras_sd`, the metadata as JSON for `read_metadata`, and
-    `parameters`, the same for people: prompt, negative prompt, then the settings in one line.
+    `parameters`, which web UIs read.
 
     Args:
         path: A name that ends in .png, in a folder that exists.
         image: uint8 array of shape (height, width, 3).
-        metadata: Anything JSON can hold, usually prompt, seed and settings.
+        metadata: Anything JSON can hold, usually a request, the model and the version.
+        parameters: The same as `keras_sd.infotext.infotext` writes it.
 
     Returns:
         The path.
@@ -274,7 +276,11 @@ def save_png(
             texts.add_text(_KEY, json.dumps(dict(metadata), allow_nan=False))
         except (TypeError, ValueError) as error:
             raise ValueError(f"The metadata cannot be written as JSON: {error}.") from error
-        texts.add_text("parameters", _readable(metadata))
+    if parameters is not None:
+        # A PNG text ends at a zero byte, and the command line can hand over bytes that are not
+        # UTF-8.
+        text = parameters.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+        texts.add_text("parameters", text)
     check_writable(path)
 
     def write(at: Path) -> None:
@@ -462,18 +468,3 @@ def _fit(
         inner = (max(1, round(shape[0] * min(by))), max(1, round(shape[1] * min(by))))
     missing = (height - inner[0], width - inner[1])
     return box, inner, [(each // 2, each - each // 2) for each in missing]
-
-
-# --- saving ---------------------------------------------------------------------------
-
-
-def _readable(metadata: Mapping[str, Any]) -> str:
-    rest = dict(metadata)
-    lines = [str(rest.pop("prompt"))] if "prompt" in rest else []
-    if negative := rest.pop("negative_prompt", None):
-        lines.append(f"Negative prompt: {negative}")
-    settings = {key.replace("_", " ").capitalize(): value for key, value in rest.items()}
-    lines.append(", ".join(f"{k}: {v}" for k, v in settings.items() if v is not None))
-    # A PNG text ends at a zero byte, and the command line can hand over bytes that are not UTF-8.
-    text = "\n".join(line for line in lines if line).replace("\0", "\ufffd")
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -9,32 +9,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from keras_sd import image as images
 from keras_sd import sampling
-from keras_sd.config import check_size
-from keras_sd.image import Resize
+from keras_sd.checks import MAX_SIDE, check_area, check_size, whole
 from keras_sd.noise import CLEAN, Level, Levels
 from keras_sd.sampler import Array, Denoise, Noise, Sampler
+from keras_sd.start import Attachment, Masking, Resize, Start
 
 __all__ = [
     "Blend",
     "Box",
     "Canvas",
-    "MaskConvention",
+    "canvas_of",
     "check_pictures",
     "extend_canvas",
-    "masked_canvas",
-    "picture_canvas",
-    "read_pictures",
+    "stacked",
 ]
-
-MaskConvention = Literal["white_repaints", "keras_cv"]
-"""What 1, white, is in a mask: painted anew, or with `"keras_cv"` kept."""
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.float32]
@@ -62,12 +57,16 @@ def extend_canvas(
     Raises:
         ValueError: a number of pixels is negative or all are 0, or this is no picture.
     """
-    sides = {"left": left, "right": right, "top": top, "bottom": bottom}
-    for name, pixels in sides.items():
-        _check_pixels(name, pixels)
+    given = {"left": left, "right": right, "top": top, "bottom": bottom}
+    sides = {name: whole(name, pixels, 0, MAX_SIDE) for name, pixels in given.items()}
     if not any(sides.values()):
         raise ValueError("Nothing to add: give left, right, top or bottom a number of pixels")
+    left, right, top, bottom = sides.values()
     picture = images.read_image(image)
+    height, width = picture.shape[0] + top + bottom, picture.shape[1] + left + right
+    if max(height, width) > MAX_SIDE:
+        raise ValueError(f"The picture would be {width}x{height}; at most {MAX_SIDE} a side work")
+    check_area(height, width)
     margins = ((top, bottom), (left, right))
     mask = np.pad(np.zeros(picture.shape[:2], np.uint8), margins, constant_values=255)
     return np.pad(picture, (*margins, (0, 0)), mode="edge"), mask
@@ -110,6 +109,11 @@ class Canvas:
     cover: Mask | None = None
     boxes: tuple[Box, ...] = ()
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the run."""
+        return self.pixels.shape[1], self.pixels.shape[2]
+
     def paste(self, painted: Pixels) -> Pixels:
         """The caller's pictures with what the run has painted, bit for bit the same elsewhere."""
         if self.whole is None or self.cover is None:
@@ -127,19 +131,34 @@ class Canvas:
         return result
 
 
-def read_pictures(image: Any, count: int | None = None) -> Pixels:
-    """Pictures that were given for a run.
+def stacked(name: str, given: Sequence[Attachment], count: int | None = None) -> np.ndarray:
+    """Attachments as one array, a row each.
 
     Args:
-        image: a path, a Pillow image, a uint8 array `(height, width, 3)`, or several of them in a
-            list or along a first axis.
-        count: pictures of the run; there is one image for all, or one for each. None is as many
-            as there are images.
+        name: what they are, for errors.
+        given: one for all, or one a picture.
+        count: pictures of the run; None is as many as there are.
 
     Raises:
-        ValueError: this is no picture, there are too few or too many, or they differ in size.
+        ValueError: there are too few or too many, or they differ in size, or their numbers are not
+            here.
     """
-    return _stacked("image", [images.read_image(one) for one in _each(image, 3)], count)
+    if count is not None and len(given) not in (1, count):
+        raise ValueError(
+            f"{len(given)} {name}s for {count} picture(s): give one for all, or one a picture; "
+            "there are as many pictures as prompts, times batch_size"
+        )
+    for each in given:
+        if each.data is None:
+            raise ValueError(
+                f"The {name} {each.name or each.sha256} is known by its hash alone: give the "
+                "request its arrays with Request.attached"
+            )
+    arrays = [each.data for each in given]
+    if len({array.shape for array in arrays}) > 1:
+        sizes = ", ".join(f"{array.shape[1]}x{array.shape[0]}" for array in arrays)
+        raise ValueError(f"The {name}s of one run are of one size, these of {sizes}")
+    return np.stack(arrays)
 
 
 def check_pictures(pictures: Pixels) -> Pixels:
@@ -153,74 +172,40 @@ def check_pictures(pictures: Pixels) -> Pixels:
     return pictures
 
 
-def picture_canvas(
-    image: Any, count: int, height: int, width: int, resize: Resize | None = None
-) -> Canvas:
-    """A canvas all of which is painted: image-to-image.
+def canvas_of(start: Start, count: int, height: int, width: int, factor: int) -> Canvas:
+    """The canvas of a run.
+
+    With a mask, a cell of the latent is painted where the mask is at least 1/2 in its first pixel,
+    as diffusers reduces masks; with the mask convention `"keras_cv"` where nothing in it is kept,
+    as KerasCV did.
 
     Args:
-        image: see `read_pictures`.
-        count: pictures of the run; there is one image for all, or one for each.
-        height: what `resize` brings the image to; without it, its own is the run's.
-        width: likewise.
-        resize: how, or None.
-
-    Raises:
-        ValueError: this is no picture, there are too few or too many, or one is of a size that
-            does not work.
-    """
-    _check_choice("resize", resize, (None, *get_args(Resize)))
-    return Canvas(_sized(read_pictures(image, count), height, width, resize))
-
-
-def masked_canvas(
-    image: Any,
-    mask: Any,
-    count: int,
-    height: int,
-    width: int,
-    factor: int,
-    *,
-    resize: Resize | None = None,
-    mask_convention: MaskConvention = "white_repaints",
-    mask_blur: float = 0,
-    only_masked: bool = False,
-    padding: int = 32,
-    keep_unmasked: bool = True,
-) -> Canvas:
-    """A canvas that is painted where its mask says.
-
-    A cell of the latent is painted where the mask is at least 1/2 in its first pixel, as diffusers
-    reduces masks; with the mask convention `"keras_cv"` where nothing in it is kept, as KerasCV
-    did.
-
-    Args:
-        image: see `read_pictures`.
-        mask: a path, a Pillow image or an array `(height, width)` of the image's size; or several.
+        start: what the run begins at.
         count: pictures of the run; there is one image and one mask for all, or one for each.
         height: of the run, where `resize` or `only_masked` makes it another than the image's.
         width: likewise.
         factor: pixels along one side of a cell of the latent.
-        resize: how the image and its mask are brought to the run's size, or None.
-        mask_convention: what 1 is in the mask.
-        mask_blur: standard deviation, in pixels of the image, of the Gaussian that softens it.
-        only_masked: run the mask's surroundings alone, at the run's size.
-        padding: pixels of the image around the mask that belong to them.
-        keep_unmasked: where the mask is 0, the caller's pixels come back.
 
     Raises:
-        ValueError: an image or mask that cannot be read, is of another size than the other or of
-            one that does not work; a mask that is empty, or that no cell is in; a setting that does
-            not fit.
+        ValueError: an image or mask is of another size than the other or of one that does not work;
+            a mask is empty, or no cell is in it.
     """
-    _check_choice("resize", resize, (None, *get_args(Resize)))
-    _check_choice("mask_convention", mask_convention, get_args(MaskConvention))
-    if resize is not None and only_masked:
-        raise ValueError("only_masked makes its part of the picture fit by itself: no resize")
-    if not 0 <= mask_blur < math.inf:
-        raise ValueError(f"mask_blur is a number of pixels from 0 up, not {mask_blur!r}")
-    _check_pixels("padding", padding)
-    pictures, masks = read_pictures(image, count), _masks(mask, count)
+    pictures = stacked("image", start.pictures, count)
+    if start.masking is None:
+        return Canvas(_sized(pictures, height, width, start.resize))
+    return _masked(pictures, start.masking, start.resize, count, height, width, factor)
+
+
+def _masked(
+    pictures: Pixels,
+    masking: Masking,
+    resize: Resize | None,
+    count: int,
+    height: int,
+    width: int,
+    factor: int,
+) -> Canvas:
+    masks = stacked("mask", masking.masks, count)
     if masks.shape[1:] != pictures.shape[1:3]:
         raise ValueError(
             f"The mask is {_size(masks)}, the picture {_size(pictures)}: they are of one size."
@@ -228,18 +213,21 @@ def masked_canvas(
     rows = max(len(pictures), len(masks))
     whole = np.broadcast_to(pictures, (rows, *pictures.shape[1:]))
     masks = np.broadcast_to(masks, (rows, *masks.shape[1:]))
-    if mask_convention == "keras_cv":
+    old_masks = masking.mask_convention == "keras_cv"
+    if old_masks:
         masks = 1 - masks
     if not _all_paint(masks):
-        kept = "1 keeps a pixel" if mask_convention == "keras_cv" else "white, 1, is painted"
+        kept = "1 keeps a pixel" if old_masks else "white, 1, is painted"
         raise ValueError(
             f"The mask is empty: {kept}, from 1/2 on, and so the picture would stay as it is."
         )
-    masks = np.stack([_soft(each, mask_blur) for each in masks])
+    masks = np.stack([_soft(each, masking.mask_blur) for each in masks])
     if not _all_paint(masks):
-        raise ValueError(f"A mask_blur of {mask_blur:g} leaves nothing of the mask: take less.")
-    if only_masked:
-        boxes = tuple(_box(each, padding, height, width) for each in masks)
+        raise ValueError(
+            f"A mask_blur of {masking.mask_blur:g} leaves nothing of the mask: take less."
+        )
+    if masking.only_masked:
+        boxes = tuple(_box(each, masking.padding, height, width) for each in masks)
         pixels = np.stack(
             [
                 images.resize(box.cut(picture), height, width, "stretch")
@@ -259,9 +247,11 @@ def masked_canvas(
                 raise ValueError(f"resize={resize!r} leaves nothing of the mask: take another.")
         pixels = whole = _sized(whole, height, width, resize)
         inner, boxes = masks, (Box(0, 0, *whole.shape[1:3]),) * rows
-    cells = _cells(inner >= 0.5, factor, all_of_it=mask_convention == "keras_cv")
+    cells = _cells(inner >= 0.5, factor, all_of_it=old_masks)
     if not _all_paint(cells):
-        larger = "take less padding" if only_masked else "paint it alone with only_masked=True"
+        larger = (
+            "take less padding" if masking.only_masked else "paint it alone with only_masked=True"
+        )
         raise ValueError(
             f"The mask is too small: it has none of the {factor}x{factor} pixels that are one cell "
             f"of a latent. Make it larger, or {larger}."
@@ -271,19 +261,9 @@ def masked_canvas(
         cells=cells,
         hidden=inner[..., None] >= 0.5,
         whole=whole,
-        cover=masks if keep_unmasked else np.ones_like(masks),
+        cover=masks if masking.keep_unmasked else np.ones_like(masks),
         boxes=boxes,
     )
-
-
-def _check_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is one of {', '.join(map(repr, choices))}, not {value!r}")
-
-
-def _check_pixels(name: str, pixels: int) -> None:
-    if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 0:
-        raise ValueError(f"{name} is a number of pixels from 0 up, not {pixels!r}")
 
 
 def _all_paint(masks: np.ndarray) -> bool:
@@ -293,33 +273,6 @@ def _all_paint(masks: np.ndarray) -> bool:
 
 def _size(arrays: np.ndarray) -> str:
     return f"{arrays.shape[2]}x{arrays.shape[1]}"
-
-
-def _each(given: Any, dimensions: int) -> list[Any]:
-    """What was given as one for all, or in a list or along a first axis as one each."""
-    if isinstance(given, list | tuple):
-        return list(given)
-    return list(given) if getattr(given, "ndim", 0) > dimensions else [given]
-
-
-def _stacked(name: str, arrays: list[np.ndarray], count: int | None) -> np.ndarray:
-    if not arrays:
-        raise ValueError(f"There is no {name} in an empty list")
-    if count is not None and len(arrays) not in (1, count):
-        raise ValueError(
-            f"{len(arrays)} {name}s for {count} picture(s): give one for all, or one a picture; "
-            "there are as many pictures as prompts, times batch_size"
-        )
-    if len({array.shape for array in arrays}) > 1:
-        sizes = ", ".join(f"{array.shape[1]}x{array.shape[0]}" for array in arrays)
-        raise ValueError(f"The {name}s of one run are of one size, these of {sizes}")
-    return np.stack(arrays)
-
-
-def _masks(mask: Any, count: int) -> Mask:
-    if getattr(mask, "ndim", 0) == 3 and 1 in (mask.shape[0], mask.shape[2]):
-        mask = [mask]  # one, with an axis of one channel
-    return _stacked("mask", [images.read_mask(one) for one in _each(mask, 2)], count)
 
 
 def _sized(pictures: Pixels, height: int, width: int, resize: Resize | None) -> Pixels:
@@ -404,12 +357,7 @@ class Blend:
 
     def denoiser(self, denoise: Denoise) -> Denoise:
         """The model that is shown what is known, and keeps it."""
-
-        def blended(x: Array, level: Level) -> Array:
-            seen = x if level == self.start else self.latent(x, level)
-            return self.latent(denoise(seen, level), CLEAN)
-
-        return blended
+        return _Blended(self, denoise)
 
     def sampler(self, sampler: Sampler, num_resamples: int = 1) -> Sampler:
         """The sampler whose latents are blended; the last with the clean latent, whatever noise
@@ -440,6 +388,24 @@ class Blend:
                 yield x
 
         return blended if num_resamples == 1 else resampled
+
+
+@dataclass(frozen=True, eq=False)
+class _Blended:
+    """`Blend.denoiser`."""
+
+    blend: Blend
+    denoise: Any
+
+    def __call__(self, x: Array, level: Level) -> Array:
+        return self.blend.latent(self.denoise(self._seen(x, level), level), CLEAN)
+
+    def parts(self, x: Array, level: Level) -> tuple[Array, Array]:
+        conditional, unconditional = self.denoise.parts(self._seen(x, level), level)
+        return self.blend.latent(conditional, CLEAN), self.blend.latent(unconditional, CLEAN)
+
+    def _seen(self, x: Array, level: Level) -> Array:
+        return x if level == self.blend.start else self.blend.latent(x, level)
 
 
 def _back(x: Array, level: Level, to: Level, noise: Array) -> Array:

@@ -9,6 +9,7 @@ the sampler's arithmetic and the decoded image.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -76,7 +77,7 @@ class FiniteStep:
     """A method of a network, computed again in float32 where the result overflowed.
 
     The float32 network is made when it is first needed, and takes the weights of the other at every
-    call that needs it.
+    call that needs it, one call at a time.
 
     Args:
         network: one that is made of its `config` alone, such as the autoencoder.
@@ -88,6 +89,7 @@ class FiniteStep:
         self._network, self._method, self._jit = network, method, jit_compile
         self._step = compile_step(getattr(network, method), [network], jit_compile)
         self._float32: FiniteStep | None = None
+        self._lock = threading.Lock()  # the float32 network's weights are of one call
 
     def __call__(self, *given: Any) -> Any:
         """The result, finite.
@@ -119,14 +121,15 @@ class FiniteStep:
         return self._in_float32(*given)
 
     def _in_float32(self, *given: Any) -> Any:
-        if self._float32 is None:
-            with policy_scope("float32"), weights_follow():
-                network = type(self._network)(self._network.config, name=self._network.name)
-            self._float32 = FiniteStep(network, self._method, self._jit)
-        pairs = zip(self._float32._network.weights, self._network.weights, strict=True)
-        for variable, weight in pairs:
-            variable.assign(ops.cast(weight.value, "float32"))
-        return self._float32(*given)
+        with self._lock:
+            if self._float32 is None:
+                with policy_scope("float32"), weights_follow():
+                    network = type(self._network)(self._network.config, name=self._network.name)
+                self._float32 = FiniteStep(network, self._method, self._jit)
+            pairs = zip(self._float32._network.weights, self._network.weights, strict=True)
+            for variable, weight in pairs:
+                variable.assign(ops.cast(weight.value, "float32"))
+            return self._float32(*given)
 
 
 def finite_steps(steps: Iterator[Step], policy: keras.DTypePolicy) -> Iterator[Step]:

@@ -9,7 +9,6 @@ bits, not for its own normal distribution.
 from __future__ import annotations
 
 import math
-import operator
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,11 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_sd.checks import whole
 from keras_sd.noise import Level
 
 __all__ = ["BrownianPath", "batch_normal", "normal"]
-
-_LIMIT = 2**64
 
 
 def normal(seed: int, image: int, step: int, shape: Sequence[int]) -> NDArray[np.float32]:
@@ -60,12 +58,12 @@ def normal(seed: int, image: int, step: int, shape: Sequence[int]) -> NDArray[np
 
 
 def batch_normal(
-    seed: int, images: Iterable[int], step: int, shape: Sequence[int]
+    seed: int | Sequence[int], images: Iterable[int], step: int, shape: Sequence[int]
 ) -> NDArray[np.float32]:
     """`normal` of several images, stacked: row i is what image ``images[i]`` gets alone.
 
     Args:
-        seed: In [0, 2**64).
+        seed: In [0, 2**64): one for all images, or one an image.
         images: Which images of a run, as in ``range(4)``; at least one.
         step: As in `normal`.
         shape: The shape of one image's latent, without the batch axis.
@@ -81,10 +79,16 @@ def batch_normal(
         raise TypeError(
             f"images must be the indices of the images, as in range(4), got {images!r}."
         )
-    rows = [normal(seed, image, step, shape) for image in images]
-    if not rows:
+    numbers = list(images)
+    if not numbers:
         raise ValueError("images must name at least one image.")
-    return np.stack(rows)
+    seeds = seed if isinstance(seed, Sequence) else [seed] * len(numbers)
+    if len(seeds) != len(numbers):
+        raise ValueError(
+            f"{len(seeds)} seeds for {len(numbers)} images; give one, or one an image."
+        )
+    pairs = zip(seeds, numbers, strict=True)
+    return np.stack([normal(each, image, step, shape) for each, image in pairs])
 
 
 class BrownianPath:
@@ -99,7 +103,7 @@ class BrownianPath:
     with other clocks and bits.
 
     Args:
-        seed: In [0, 2**64).
+        seed: In [0, 2**64): one for all images, or one an image.
         images: Which images of a run.
         shape: The shape of one image's latent, without the batch axis.
     """
@@ -114,7 +118,7 @@ class BrownianPath:
     _KEPT = 2 * _DEPTH
     """Points that are remembered: a whole branch and the one beside it."""
 
-    def __init__(self, seed: int, images: Iterable[int], shape: Sequence[int]):
+    def __init__(self, seed: int | Sequence[int], images: Iterable[int], shape: Sequence[int]):
         self._seed, self._images, self._shape = seed, list(images), tuple(shape)
         # Recently asked points, as the runs of samplers ask for their neighbours next.
         self._known: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
@@ -165,12 +169,4 @@ class BrownianPath:
 
 
 def _uint64(name: str, value: Any) -> int:
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}.") from None
-    if not 0 <= number < _LIMIT:
-        raise ValueError(f"{name} must be from 0 to 2**64 - 1, got {number}.")
-    return number
+    return whole(name, value, 0, 2**64 - 1)

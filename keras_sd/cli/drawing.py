@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import Field, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
 from keras_sd.cli import loading
 from keras_sd.cli.backends import Backend
 from keras_sd.cli.terminal import Debug
+from keras_sd.request import Request
+from keras_sd.settings import Checked, settings
+from keras_sd.start import Masking, Start
 
 Prompt = Annotated[str, typer.Argument(help="What the picture shows.")]
 
@@ -30,33 +33,6 @@ class Settings:
         ),
     ] = "emoji"
     negative: Annotated[str | None, typer.Option(help="What it shall not show.")] = None
-    sampler: Annotated[
-        str | None,
-        typer.Option(
-            help='See `keras-sd samplers`, or as web UIs have it: "DPM++ 2M Karras". Default: the '
-            "model's."
-        ),
-    ] = None
-    schedule: Annotated[
-        str | None,
-        typer.Option(
-            help="How noise levels are spread, see `keras-sd schedules`. Default: the model's."
-        ),
-    ] = None
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Sampler steps. Default: the model's.")
-    ] = None
-    guidance: Annotated[
-        float | None, typer.Option(help="How closely to follow the prompt. Default: the model's.")
-    ] = None
-    guidance_rescale: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Against colours that guidance overdoes: 0.7, say."),
-    ] = 0.0
-    guidance_interval: Annotated[
-        tuple[float, float] | None,
-        typer.Option(help="Lowest and highest sigma / alpha with guidance. Default: all."),
-    ] = None
     seed: Annotated[
         int | None,
         typer.Option(min=0, max=2**64 - 1, help="Same seed, same picture. Default: a new one."),
@@ -91,18 +67,66 @@ class Settings:
     debug: Debug = False
 
 
-def draws(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose parameter `settings` is spread over the options of `Settings`."""
-    own = inspect.signature(command, eval_str=True)
-    shared = inspect.signature(Settings, eval_str=True).parameters
+def draws(*parts: type[Checked]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command that draws: its options are its own, those of `Settings`, and every setting of
+    requests that it takes.
 
-    @functools.wraps(command)
-    def spread(**options: object) -> None:
-        settings = {name: options.pop(name) for name in shared}
-        command(**options, settings=Settings(**settings))  # type: ignore[arg-type]
+    Args:
+        *parts: `Request`, `Start`, `Masking`: those whose settings it takes. The command gets them
+            in its parameter `given`, by the names that they have there.
+    """
 
-    parameters = {**own.parameters, **shared}
-    del parameters["settings"]
-    by_name = [each.replace(kind=each.KEYWORD_ONLY) for each in parameters.values()]
-    spread.__signature__ = own.replace(parameters=by_name)  # type: ignore[attr-defined]
-    return spread
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True)
+        shared = inspect.signature(Settings, eval_str=True).parameters
+        names = {_option(name, each): name for name, each in _of_requests(parts).items()}
+
+        @functools.wraps(command)
+        def spread(**options: object) -> None:
+            given = {name: options.pop(option) for option, name in names.items()}
+            asked = Settings(**{name: options.pop(name) for name in shared})  # type: ignore[arg-type]
+            command(**options, given=given, settings=asked)
+
+        parameters = {**own.parameters, **_parameters(parts), **shared}
+        del parameters["settings"], parameters["given"]
+        by_name = [each.replace(kind=each.KEYWORD_ONLY) for each in parameters.values()]
+        spread.__signature__ = own.replace(parameters=by_name)  # type: ignore[attr-defined]
+        return spread
+
+    return decorated
+
+
+def flag_of(name: str) -> str:
+    """What the command calls a setting: `--steps` is `num_steps`."""
+    known = {**_of_requests((Request, Start, Masking)), "batch_size": None}
+    if name not in known:
+        return name
+    each = known[name]
+    option = "count" if each is None else _option(name, each)
+    return f"--{option.replace('_', '-')}"
+
+
+def _of_requests(parts: Sequence[type[Checked]]) -> dict[str, Field]:
+    """Settings by name, but for height and width, which are one option."""
+    found = {name: each for part in parts for name, each in settings(part).items()}
+    return {name: each for name, each in found.items() if name not in ("height", "width")}
+
+
+def _option(name: str, each: Field) -> str:
+    return each.metadata["option"] or name
+
+
+def _parameters(parts: Sequence[type[Checked]]) -> dict[str, inspect.Parameter]:
+    hints = {name: hint for part in parts for name, hint in get_type_hints(part).items()}
+    found = {}
+    for name, each in _of_requests(parts).items():
+        kind: Any = str | None if hints[name] is Any else hints[name]
+        text = each.metadata["help"]
+        if each.default is None and "by itself" not in text:
+            text += " Default: the model's."
+        annotation = Annotated[kind, typer.Option(help=text)]
+        option = _option(name, each)
+        found[option] = inspect.Parameter(
+            option, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=annotation
+        )
+    return found

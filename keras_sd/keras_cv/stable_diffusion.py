@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,17 +17,19 @@ from keras_sd import networks, pipeline
 from keras_sd.backend import HAS_XLA, JitCompile
 from keras_sd.config import SD_1, SD_2_BASE, ModelConfig
 from keras_sd.gallery import Images
-from keras_sd.inpainting import MaskConvention
 from keras_sd.keras_cv.clip_tokenizer import SimpleTokenizer
 from keras_sd.keras_cv.decoder import Decoder
 from keras_sd.keras_cv.diffusion_model import DiffusionModel, DiffusionModelV2
 from keras_sd.keras_cv.image_encoder import ImageEncoder
 from keras_sd.keras_cv.parts import PRESET, PRESET_V2, Source
 from keras_sd.keras_cv.text_encoder import TextEncoder, TextEncoderV2
-from keras_sd.networks.autoencoder import NO_ENCODER
+from keras_sd.model import Model
 from keras_sd.networks.unet import timestep_embedding
 from keras_sd.precision import check_policy, policy_scope
+from keras_sd.rules import OWN
 from keras_sd.sampling import Step
+from keras_sd.settings import takes
+from keras_sd.start import MaskConvention
 from keras_sd.tokenizer import Tokenizer
 from keras_sd.weights.fetch import SOURCES
 from keras_sd.weights.vocabulary import tokenizer_of
@@ -67,12 +70,6 @@ class StableDiffusion(pipeline.StableDiffusion):
     _text_encoder_class: ClassVar[type[TextEncoder]] = TextEncoder
     _diffusion_model_class: ClassVar[type[DiffusionModel]] = DiffusionModel
 
-    _made_with: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "_text_encoder": ("_encode_text",),
-        "_diffusion_model": ("_denoiser",),
-        "_image_encoder": ("_encode_image", "_autoencoder"),
-        "_decoder": ("_decode", "_encode_image", "_autoencoder"),
-    }
     _text_encoder: TextEncoder | None = None
     _diffusion_model: DiffusionModel | None = None
     _image_encoder: ImageEncoder | None = None
@@ -99,20 +96,18 @@ class StableDiffusion(pipeline.StableDiffusion):
         if license is None and source.place in SOURCES:
             license = SOURCES[str(source.place)].license
         self._source = source
-        super().__init__(
+        self._halves: tuple[Any, Any] = (None, None)
+        self.model = _Model(
             source.config,
-            None,  # type: ignore[arg-type]  # the parts come when they are asked for
-            None,  # type: ignore[arg-type]
-            None,  # type: ignore[arg-type]
-            None,  # type: ignore[arg-type]
+            _Parts(self),
+            _Tokenizers(self),
+            rules=source.compat or OWN,
             words=words,
             license=license,
-            height=img_height,
-            width=img_width,
             # It is the default here, and so no wish that would have to be refused aloud.
             jit_compile=False if jit_compile is True and not HAS_XLA else jit_compile,
-            compat=source.compat,
         )
+        self._size(img_height, img_width)
         if license is not None:
             _log.info("The weights of %s are under the license %s.", source.place, license)
 
@@ -192,8 +187,9 @@ class StableDiffusion(pipeline.StableDiffusion):
     @property
     def autoencoder(self) -> networks.Autoencoder:
         """The decoder and, if it is loaded already, the image encoder as one network."""
-        if "_autoencoder" not in vars(self):
-            image_encoder = self._image_encoder
+        halves = self._image_encoder, self.decoder
+        if halves != self._halves:
+            image_encoder, _ = self._halves = halves
             config = replace(self.config.autoencoder, encoder=image_encoder is not None)
             with policy_scope(self.dtype_policy):
                 self._autoencoder = networks.Autoencoder(
@@ -233,38 +229,16 @@ class StableDiffusion(pipeline.StableDiffusion):
 
     def _built(self, part: Callable[..., Any], *numbers: int) -> Any:
         model = part(*numbers, preset=self._source, dtype=self.dtype_policy.name)
-        if self._jit:
+        if self.model.jit:
             model.compile(jit_compile=True)
         return model
 
-    @property
-    def networks(self) -> dict[str, Any]:
-        """The three networks by name."""
-        self._load_image_encoder()
-        return super().networks
-
-    @property
-    def _encode_image(self) -> Callable[..., Any]:
-        if not self.config.autoencoder.encoder:
-            raise ValueError(NO_ENCODER)
-        self._load_image_encoder()
-        return super()._encode_image
-
-    def _load_image_encoder(self) -> None:
-        if self.config.autoencoder.encoder and self._image_encoder is None:
-            self._image_encoder = self.image_encoder
-
     # Images
 
+    @takes(pipeline.StableDiffusion.text_to_image)
     def text_to_image(
         self,
-        prompt: Any,
-        negative_prompt: Any = None,
-        batch_size: int = 1,
-        num_steps: int | None = None,
-        unconditional_guidance_scale: float | None = None,
-        seed: int | None = None,
-        *,
+        *args: Any,
         verbose: bool = True,
         callback: Callable[[Step], object] | None = None,
         **options: Any,
@@ -273,26 +247,9 @@ class StableDiffusion(pipeline.StableDiffusion):
         `keras_sd.StableDiffusion.text_to_image`, and one more.
 
         Args:
-            prompt: what to draw.
-            negative_prompt: what to keep away from.
-            batch_size: images of the prompt.
-            num_steps: None is 50, or what the preset has.
-            unconditional_guidance_scale: None is 7.5, or what the preset has.
-            seed: without `compat`, the same noise on every backend, which is not KerasCV's.
             verbose: whether a bar shows how far it is.
-            callback: called with every `Step`.
-            **options: its other arguments, as `sampler`, `schedule` or `first_image`.
         """
-        return super().text_to_image(
-            prompt,
-            negative_prompt,
-            batch_size,
-            num_steps,
-            unconditional_guidance_scale,
-            seed,
-            callback=_shown(callback, verbose),
-            **options,
-        )
+        return super().text_to_image(*args, callback=_shown(callback, verbose), **options)
 
     def encode_text(self, prompt: Any) -> np.ndarray:
         """Text encodings, a float32 array `(prompts, max_length, features)`, for `generate_image`.
@@ -422,7 +379,9 @@ class StableDiffusion(pipeline.StableDiffusion):
         return alphas, [1.0, *alphas[:-1]]
 
     def _get_initial_diffusion_noise(self, batch_size: int, seed: int | None) -> np.ndarray:
-        return self._noise(batch_size, (self.height, self.width), seed, None, 0)[1]
+        shape = self.model.latent_shape(self.height, self.width)
+        drawn = secrets.randbits(32) if seed is None else seed
+        return self.model.rules.first_noise(drawn, range(batch_size), shape)
 
     def _get_unconditional_context(self) -> np.ndarray:
         return self.encode_text("")
@@ -445,6 +404,61 @@ class StableDiffusionV2(StableDiffusion):
     _config = SD_2_BASE
     _text_encoder_class = TextEncoderV2
     _diffusion_model_class = DiffusionModelV2
+
+
+class _Parts(MutableMapping[str, Any]):
+    """The parts of a pipeline that come when they are asked for."""
+
+    _NAMES: ClassVar[dict[str, str]] = {
+        "text_encoder": "text_encoder",
+        "unet": "diffusion_model",
+        "autoencoder": "autoencoder",
+    }
+
+    def __init__(self, owner: StableDiffusion):
+        self._owner = owner
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self._owner, self._NAMES[name])
+
+    def __setitem__(self, name: str, part: Any) -> None:
+        setattr(self._owner, {"unet": "_diffusion_model"}.get(name, name), part)
+
+    def with_encoder(self) -> None:
+        """Loads the image encoder, which pictures of a prompt do without."""
+        if self._owner.config.autoencoder.encoder:
+            self._owner._image_encoder = self._owner.image_encoder
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("A model has all of its parts; set another in its place")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._NAMES)
+
+    def __len__(self) -> int:
+        return len(self._NAMES)
+
+
+class _Tokenizers(_Parts):
+    _NAMES: ClassVar[dict[str, str]] = {"text_encoder": "tokenizer"}
+
+
+class _Model(Model):
+    """A model whose image encoder is loaded when the first image is encoded."""
+
+    parts: _Parts
+
+    def save_preset(self, *args: Any, **options: Any) -> None:
+        self.parts.with_encoder()
+        super().save_preset(*args, **options)
+
+    def save_checkpoint(self, *args: Any, **options: Any) -> None:
+        self.parts.with_encoder()
+        super().save_checkpoint(*args, **options)
+
+    def latents(self, pixels: np.ndarray, *noise: Any) -> Any:
+        self.parts.with_encoder()
+        return super().latents(pixels, *noise)
 
 
 def _shown(

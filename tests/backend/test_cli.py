@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -17,27 +18,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_sd import choose, cli, image, inpainting, levels, registry
+from keras_sd import choose, cli, image, registry
 from keras_sd.cli import draw
-from keras_sd.cli.drawing import Settings
+from keras_sd.cli.drawing import Settings, flag_of
+from keras_sd.config import Defaults
+from keras_sd.gallery import Images
 from keras_sd.image import read_metadata
 from keras_sd.pipeline import StableDiffusion
 from keras_sd.precision import POLICIES
 from keras_sd.registry import SamplerInfo
+from keras_sd.request import Request
+from keras_sd.settings import settings
+from keras_sd.start import Attachment, Masking, Start
 
 
 class FakePipeline:
     """Takes what the command hands over; its pictures are all of one value, their index."""
 
     calls: ClassVar[list[tuple[str, dict]]] = []
-    methods: ClassVar[list[str]] = []
+    requests: ClassVar[list[Request]] = []
     error: BaseException | None = None
     while_drawing = staticmethod(lambda: None)
-    config = SimpleNamespace(
-        defaults=SimpleNamespace(
-            sampler="fake-sampler", schedule="trailing", num_steps=3, guidance_scale=5.5
-        )
-    )
+    defaults: ClassVar[Any] = Defaults(8, 16, "fake-sampler", "trailing", 3, 5.5)
 
     @classmethod
     def from_preset(cls, model, **settings):
@@ -45,36 +47,26 @@ class FakePipeline:
         cls.calls.append((model, settings))
         return cls()
 
-    def text_to_image(self, prompt, **settings):
-        return self.draw("text_to_image", prompt, **settings)
-
-    def image_to_image(self, prompt, **settings):
-        return self.draw("image_to_image", prompt, **settings)
-
-    def inpaint(self, prompt, **settings):
-        return self.draw("inpaint", prompt, **settings)
-
-    def draw(self, method, prompt, *, callback, **settings):
-        taken = signature(getattr(StableDiffusion, method))
-        taken.bind(self, prompt, callback=callback, **settings)
-        self.calls.append((prompt, settings))
-        self.methods.append(method)
-        if "zorb" in prompt:
+    def draw(self, request, callback):
+        self.requests.append(request)
+        if "zorb" in request.prompts[0]:
             logging.getLogger("keras_sd").warning("The model does not know: %s.", "zorb")
-        total = settings["num_steps"] - (settings.get("steps_mode") == "schedule")
+        request = request.resolved(self.defaults)
+        total = request.num_steps - bool(request.start and request.start.steps_mode == "schedule")
         for index in range(1, total + 1):
             callback(SimpleNamespace(index=index, total=total))
         if self.error is not None:
             raise self.error
         self.while_drawing()
-        shape = (settings["batch_size"], 8, 16, 3)
-        return np.broadcast_to(np.arange(shape[0], dtype=np.uint8)[:, None, None, None], shape)
+        shape = (len(request), 8, 16, 3)
+        pixels = np.broadcast_to(np.arange(shape[0], dtype=np.uint8)[:, None, None, None], shape)
+        return Images(pixels, request=request)
 
 
 @pytest.fixture
-def fake(monkeypatch, tmp_path):
+def bare_fake(monkeypatch, tmp_path):
     """The command in an empty folder, with a pipeline, a Keras and a backend that are not there."""
-    pipeline = type("StableDiffusion", (FakePipeline,), {"calls": [], "methods": []})
+    pipeline = type("StableDiffusion", (FakePipeline,), {"calls": [], "requests": []})
     modules = {
         "keras_sd.pipeline": SimpleNamespace(StableDiffusion=pipeline),
         "keras": SimpleNamespace(
@@ -87,7 +79,6 @@ def fake(monkeypatch, tmp_path):
         module = ModuleType(name)
         vars(module).update(vars(content))
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(registry, "get_sampler", lambda name: name)
     monkeypatch.setattr(choose, "_is_installed", lambda name: True)
     monkeypatch.setattr(choose, "picked", None)
     # Set, then deleted: so that what the command sets is taken back after the test.
@@ -98,6 +89,13 @@ def fake(monkeypatch, tmp_path):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return pipeline
+
+
+@pytest.fixture
+def fake(bare_fake, monkeypatch):
+    """The same, with a registry that finds everything."""
+    monkeypatch.setattr(registry, "get_sampler", lambda name: name)
+    return bare_fake
 
 
 def files() -> list[str]:
@@ -119,39 +117,13 @@ def test_generate_with_defaults(fake, capsys) -> None:
     captured = capsys.readouterr()
     assert captured.out == "a-cat-face-on-blue-7.png\n"
     assert "seed 7" in captured.err
-    assert fake.calls == [
-        ("emoji", {"height": None, "width": None}),
-        (
-            "A cat face, on blue!",
-            {
-                "negative_prompt": None,
-                "batch_size": 1,
-                "num_steps": 3,
-                "unconditional_guidance_scale": 5.5,
-                "seed": 7,
-                "sampler": "fake-sampler",
-                "schedule": "trailing",
-                "guidance_rescale": 0.0,
-                "guidance_interval": None,
-            },
-        ),
-    ]
+    assert fake.calls == [("emoji", {})]
+    (request,) = fake.requests
+    assert request == Request(("A cat face, on blue!",), images=((7, 0),))
     made = read_metadata("a-cat-face-on-blue-7.png")
     assert made.pop("version")
-    assert made == {
-        "prompt": "A cat face, on blue!",
-        "negative_prompt": None,
-        "seed": 7,
-        "image": 0,
-        "model": "emoji",
-        "sampler": "fake-sampler",
-        "schedule": "trailing",
-        "steps": 3,
-        "guidance": 5.5,
-        "width": 16,
-        "height": 8,
-        "backend": "as configured",
-    }
+    assert Request.from_dict(made.pop("request")) == request.resolved(fake.defaults)
+    assert made == {"model": "emoji", "width": 16, "height": 8, "backend": "as configured"}
 
 
 def test_generate_with_everything(fake, capsys) -> None:
@@ -177,22 +149,25 @@ def test_generate_with_everything(fake, capsys) -> None:
         "compat": "keras_cv==0.9",
         "dtype": "mixed_float16",
     }
-    (model, built), (_, run) = fake.calls
-    assert (str(model), built) == ("m", {"height": 32, "width": 64, **loading})
-    assert run == {
-        "negative_prompt": "dog",
-        "batch_size": 2,
-        "num_steps": 5,
-        "unconditional_guidance_scale": 2.5,
-        "seed": 0,
-        "sampler": "dpmpp_2m",
-        "schedule": "karras",
-        "guidance_rescale": 0.7,
-        "guidance_interval": (0.2, 5.0),
-    }
-    assert [read_metadata(f"cat-{number}.png")["image"] for number in (1, 2)] == [0, 1]
+    ((model, built),) = fake.calls
+    assert (str(model), built) == ("m", loading)
+    (request,) = fake.requests
+    assert request == Request(
+        ("cat", "cat"),
+        ("dog",),
+        ((0, 0), (0, 1)),
+        height=32,
+        width=64,
+        num_steps=5,
+        sampler="DPM++_2M_Karras",
+        guidance_scale=2.5,
+        guidance_rescale=0.7,
+        guidance_interval=(0.2, 5.0),
+    )
+    drawn = [Request.from_dict(read_metadata(f"cat-{number}.png")["request"]) for number in (1, 2)]
+    assert [each.images for each in drawn] == [((0, 0),), ((0, 1),)]
+    assert (drawn[0].sampler, drawn[0].schedule) == ("dpmpp_2m", "karras")
     made = read_metadata("cat-1.png")
-    assert (made["guidance_rescale"], made["guidance_interval"]) == (0.7, [0.2, 5.0])
     assert {name: made[name] for name in loading} == {
         name: str(value) if isinstance(value, Path) else value for name, value in loading.items()
     }
@@ -202,9 +177,10 @@ def test_generate_with_everything(fake, capsys) -> None:
 
 
 def test_what_draws_as_keras_cv_has_a_schedule_of_its_own(fake, capsys) -> None:
+    fake.defaults = replace(fake.defaults, schedule=None)
     assert cli.main(["generate", "cat", "--compat", "keras_cv==0.4", "--output", "cat.png"]) == 0
-    assert fake.calls[1][1]["schedule"] is None
-    assert read_metadata("cat.png")["schedule"] is None
+    assert fake.requests[0].schedule is None
+    assert read_metadata("cat.png")["request"]["schedule"] is None
     assert "schedule" not in capsys.readouterr().err
 
 
@@ -213,7 +189,7 @@ def test_seed_is_new_each_time_and_told(fake, capsys) -> None:
     for _ in range(2):
         assert cli.main(["generate", "cat"]) == 0
         captured = capsys.readouterr()
-        seed = read_metadata(captured.out.strip())["seed"]
+        ((seed, _),) = read_metadata(captured.out.strip())["request"]["images"]
         assert f"seed {seed}" in captured.err
         seeds.add(seed)
     assert len(seeds) == 2
@@ -253,7 +229,7 @@ def test_named_file_is_replaced_and_that_is_said(fake, capsys) -> None:
     Path("cat.png").write_text("old")
     assert cli.main(["generate", "cat", "--output", "cat.png"]) == 0
     assert "note: cat.png will be replaced" in capsys.readouterr().err
-    assert read_metadata("cat.png")["prompt"] == "cat"
+    assert read_metadata("cat.png")["request"]["prompts"] == ["cat"]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +254,7 @@ def test_name_made_from_the_prompt(fake, capsys, prompt: str, name: str) -> None
 )
 def test_size(fake, size: str, height: int, width: int) -> None:
     assert cli.main(["generate", "cat", "--size", size]) == 0
-    assert fake.calls[0][1] == {"height": height, "width": width}
+    assert fake.requests[0].size == (height, width)
 
 
 BAD_INPUT = [
@@ -296,10 +272,10 @@ BAD_INPUT = [
     (["--count", "0"], "count"),
     (["--seed", "-1"], "seed"),
     (["--seed", str(2**64)], "seed"),
-    (["--guidance", "nan"], "--guidance is nan; it is a finite number"),
-    (["--guidance", "inf"], "--guidance is inf"),
+    (["--guidance", "nan"], "--guidance is a finite number from -1e.06 to 1e.06, not nan"),
+    (["--guidance", "inf"], "--guidance is .* not inf"),
     (["--guidance-rescale", "1.5"], "guidance-rescale"),
-    (["--guidance-interval", "5", "0.2"], "guidance_interval .* lowest and the highest"),
+    (["--guidance-interval", "5", "0.2"], "--guidance-interval .* lowest and the highest"),
     (["--guidance-interval", "5"], "guidance-interval"),
     (["--sampler", "dimm"], "No sampler 'dimm'"),
     (["--schedule", "karas"], "No schedule 'karas'. Did you mean 'karras'"),
@@ -325,14 +301,10 @@ BAD_INPUT = [
 @pytest.mark.parametrize(
     ("arguments", "message"), BAD_INPUT, ids=[" ".join(a)[:40] for a, _ in BAD_INPUT]
 )
-def test_bad_input_is_one_line(fake, capsys, monkeypatch, arguments, message) -> None:
-    def not_found(name):
-        raise registry.SamplerNotFoundError(f"No sampler {name!r}.")
-
-    monkeypatch.setattr(registry, "get_sampler", not_found)
+def test_bad_input_is_one_line(bare_fake, capsys, arguments, message) -> None:
     assert cli.main(["generate", "cat", *arguments]) == 2
     assert re.search(message, error_line(capsys))
-    assert fake.calls == []
+    assert bare_fake.calls == []
     assert files() == []
 
 
@@ -363,41 +335,17 @@ def pixels(path: str) -> np.ndarray:
         return np.asarray(opened)
 
 
-def arrays_apart(settings: dict) -> tuple[dict, dict]:
-    arrays = {name: value for name, value in settings.items() if isinstance(value, np.ndarray)}
-    return arrays, {name: value for name, value in settings.items() if name not in arrays}
-
-
 def test_image_to_image(pictures, capsys, tmp_path) -> None:
     path = str(tmp_path / "work" / "photo.png")
     assert cli.main(["image-to-image", "a cat", "--image", path, "--seed", "7"]) == 0
     assert capsys.readouterr().out == "a-cat-7.png\n"
-    arrays, run = arrays_apart(pictures.calls[1][1])
-    assert np.array_equal(arrays.pop("image"), pixels("photo.png"))
-    assert arrays == {}
-    assert run == {
-        "negative_prompt": None,
-        "batch_size": 1,
-        "num_steps": 3,
-        "unconditional_guidance_scale": 5.5,
-        "seed": 7,
-        "sampler": "fake-sampler",
-        "schedule": "trailing",
-        "guidance_rescale": 0.0,
-        "guidance_interval": None,
-        "strength": 0.8,
-        "steps_mode": "run",
-        "resize": None,
-    }
-    assert pictures.methods == ["image_to_image"]
-    made = read_metadata("a-cat-7.png")
+    (request,) = pictures.requests
+    start = Start(pictures=(Attachment.of(pixels("photo.png")),))
+    assert request == Request(("a cat",), images=((7, 0),), start=start)
     # The name, not where it is: the file may go to others.
-    assert {name: made[name] for name in ("source", "strength", "steps_mode", "resize")} == {
-        "source": "photo.png",
-        "strength": 0.8,
-        "steps_mode": "run",
-        "resize": None,
-    }
+    made = read_metadata("a-cat-7.png")
+    assert made["request"]["start"]["pictures"][0]["name"] == "photo.png"
+    assert made["request"]["start"]["strength"] == 0.8
     assert str(tmp_path) not in json.dumps(made)
 
 
@@ -406,81 +354,69 @@ def test_image_to_image_with_everything(pictures) -> None:
         --resize crop --size 64x32 --negative dog --count 2 --steps 5 --dtype float16
         --output cat.png"""
     assert cli.main(arguments.split()) == 0
-    (_, built), (_, settings) = pictures.calls
-    assert built == {"height": 32, "width": 64, "dtype": "float16"}
-    run = arrays_apart(settings)[1]
-    assert (run["strength"], run["steps_mode"], run["resize"]) == (0.3, "schedule", "crop")
-    assert (run["batch_size"], run["num_steps"], run["negative_prompt"]) == (2, 5, "dog")
-    assert read_metadata("cat-2.png")["resize"] == "crop"
-
-
-MASKING = {
-    "resize": None,
-    "mask_convention": "white_repaints",
-    "mask_blur": 0,
-    "only_masked": False,
-    "padding": 32,
-}
+    assert pictures.calls[0][1] == {"dtype": "float16"}
+    (request,) = pictures.requests
+    start = request.start
+    assert (start.strength, start.steps_mode, start.resize) == (0.3, "schedule", "crop")
+    assert (len(request), request.num_steps, request.negative_prompts[0]) == (2, 5, "dog")
+    assert request.size == (32, 64)
 
 
 def test_inpaint(pictures, capsys) -> None:
     here = Path.cwd()
     arguments = ["inpaint", "cat", "--image", f"{here}/photo.png", "--mask", f"{here}/mask.png"]
     assert cli.main([*arguments, "--output", "cat.png"]) == 0
-    arrays, run = arrays_apart(pictures.calls[1][1])
-    assert np.array_equal(arrays["image"], pixels("photo.png"))
-    assert np.array_equal(arrays["mask"] * 255, pixels("mask.png"))
-    expected = {"strength": 1.0, "steps_mode": "run", **MASKING}
-    assert {name: run[name] for name in expected} == expected
-    assert run["num_resamples"] == 1
-    assert pictures.methods == ["inpaint"]
-    made = read_metadata("cat.png")
-    expected |= {"source": "photo.png", "mask": "mask.png", "resamples": 1}
-    assert {name: made[name] for name in expected} == expected
+    start = pictures.requests[0].start
+    assert np.array_equal(start.pictures[0].data, pixels("photo.png"))
+    assert np.array_equal(start.masking.masks[0].data * 255, pixels("mask.png"))
+    assert start.masking == Masking(masks=start.masking.masks)
+    made = read_metadata("cat.png")["request"]["start"]
+    assert made["strength"] == 1.0
+    assert made["pictures"][0]["name"] == "photo.png"
+    assert made["masking"]["masks"][0]["name"] == "mask.png"
 
 
 def test_inpaint_with_everything(pictures) -> None:
     arguments = """inpaint cat --image odd.bmp --mask odd-mask.png --mask-convention keras_cv
         --mask-blur 1.5 --only-masked --padding 4 --resamples 3 --strength 0.5
-        --steps-mode schedule --size 64 --output cat.png"""
+        --no-keep-unmasked --steps-mode schedule --size 64 --output cat.png"""
     Image.fromarray(pixels("mask.png")[:, :20]).save("odd-mask.png")
     assert cli.main(arguments.split()) == 0
-    assert pictures.calls[0][1] == {"height": 64, "width": 64}
-    run = arrays_apart(pictures.calls[1][1])[1]
-    expected = {
-        "num_resamples": 3,
-        "strength": 0.5,
-        "steps_mode": "schedule",
-        "resize": None,
-        "mask_convention": "keras_cv",
-        "mask_blur": 1.5,
-        "only_masked": True,
-        "padding": 4,
-    }
-    assert {name: run[name] for name in expected} == expected
+    (request,) = pictures.requests
+    assert request.size == (64, 64)
+    assert (request.start.strength, request.start.steps_mode) == (0.5, "schedule")
+    assert request.start.masking == Masking(
+        masks=request.start.masking.masks,
+        num_resamples=3,
+        mask_convention="keras_cv",
+        mask_blur=1.5,
+        only_masked=True,
+        padding=4,
+        keep_unmasked=False,
+    )
 
 
 def test_painting_around_a_picture(pictures) -> None:
     arguments = """inpaint cat --image photo.png --extend-left 8 --extend-right 16 --extend-top 24
         --extend-bottom 32 --output cat.png"""
     assert cli.main(arguments.split()) == 0
-    arrays, _ = arrays_apart(pictures.calls[1][1])
-    assert arrays["image"].shape == (72, 48, 3)
-    assert np.array_equal(arrays["image"][24:40, 8:32], pixels("photo.png"))
-    old = arrays["mask"] == 0
+    start = pictures.requests[0].start
+    (picture,), (mask,) = start.pictures, start.masking.masks
+    assert picture.data.shape == (72, 48, 3)
+    assert picture.name == "photo.png"
+    assert np.array_equal(picture.data[24:40, 8:32], pixels("photo.png"))
+    old = mask.data == 0
     assert old[24:40, 8:32].all()
     assert old.sum() == 16 * 24
-    made = read_metadata("cat.png")
-    assert [made[f"extend_{side}"] for side in ("left", "right", "top", "bottom")] == [
-        8,
-        16,
-        24,
-        32,
-    ]
-    assert made["mask"] is None
     # An odd picture that becomes an even one, and one that is brought to a size.
     for image_name, *more in (("odd.bmp", "4"), ("photo.png", "3", "--resize", "pad")):
         assert cli.main(["inpaint", "cat", "--image", image_name, "--extend-left", *more]) == 0
+
+
+@pytest.mark.parametrize("side", ["left", "top"])
+def test_a_canvas_has_an_end(pictures, capsys, side) -> None:
+    assert cli.main(["inpaint", "cat", "--image", "photo.png", f"--extend-{side}", "20000000"]) == 2
+    assert "from 0 to 16384" in error_line(capsys)
 
 
 BAD_PICTURES = [
@@ -492,15 +428,19 @@ BAD_PICTURES = [
     (
         "image-to-image",
         "--image odd.bmp",
-        "--image is 20x16: its width 20 is not a multiple of 8; the nearest that work are 16 and "
-        "24; or --resize stretch, crop or pad",
+        "The image is 20x16; its width 20 is not a multiple of 8; the nearest that work are 16 and "
+        "24. Or give resize='stretch', 'crop' or 'pad'",
     ),
-    ("image-to-image", "--image photo.png --strength 0", "--strength is 0.0; it is above 0, to 1"),
-    ("image-to-image", "--image photo.png --strength 1.01", "--strength is 1.01"),
-    ("image-to-image", "--image photo.png --strength nan", "--strength is nan"),
+    (
+        "image-to-image",
+        "--image photo.png --strength 0",
+        "--strength is above 0 and at most 1, not 0.0",
+    ),
+    ("image-to-image", "--image photo.png --strength 1.01", "--strength is .* not 1.01"),
+    ("image-to-image", "--image photo.png --strength nan", "--strength is .* not nan"),
     ("image-to-image", "--image photo.png --steps-mode all", "'run', 'schedule'"),
     ("image-to-image", "--image photo.png --resize fit", "'stretch', 'crop', 'pad'"),
-    ("image-to-image", "--image photo.png --size 64", "--size is what a picture is brought to"),
+    ("image-to-image", "--image photo.png --size 64", "is what a picture is brought to"),
     ("image-to-image", "--image photo.png --resize crop --size 60", "--size: width 60"),
     ("image-to-image", "--image photo.png --mask mask.png", "No such option"),
     ("image-to-image", "--image photo.png --model no/folder", "no/folder"),
@@ -516,14 +456,14 @@ BAD_PICTURES = [
     ("inpaint", "--image photo.png --mask low.png", "mask is 24x8, the picture 24x16"),
     ("inpaint", "--image photo.png --mask black.png", "The mask is empty"),
     ("inpaint", "--image photo.png --extend-left 8 --mask-convention keras_cv", "there is none"),
-    ("inpaint", "--image photo.png --extend-left 4", "--image is 28x16: its width 28"),
+    ("inpaint", "--image photo.png --extend-left 4", "The image is 28x16; its width 28"),
     ("inpaint", "--image photo.png --extend-left -8", "extend-left"),
     ("inpaint", "--image photo.png --mask mask.png --mask-blur -1", "mask-blur"),
-    ("inpaint", "--image photo.png --mask mask.png --mask-blur inf", "mask_blur"),
+    ("inpaint", "--image photo.png --mask mask.png --mask-blur inf", "mask-blur"),
     ("inpaint", "--image photo.png --mask mask.png --padding -1", "padding"),
     ("inpaint", "--image photo.png --mask mask.png --resamples 0", "resamples"),
-    ("inpaint", "--image photo.png --mask mask.png --strength 2", "--strength is 2.0"),
-    ("inpaint", "--image photo.png --mask mask.png --size 64", "--size is what a picture"),
+    ("inpaint", "--image photo.png --mask mask.png --strength 2", "--strength is .* not 2.0"),
+    ("inpaint", "--image photo.png --mask mask.png --size 64", "is what a picture"),
     ("inpaint", "--image photo.png --mask mask.png --only-masked --resize pad", "no resize"),
 ]
 
@@ -555,15 +495,22 @@ assert not {{"keras", "jax", "tensorflow", "torch"}} & set(sys.modules)
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
 
 
-def test_choices_are_those_of_the_library() -> None:
-    # Said again in the command, which must not import NumPy for its help.
-    for function in (draw.image_to_image, draw.inpaint):
-        choices = {name: get_args(hint) for name, hint in get_type_hints(function).items()}
-        assert choices["steps_mode"] == get_args(levels.StepsMode)
-        assert choices["resize"] == (image.Resize, type(None))
-    assert choices["mask_convention"] == get_args(inpainting.MaskConvention)
+def test_dtypes_are_those_of_the_library() -> None:
+    # Said again in the command, which must not import Keras for its help.
     dtypes, _ = get_args(get_type_hints(Settings)["dtype"])
     assert get_args(dtypes) == POLICIES
+
+
+def test_every_setting_of_a_request_is_an_option() -> None:
+    taken = {
+        draw.generate: (Request,),
+        draw.image_to_image: (Request, Start),
+        draw.inpaint: (Request, Start, Masking),
+    }
+    for command, parts in taken.items():
+        options = {f"--{name.replace('_', '-')}" for name in signature(command).parameters}
+        known = {name for part in parts for name in settings(part)} - {"height", "width"}
+        assert {flag_of(name) for name in known} <= options
 
 
 def test_no_prompt_and_no_such_command(capsys) -> None:
@@ -627,10 +574,8 @@ def test_schedules_are_listed(capsys) -> None:
 def test_a_schedule_goes_before_the_one_in_the_sampler_s_name(fake) -> None:
     named = ["--sampler", "DPM++ 2M Karras", "--schedule", "SGM Uniform"]
     assert cli.main(["generate", "cat", *named]) == 0
-    assert [fake.calls[1][1][what] for what in ("sampler", "schedule")] == [
-        "dpmpp_2m",
-        "sgm_uniform",
-    ]
+    made = read_metadata(next(Path().glob("*.png")))["request"]
+    assert (made["sampler"], made["schedule"]) == ("dpmpp_2m", "sgm_uniform")
 
 
 def test_no_backend_installed(fake, capsys, monkeypatch) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_sd.denoiser import Denoiser
+from keras_sd.backend import compile_step
+from keras_sd.conditions import Conditions
+from keras_sd.denoiser import STEPS, Denoiser
 from keras_sd.guidance import Guidance
 from keras_sd.noise import Level
 
@@ -30,8 +34,18 @@ def arrays():
 
 def denoised(guidance, prediction="epsilon"):
     x, context, unconditional = (ops.convert_to_tensor(a) for a in arrays())
-    denoise = Denoiser(Network(), prediction)(context, unconditional, guidance)
+    denoise = denoiser(context, unconditional, guidance, prediction)
     return ops.convert_to_numpy(denoise(x, LEVEL))
+
+
+def denoiser(context, unconditional, guidance, prediction="epsilon"):
+    network = Network()
+    steps = {
+        name: compile_step(partial(step, network, prediction), [network])
+        for name, step in STEPS.items()
+    }
+    told, untold = (Conditions({"context": each}) for each in (context, unconditional))
+    return Denoiser(steps, told, untold, guidance)
 
 
 def expected(scale, rescale=0.0):
@@ -51,6 +65,14 @@ def test_guidance_is_that_of_the_papers(scale, rescale):
     # Without guidance there is nothing to bring back.
     reference = expected(scale, 0.0 if scale == 1 else rescale)
     np.testing.assert_allclose(denoised(Guidance(scale, rescale)), reference, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 7.5])
+def test_parts_are_both_predictions_whatever_the_scale(scale):
+    x, context, unconditional = (ops.convert_to_tensor(a) for a in arrays())
+    parts = denoiser(context, unconditional, Guidance(scale, 0.5)).parts(x, LEVEL)
+    for part, alone in zip(parts, (expected(1.0), expected(0.0)), strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(part), alone, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +95,7 @@ def test_pure_noise_is_above_every_interval():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((float("inf"),), "A guidance scale is a finite number, not inf"),
+        ((float("inf"),), "guidance_scale is a finite number .*not inf"),
         ((7.5, -0.1), "guidance_rescale is from 0 to 1, not -0.1"),
         ((7.5, float("nan")), "guidance_rescale is from 0 to 1, not nan"),
         ((7.5, 0.0, (2.0, 1.0)), r"guidance_interval .*not \(2.0, 1.0\)"),
@@ -82,7 +104,7 @@ def test_pure_noise_is_above_every_interval():
         ((7.5, 0.0, 5.0), "guidance_interval .*not 5.0"),
         ((7.5, 0.0, ("a", "b")), "guidance_interval"),
         ((7.5, None), "guidance_rescale is from 0 to 1, not None"),
-        (("7",), "A guidance scale is a finite number, not '7'"),
+        (("7",), "guidance_scale is a finite number .*not '7'"),
     ],
 )
 def test_what_guidance_cannot_be(arguments, message):

@@ -12,11 +12,13 @@ from keras import ops
 from PIL import Image
 from test_pipeline import TINY, differ, make
 
-from keras_sd import get_sampler, inpainting, list_samplers
+from keras_sd import get_sampler, inpainting, list_samplers, random
 from keras_sd.denoiser import Denoiser
-from keras_sd.inpainting import Blend, Box, extend_canvas, masked_canvas
+from keras_sd.forms import attach_masks, attach_pictures
+from keras_sd.inpainting import Blend, Box, canvas_of, extend_canvas
 from keras_sd.networks import UNet
 from keras_sd.noise import Level, Levels
+from keras_sd.start import Masking, Start
 from keras_sd.training import measure, pictures
 
 RNG = np.random.default_rng(4)
@@ -25,6 +27,12 @@ OTHER = RNG.integers(0, 256, (32, 24, 3), np.uint8)
 MASK = np.zeros((32, 24), np.uint8)
 MASK[8:20, 8:] = 255
 NINE = replace(TINY, name="nine", unet=replace(TINY.unet, in_channels=9))
+
+
+def masked_canvas(image, mask, count, height, width, factor, resize=None, **masking):
+    masks = Masking(masks=attach_masks(mask), **masking)
+    start = Start(pictures=attach_pictures(image), resize=resize, masking=masks)
+    return canvas_of(start, count, height, width, factor)
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +101,10 @@ def test_another_reduction_of_the_mask_shows(monkeypatch, kind):
 
 def test_a_picture_that_is_not_hidden_shows(monkeypatch):
     def bare(*args, **kwargs):
-        canvas = masked_canvas(*args, **kwargs)
+        canvas = canvas_of(*args, **kwargs)
         return replace(canvas, hidden=np.zeros_like(canvas.hidden))
 
-    monkeypatch.setattr(inpainting, "masked_canvas", bare)
+    monkeypatch.setattr(inpainting, "canvas_of", bare)
     assert shown("nine")
 
 
@@ -152,7 +160,7 @@ def test_the_end_is_the_clean_latent_around_the_mask(pipeline, sampler, num_resa
     assert np.abs(end - known)[~around].max() > 0.1
     # On the way there it is that latent with the noise of the run's start.
     first = steps[0]
-    noise = pipeline._noise(1, (32, 24), 0, None, 0)[1][0]
+    noise = random.normal(0, 0, 0, (8, 6, 4))
     expected = first.level.alpha * known + first.level.sigma * noise
     np.testing.assert_allclose(
         ops.convert_to_numpy(first.latent)[0][around], expected[around], atol=1e-5
@@ -306,8 +314,8 @@ def test_outpainting_keeps_the_picture(pipeline):
     [
         ({}, "Nothing to add"),
         ({"left": 0}, "Nothing to add"),
-        ({"top": -8}, "top is a number of pixels from 0 up, not -8"),
-        ({"right": 2.5}, "right is a number"),
+        ({"top": -8}, "top is a whole number from 0 to 16384, not -8"),
+        ({"right": 2.5}, "right is a whole number"),
     ],
 )
 def test_what_cannot_be_added(sides, words):
@@ -369,18 +377,19 @@ def test_an_inpainting_model_is_shown_the_mask_and_the_rest_of_the_picture(nine,
     class Seen(Exception):
         pass
 
-    def spy(self, context, unconditional, scale, *channels):
-        raise Seen(*map(ops.convert_to_numpy, channels))
+    def spy(self, steps, told, untold, guidance):
+        assert (ops.convert_to_numpy(told["painted"] - untold["painted"]) == 0).all()
+        raise Seen(ops.convert_to_numpy(told["painted"]))
 
-    monkeypatch.setattr(Denoiser, "__call__", spy)
+    monkeypatch.setattr(Denoiser, "__init__", spy)
     with pytest.raises(Seen) as caught:
         paint(nine, seed=0, batch_size=2)
-    cells, masked = caught.value.args
+    cells, masked = np.split(caught.value.args[0], [1], axis=-1)
     expected = np.zeros((2, 8, 6, 1))
     expected[:, 2:5, 2:] = 1
     np.testing.assert_array_equal(cells, expected)
     hidden = np.where(MASK[..., None], 0, PICTURE / np.float32(127.5) - 1).astype("float32")
-    (latent,) = ops.convert_to_numpy(nine._encode_image(hidden[None]))
+    (latent,) = ops.convert_to_numpy(nine.model.latents(hidden[None]))
     np.testing.assert_allclose(masked, np.stack([latent] * 2), atol=1e-6)
 
 
@@ -435,8 +444,8 @@ SQUARE[8:16, 8:16] = 255
         ({"image": PICTURE[:31], "mask": MASK[:31]}, "resize='stretch'"),
         ({"strength": 0}, "above 0"),
         ({"strength": 1.5}, "at most 1"),
-        ({"strength": float("nan")}, "got nan"),
-        ({"num_resamples": 0}, "num_resamples is a number from 1 up"),
+        ({"strength": float("nan")}, "not nan"),
+        ({"num_resamples": 0}, "num_resamples is a whole number from 1 to 1000"),
         ({"num_resamples": 1.5}, "num_resamples"),
         ({"mask_convention": "black"}, "mask_convention is one of 'white_repaints', 'keras_cv'"),
         ({"mask_blur": -1}, "mask_blur"),
@@ -460,7 +469,7 @@ def test_settings_of_a_mask_without_one_are_an_error(pipeline):
         pipeline.stream("a cat", image=PICTURE, only_masked=True)
     with pytest.raises(TypeError, match="mask_blurr"):
         pipeline.stream("a cat", image=PICTURE, mask=MASK, mask_blurr=1)
-    with pytest.raises(TypeError, match="no argument 'seeds'"):
+    with pytest.raises(TypeError, match="no setting 'seeds'"):
         pipeline.stream("a cat", seeds=1)
 
 
@@ -477,7 +486,7 @@ def test_what_is_drawn_later_can_be_had_again_with_noise_of_ones_own(pipeline):
 def test_a_mask_is_resized_as_its_picture(resize, rows, columns):
     picture, mask = np.zeros((32, 48, 3), np.uint8), np.zeros((32, 48), np.uint8)
     mask[8:24, 16:32] = 255
-    canvas = inpainting.masked_canvas(picture, mask, 1, 32, 32, 4, resize=resize)
+    canvas = masked_canvas(picture, mask, 1, 32, 32, 4, resize=resize)
     white = np.argwhere(canvas.cover[0] >= 0.5)
     assert (white.min(0) == [rows[0], columns[0]]).all()
     assert (white.max(0) + 1 == [rows[1], columns[1]]).all()
@@ -506,9 +515,7 @@ def strawberries(emoji):
 
 
 def test_the_model_sees_what_is_around_the_quarter():
-    canvas = inpainting.masked_canvas(
-        BLUE, QUARTER, 1, 64, 64, 4, only_masked=True, padding=PADDING
-    )
+    canvas = masked_canvas(BLUE, QUARTER, 1, 64, 64, 4, only_masked=True, padding=PADDING)
     assert not canvas.cells.all()
 
 

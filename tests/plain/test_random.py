@@ -70,10 +70,12 @@ def test_seeds_images_and_steps_are_independent():
 def test_keys_are_checked(name):
     good = {"seed": 0, "image": 0, "step": 0, "shape": (2,)}
     for value in (-1, 2**64):
-        with pytest.raises(ValueError, match=rf"{name} must be from 0 to 2\*\*64 - 1, got {value}"):
+        with pytest.raises(
+            ValueError, match=rf"{name} is a whole number from 0 to 2\*\*64 - 1, not {value}"
+        ):
             normal(**{**good, name: value})
     for value in (1.0, True, np.True_, "1", None):
-        with pytest.raises(TypeError, match=f"{name} must be an integer"):
+        with pytest.raises(TypeError, match=f"{name} is a whole number"):
             normal(**{**good, name: value})
     np.testing.assert_array_equal(
         normal(**{**good, name: np.int64(3)}), normal(**{**good, name: 3})

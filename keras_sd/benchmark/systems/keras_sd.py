@@ -51,21 +51,22 @@ class System:
         from keras import ops
 
         # Encodings that are given are float32 in every policy, and would be compiled for once more.
-        encode = pipeline._encode_text
+        model: Any = pipeline.model
+        encode = model.conditions
 
         def timed(*arguments):
-            context = encode(*arguments)
-            ops.convert_to_numpy(context)
+            conditions = encode(*arguments)
+            ops.convert_to_numpy(conditions["context"])
             laps.lap("text")
-            return context
+            return conditions
 
-        pipeline._encode_text = timed
+        model.conditions = timed
         try:
             for step in pipeline.stream(job.prompt, **settings):
                 ops.convert_to_numpy(step.latent)
                 laps.lap("step")
         finally:
-            pipeline._encode_text = encode
+            del model.conditions
         images = np.asarray(pipeline.decode(step.latent))
         laps.lap("decode")
         return images

@@ -1,0 +1,68 @@
+"""What the UNet is told beside latent and time: `Conditions`, named arrays, one row an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from keras import ops
+
+__all__ = ["CONTEXT", "PAINTED", "Conditions"]
+
+CONTEXT = "context"
+"""Text encodings, `(images, tokens, features)`, which the UNet attends to."""
+
+PAINTED = "painted"
+"""Of an inpainting UNet: the mask's cells and the masked picture's latent, `(images, height, width,
+1 + channels)`, which it sees beside the latent."""
+
+
+class Conditions(Mapping[str, Any]):
+    """Named arrays, one row an image.
+
+    Args:
+        arrays: tensors by name, all with the same number of rows.
+
+    Raises:
+        ValueError: the numbers of rows differ.
+    """
+
+    def __init__(self, arrays: Mapping[str, Any]):
+        self._arrays = dict(arrays)
+        rows = {name: array.shape[0] for name, array in self._arrays.items()}
+        if len(set(rows.values())) > 1:
+            listed = ", ".join(f"{count} of {name}" for name, count in rows.items())
+            raise ValueError(f"Conditions have one row an image, these are {listed}")
+
+    def __getitem__(self, name: str) -> Any:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __repr__(self) -> str:
+        listed = ", ".join(f"{name} {tuple(array.shape)}" for name, array in self.items())
+        return f"Conditions({listed})"
+
+    def __or__(self, others: Mapping[str, Any]) -> Conditions:
+        """These and others; of a name that both have, the others'."""
+        return Conditions({**self, **others})
+
+    def above(self, others: Conditions) -> Conditions:
+        """The rows of both, these first: two halves of one batch.
+
+        Raises:
+            ValueError: they have other names, or arrays of other shapes.
+        """
+        if self.keys() != others.keys() or any(
+            self[name].shape[1:] != others[name].shape[1:] for name in self
+        ):
+            raise ValueError(f"One batch needs the same of both halves, not {self} and {others}")
+        return Conditions({name: ops.concatenate([self[name], others[name]]) for name in self})
+
+    def tree(self) -> dict[str, Any]:
+        """The arrays in a dict, which every backend takes as an argument of a compiled step."""
+        return dict(self._arrays)

@@ -1,0 +1,180 @@
+"""The forms in which people give prompts, pictures and numbers, made one: `request_of`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_sd import image as images
+from keras_sd.request import Request
+from keras_sd.settings import takes
+from keras_sd.start import Attachment, Masking, Start
+
+__all__ = ["as_float32", "attach_masks", "attach_pictures", "request_of"]
+
+
+@takes(Request, Start, Masking, without=("guidance_scale",))
+def request_of(
+    prompt: Any,
+    negative_prompt: Any = None,
+    batch_size: int = 1,
+    num_steps: int | None = None,
+    unconditional_guidance_scale: float | None = None,
+    seed: int | None = None,
+    *,
+    image: Any = None,
+    mask: Any = None,
+    diffusion_noise: Any = None,
+    first_image: int = 0,
+    **settings: Any,
+) -> Request:
+    """The request that the arguments of `text_to_image`, `image_to_image` and `inpaint` make.
+
+    Args:
+        prompt: what to draw: a text, or several in a list, an array or a column of a table, one
+            image each. The empty prompt is a good one. Encodings of `encode_text` are taken too,
+            one or several.
+        negative_prompt: what to keep away from: one for all, or one a prompt.
+        batch_size: images of each prompt.
+        num_steps: sampler steps; None is the preset's.
+        unconditional_guidance_scale: how strongly the prompt counts; 1 is no guidance; None is
+            the preset's, 7.5 for Stable Diffusion.
+        seed: from 0 to 2**64 - 1; None draws one. The same seed gives the same noise on every
+            backend and device.
+        image: what the run begins at (Meng et al. 2022, "SDEdit"): a path, a Pillow image or a
+            uint8 array `(height, width, 3)`; one for all, or several, one a picture.
+        mask: which part of it is painted: a path, a Pillow image or an array `(height, width)`
+            of its size, bool, 0 and 1, or 0 to 255; white is painted. A model paints whole cells
+            of its latent, those whose first pixel is white.
+        diffusion_noise: unit normal numbers to start from instead of a seed's,
+            `(latent height, latent width, channels)` or with a batch in front. What a sampler
+            draws later is seed 0's.
+        first_image: number of the first image. The noise is a function of (seed, number), so
+            image 3 of a batch can be made again alone; not with `dpm_adaptive`, whose steps
+            are one length for the whole batch.
+        **settings: of `keras_sd.request.Request`, and with an image or a mask of
+            `keras_sd.start.Start` and `keras_sd.start.Masking`.
+
+    Raises:
+        ValueError: an argument that does not fit.
+        TypeError: an argument of another kind, or one that there is none of.
+    """
+    if diffusion_noise is not None and seed is not None:
+        raise ValueError(
+            "Give a seed or diffusion_noise, not both: the noise is what a seed makes."
+        )
+    noise = () if diffusion_noise is None else _attach_rows("diffusion_noise", diffusion_noise, 3)
+    # The model's own names go before: `guidance_scale=` is taken too.
+    named = {"num_steps": num_steps, "guidance_scale": unconditional_guidance_scale}
+    return Request.of(
+        _texts("prompt", prompt),
+        _texts("negative_prompt", negative_prompt),
+        batch_size,
+        seed,
+        first_image=first_image,
+        image=() if image is None else attach_pictures(image),
+        mask=() if mask is None else attach_masks(mask),
+        **{**named, "noise": noise, **settings},
+    )
+
+
+def attach_pictures(image: Any) -> tuple[Attachment, ...]:
+    """Pictures that were given for a run, read.
+
+    Args:
+        image: a path, a Pillow image, a uint8 array `(height, width, 3)`, or several of them in a
+            list or along a first axis.
+
+    Raises:
+        ValueError: one is no picture, or there is none.
+        FileNotFoundError: there is no such file.
+    """
+    return _attached("image", _each(image, 3), images.read_image)
+
+
+def attach_masks(mask: Any) -> tuple[Attachment, ...]:
+    """Masks that were given for a run, read.
+
+    Args:
+        mask: a path, a Pillow image or an array `(height, width)`; or several.
+
+    Raises:
+        ValueError: one is no mask, or there is none.
+        FileNotFoundError: there is no such file.
+    """
+    if getattr(mask, "ndim", 0) == 3 and 1 in (mask.shape[0], mask.shape[2]):
+        mask = [mask]  # one, with an axis of one channel
+    return _attached("mask", _each(mask, 2), images.read_mask)
+
+
+def as_float32(name: str, given: Any, *, finite: bool = True) -> np.ndarray:
+    """Numbers that were given, as a float32 array.
+
+    Args:
+        name: of the argument, for errors.
+        given: an array, a tensor or a list.
+        finite: whether all of them have to be.
+
+    Raises:
+        TypeError: they are no real numbers.
+        ValueError: one is not finite.
+    """
+    if hasattr(given, "shape") and not isinstance(given, np.ndarray):
+        from keras import ops  # of a tensor; what has none needs no Keras
+
+        given = ops.convert_to_numpy(given)
+    try:
+        array = np.asarray(given)
+    except Exception as error:  # a ragged list, or a backend's own error
+        raise TypeError(f"{name} is no array of numbers: {error}") from error
+    if array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16":
+        raise TypeError(f"{name} is an array of real numbers, not of {array.dtype}")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32, copy=False)
+    if finite and not np.isfinite(array).all():
+        raise ValueError(f"{name} holds a number that is not finite")
+    return array
+
+
+def _texts(name: str, given: Any) -> Any:
+    """Encodings in an array of numbers as attachments; all else as it is."""
+    if not (hasattr(given, "shape") and hasattr(given, "dtype")):
+        return given
+    if getattr(given.dtype, "kind", "f") in "OSTU":  # of strings
+        return given
+    return _attach_rows(name, given, 2)
+
+
+def _attach_rows(name: str, given: Any, dimensions: int) -> tuple[Attachment, ...]:
+    """An array of one row, or of several with one axis more in front."""
+    array = as_float32(name, given)
+    rows = array if array.ndim == dimensions + 1 else array[None]
+    if not rows.size:
+        raise ValueError(f"{name} is of shape {array.shape}: there is nothing in it")
+    return tuple(Attachment.of(np.ascontiguousarray(row)) for row in rows)
+
+
+def _each(given: Any, dimensions: int) -> list[Any]:
+    """What was given as one for all, or in a list or along a first axis as one each."""
+    if isinstance(given, list | tuple):
+        return list(given)
+    return list(given) if getattr(given, "ndim", 0) > dimensions else [given]
+
+
+def _attached(
+    name: str, given: list[Any], read: Callable[[Any], np.ndarray]
+) -> tuple[Attachment, ...]:
+    if not given:
+        raise ValueError(f"There is no {name} in an empty list")
+    return tuple(_attached_one(one, read) for one in given)
+
+
+def _attached_one(one: Any, read: Callable[[Any], np.ndarray]) -> Attachment:
+    if isinstance(one, Attachment):
+        return one
+    # Of a file the name, not where it is: what is made of it may go to others.
+    return Attachment.of(read(one), Path(one).name if isinstance(one, str | os.PathLike) else None)

@@ -1,0 +1,435 @@
+"""A model: its config, its parts by name, and what it can do, compiled.
+
+A `Model` holds nothing of a run. Runs share it, from several threads too; what they ask for is in a
+`keras_sd.request.Request`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from keras import ops
+
+from keras_sd import precision
+from keras_sd.backend import JitCompile, compile_step, resolve_jit_compile, structure
+from keras_sd.conditions import CONTEXT, Conditions
+from keras_sd.config import ModelConfig
+from keras_sd.denoiser import STEPS
+from keras_sd.forms import as_float32, attach_pictures
+from keras_sd.image import from_uint8
+from keras_sd.inpainting import check_pictures, stacked
+from keras_sd.networks.autoencoder import NO_ENCODER
+from keras_sd.request import Request
+from keras_sd.rules import OWN, Rules
+from keras_sd.start import Attachment
+from keras_sd.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from keras_sd.weights.files import Dtype
+
+__all__ = ["Model", "Tokens"]
+
+logger = logging.getLogger("keras_sd")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Texts as the model reads them, one row an image.
+
+    Attributes:
+        ids: by text encoder, int32 `(images, tokens)`; empty where encodings were given.
+        given: encodings, float32 `(images, tokens, features)`; None where texts were given.
+    """
+
+    ids: Mapping[str, np.ndarray]
+    given: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(next(iter(self.ids.values())) if self.given is None else self.given)
+
+
+class Model:
+    """Text encoders, UNet and autoencoder of one config.
+
+    Args:
+        config: the model's numbers, and what a run does by default.
+        parts: the networks by the names of `config.parts`. One can be set anew at any time, and the
+            next picture is made with it.
+        tokenizers: by text encoder; one for all where there is one.
+        rules: whose steps, noise and rounding a run has.
+        words: those the model was trained on, where they are few enough to say.
+        license: of the weights.
+        jit_compile: `True`, `False` or `"auto"`; switched off by itself on torch.
+
+    Attributes:
+        defaults: what a run does where its request says nothing.
+        path: the noise the model was trained with.
+
+    Raises:
+        ValueError: another `jit_compile`.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        parts: MutableMapping[str, Any],
+        tokenizers: MutableMapping[str, Tokenizer],
+        *,
+        rules: Rules = OWN,
+        words: Iterable[str] | None = None,
+        license: str | None = None,
+        jit_compile: JitCompile = "auto",
+    ):
+        self.parts, self.tokenizers = parts, tokenizers
+        self.rules = rules
+        self.words = None if words is None else frozenset(words)
+        self.license = license
+        self.config = config
+        self.jit = resolve_jit_compile(jit_compile)
+        self._compiled: dict[str, tuple[Any, Any]] = {}
+        self._lock = threading.RLock()
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | Path,
+        *,
+        text_encoder: str | Path | None = None,
+        unet: str | Path | None = None,
+        autoencoder: str | Path | None = None,
+        prediction: Literal["epsilon", "v"] | None = None,
+        ema: bool = False,
+        variant: str | None = None,
+        vocabulary: str | Path | None = None,
+        compat: str | None = None,
+        dtype: Any = None,
+        jit_compile: JitCompile = "auto",
+    ) -> Model:
+        """Loads a model with everything it needs.
+
+        Args:
+            preset: `"emoji"`, the model in the package; the path of a checkpoint, a file or a
+                folder of any layout in docs/checkpoints.md, for which the network is never used;
+                a name such as `"sd-1.5"` or `hf://owner/name[@revision]`, which is fetched once.
+            text_encoder: path of a file whose text encoder takes the place of the preset's.
+            unet: likewise.
+            autoencoder: likewise; what others call a VAE file.
+            prediction: what the UNet gives, for files that cannot say it: `"epsilon"` or `"v"`.
+            ema: take the averaged weights of the UNet, from a file that has both.
+            variant: of the files in a diffusers folder, such as `"fp16"`.
+            vocabulary: path of CLIP's merges, where none lie beside the weights: `merges.txt` or
+                `bpe_simple_vocab_16e6.txt.gz`.
+            compat: computes, and draws noise and levels, as KerasCV did: `"keras_cv==0.9"` or
+                another of `keras_sd.compat.NAMES`.
+            dtype: dtype policy of the networks, one of `keras_sd.precision.POLICIES` such as
+                `"mixed_float16"`; None is the global one.
+            jit_compile: `True`, `False` or `"auto"`; switched off by itself on torch.
+
+        Raises:
+            ValueError: a dtype that does not work, or a checkpoint that is damaged, is of another
+                kind or cannot be run (`WeightsError`).
+            TypeError: the preset is no name and no path.
+            FileNotFoundError: there is no such preset, or a file of it is missing.
+            OSError: it is not on this machine and could not be fetched (`FetchError`).
+        """
+        from keras_sd import compat as compatibility
+        from keras_sd.weights.load import build_networks
+        from keras_sd.weights.presets import open_preset
+        from keras_sd.weights.readers import WeightsError
+        from keras_sd.weights.vocabulary import tokenizer_of
+
+        rules = compatibility.get(compat)
+        precision.check_policy(dtype)
+        resolve_jit_compile(jit_compile)
+        checkpoint = open_preset(
+            preset,
+            text_encoder=text_encoder,
+            unet=unet,
+            autoencoder=autoencoder,
+            prediction=prediction,
+            ema=ema,
+            variant=variant,
+            compat=compat,
+            needs_vocabulary=vocabulary is None,
+        )
+        if checkpoint.unsupported:
+            raise WeightsError(checkpoint.unsupported)
+        tokenizer = tokenizer_of(checkpoint, vocabulary)
+        for note in checkpoint.notes:
+            logger.warning("%s", note)
+        with precision.policy_scope(dtype):
+            networks = build_networks(checkpoint)
+        return cls(
+            checkpoint.config,
+            networks,
+            {"text_encoder": tokenizer},
+            rules=rules or OWN,
+            words=checkpoint.words,
+            license=checkpoint.license,
+            jit_compile=jit_compile,
+        )
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's numbers; with another, runs have its noise and defaults."""
+        return self._config
+
+    @config.setter
+    def config(self, config: ModelConfig) -> None:
+        self._config = config
+        self.path = config.noise.table()
+        self.defaults = config.defaults
+        if self.rules.timesteps(config.defaults.num_steps) is not None:
+            self.defaults = replace(config.defaults, schedule=None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_compiled": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock())
+
+    def save_preset(
+        self,
+        folder: str | Path,
+        *,
+        layout: Literal["keras_sd", "diffusers"] = "keras_sd",
+        dtype: Dtype | None = None,
+    ) -> None:
+        """Writes the model as a folder that `from_preset` reads, whole or not at all.
+
+        Args:
+            folder: is made where there is none. An older model of the same layout in it is
+                replaced; if anything goes wrong, it is as it was.
+            layout: ours, or the one of diffusers' `StableDiffusionPipeline`.
+            dtype: of the numbers; None is the networks' own.
+
+        Raises:
+            ValueError: another layout or dtype; a number that is not finite, or a model that the
+                layout has no place for (`WeightsError`).
+            FileExistsError: there is a model of another layout in the folder or, for diffusers',
+                any file that would not be replaced.
+        """
+        from keras_sd.weights.diffusers_folder import write_folder
+        from keras_sd.weights.load import arrays_of
+        from keras_sd.weights.save import save_preset
+
+        if layout not in ("keras_sd", "diffusers"):
+            raise ValueError(f"layout is 'keras_sd' or 'diffusers', not {layout!r}")
+        arrays, merges = arrays_of(self.parts), self.tokenizers["text_encoder"].merges
+        if layout == "diffusers":
+            write_folder(folder, self.config, arrays, merges, dtype=dtype)
+        else:
+            save_preset(
+                folder, self.config, arrays, merges, self.words, dtype=dtype, license=self.license
+            )
+
+    def save_checkpoint(self, path: str | Path, *, dtype: Dtype | None = None) -> None:
+        """Writes the weights as one `.safetensors` file in the original layout, which most other
+        programs read. It has no vocabulary: that is CLIP's for every Stable Diffusion.
+
+        Args:
+            path: of the file, which ends in `.safetensors`.
+            dtype: of the numbers; None is the networks' own.
+
+        Raises:
+            ValueError: another dtype or ending; a number that is not finite, or a model that the
+                layout has no place for (`WeightsError`).
+        """
+        from keras_sd.weights.load import arrays_of
+        from keras_sd.weights.save import save_checkpoint
+
+        save_checkpoint(path, self.config, arrays_of(self.parts), dtype=dtype)
+
+    # --- what it can do ---------------------------------------------------------------
+
+    def tokens(self, name: str, texts: Sequence[str | Attachment]) -> Tokens:
+        """Texts as the model reads them.
+
+        Args:
+            name: of the argument that they came in, for errors.
+            texts: strings, or encodings `(tokens, features)`, one an image.
+
+        Raises:
+            ValueError: a text is too long (`PromptTooLongError`), has a token that the text encoder
+                does not have, or an encoding is of another shape or not finite.
+        """
+        given = [each for each in texts if isinstance(each, Attachment)]
+        if given:
+            if len(given) != len(texts):
+                raise ValueError(f"{name} are texts or encodings of texts, not some of each")
+            return Tokens({}, np.stack([self._encoding(name, each) for each in given]))
+        strings = [each for each in texts if isinstance(each, str)]
+        ids = {}
+        for part in self.config.text_encoders:
+            ids[part] = rows = self.tokenizers[part](strings)
+            known = self.parts[part].config.vocab_size
+            if rows.max() >= known:
+                raise ValueError(
+                    f"{name} has a token of number {rows.max()}, which the text encoder does not "
+                    f"have: it has {known}. A token that was added needs one with room for it"
+                )
+        return Tokens(ids)
+
+    def conditions(self, tokens: Tokens) -> Conditions:
+        """What the UNet is told of texts."""
+        if tokens.given is not None:
+            return Conditions({CONTEXT: ops.convert_to_tensor(tokens.given)})
+        encoded = [
+            self._current(part, lambda encoder: compile_step(encoder, [encoder], self.jit))(
+                ops.convert_to_tensor(ids)
+            )
+            for part, ids in tokens.ids.items()
+        ]
+        one = len(encoded) == 1
+        return Conditions({CONTEXT: encoded[0] if one else ops.concatenate(encoded, axis=-1)})
+
+    def steps(self) -> Mapping[str, Callable[..., Any]]:
+        """The UNet's compiled steps by the names of `keras_sd.denoiser.STEPS`."""
+        kind = self.config.noise.prediction
+
+        def make(unet: Any) -> dict[str, Callable[..., Any]]:
+            return {
+                name: compile_step(partial(step, unet, kind), [unet], self.jit)
+                for name, step in STEPS.items()
+            }
+
+        return self._current("unet", make)
+
+    def encode_text(self, prompt: Any) -> Any:
+        """Text encodings, a float32 tensor `(prompts, max_length, features)`.
+
+        Args:
+            prompt: a text, or several in a list, an array or a column of a table.
+
+        Raises:
+            ValueError: a prompt is too long (`PromptTooLongError`).
+        """
+        tokens = self.tokens("prompt", Request.of(prompt).prompts)
+        return ops.cast(self.conditions(tokens)[CONTEXT], "float32")
+
+    def encode(self, images: Any, noise: Any = None) -> Any:
+        """Latents of images, scaled as the UNet knows them; `decode` is about the inverse.
+
+        Args:
+            images: a path, a Pillow image or a uint8 array `(height, width, 3)`, or several of one
+                size in a list or an array; heights and widths are multiples of 8.
+            noise: unit normal numbers, like the latents, to draw them from the distribution that
+                the encoder gives; None is its mean.
+
+        Returns:
+            float32 tensor `(images, height / factor, width / factor, channels)`.
+
+        Raises:
+            ValueError: these are no images, or the noise is of another shape.
+            FloatingPointError: the result is not finite.
+        """
+        pixels = check_pictures(stacked("image", attach_pictures(images)))
+        if not self.config.autoencoder.encoder:
+            raise ValueError(NO_ENCODER)
+        if noise is None:
+            return self.latents(from_uint8(pixels))
+        drawn = as_float32("noise", noise)
+        shape = (len(pixels), *self.latent_shape(*pixels.shape[1:3]))
+        if drawn.shape not in (shape[1:], shape):
+            raise ValueError(f"noise is of shape {drawn.shape}; here it is {shape[1:]} or {shape}")
+        return self.latents(from_uint8(pixels), np.broadcast_to(drawn, shape))
+
+    def latents(self, pixels: np.ndarray, *noise: Any) -> Any:
+        """`encode` of images `(images, height, width, 3)` in [-1, 1].
+
+        Raises:
+            FloatingPointError: the result is not finite.
+        """
+        step = self._current("autoencoder", partial(self._finite, "encode"), "encode")
+        return step(*(ops.convert_to_tensor(array, "float32") for array in (pixels, *noise)))
+
+    def decode(self, latents: Any) -> np.ndarray:
+        """Images of latents.
+
+        Args:
+            latents: `(images, height / factor, width / factor, channels)`, scaled as the UNet
+                knows them.
+
+        Returns:
+            uint8 array `(images, height, width, 3)`.
+
+        Raises:
+            ValueError: another shape.
+            TypeError: they are no numbers.
+            FloatingPointError: the result is not finite.
+        """
+        channels = self.config.autoencoder.latent_channels
+        array = as_float32("latents", latents, finite=False)
+        if array.ndim != 4 or array.shape[-1] != channels or not array.size:
+            raise ValueError(
+                f"latents are (images, height, width, {channels}); these are of shape {array.shape}"
+            )
+        step = self._current("autoencoder", partial(self._finite, "decode"), "decode")
+        return self.rules.to_uint8(ops.convert_to_numpy(step(ops.convert_to_tensor(array))))
+
+    # --- what is known of it ----------------------------------------------------------
+
+    @property
+    def paints(self) -> bool:
+        """Whether the UNet is given the mask and the masked image beside the latent."""
+        return self.config.unet.in_channels == 2 * self.config.autoencoder.latent_channels + 1
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Height, width and channels of the latent of an image."""
+        config = self.config.autoencoder
+        return height // config.factor, width // config.factor, config.latent_channels
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of a text that the model was not trained on; empty where that is not known."""
+        if self.words is None:
+            return []
+        return self.tokenizers["text_encoder"].unknown_words(text, self.words)
+
+    def note_unknown_words(self, texts: Iterable[str | Attachment]) -> None:
+        """Logs the words that the model does not know."""
+        strings = dict.fromkeys(text for text in texts if isinstance(text, str))
+        unknown = dict.fromkeys(word for text in strings for word in self.unknown_words(text))
+        if unknown:
+            logger.warning(
+                "The model %r does not know: %s. It draws something all the same.",
+                self.config.name,
+                ", ".join(unknown),
+            )
+
+    # --- compiling --------------------------------------------------------------------
+
+    def _current(self, part: str, make: Callable[[Any], Any], name: str | None = None) -> Any:
+        """What `make` gives for a part, made anew where the part is another or has changed."""
+        network = self.parts[part]
+        name = name or part
+        with self._lock:
+            now = structure([network])
+            made = self._compiled.get(name)
+            if made is None or made[0] != now:
+                made = self._compiled[name] = now, make(network)
+            return made[1]
+
+    def _finite(self, method: str, autoencoder: Any) -> precision.FiniteStep:
+        return precision.FiniteStep(autoencoder, method, self.jit)
+
+    def _encoding(self, name: str, given: Attachment) -> np.ndarray:
+        length = self.config.text_encoder.max_length
+        wanted = length, self.config.unet.context_width
+        if given.data is None:
+            raise ValueError(f"{name} has an encoding without its numbers: see Request.attached")
+        rows = as_float32(name, given.data)
+        if rows.shape != wanted:
+            shape = ", ".join(map(str, wanted))
+            raise ValueError(
+                f"Encodings are ({shape}) or (prompts, {shape}), as encode_text gives them; "
+                f"{name} is of shape {rows.shape}"
+            )
+        return rows

@@ -1,0 +1,466 @@
+"""What to draw: `Request`, everything a picture depends on but the weights.
+
+A `Request` is a frozen value. The doors of the pipeline and the command build one, a PNG file
+holds one as JSON, and the run reads nothing else. It is checked in two places: a setting alone when
+the value is made, and what needs the model's defaults or the registries in `Request.resolved`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from keras_sd import aliases, registry
+from keras_sd.checks import (
+    SettingError,
+    SettingTypeError,
+    check_area,
+    check_size,
+    real,
+    whole,
+)
+from keras_sd.guidance import check_interval, check_rescale, check_scale
+from keras_sd.noise import Levels
+from keras_sd.settings import Checked, setting, settings
+from keras_sd.specs import format_spec, parse_spec
+from keras_sd.start import Attachment, Masking, Start, read_attachments
+
+if TYPE_CHECKING:
+    from keras_sd.config import Defaults
+
+__all__ = ["MAX_IMAGES", "VERSION", "Request"]
+
+VERSION = 1
+"""Of the JSON form; a reader refuses one that is newer."""
+
+MAX_IMAGES = 2**16
+"""The most pictures of one request."""
+
+
+def _sampler(name: str, value: Any) -> Any:
+    """A spec where there is one, else the sampler itself."""
+    return _spec("sampler", value, registry.get_sampler)
+
+
+def _schedule(name: str, value: Any) -> Any:
+    if isinstance(value, Levels) or callable(value) or isinstance(value, str | Mapping):
+        return (
+            value if isinstance(value, Levels) else _spec("schedule", value, registry.get_schedule)
+        )
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple | range) and len(value):
+        return tuple(real("a timestep of the schedule", t) for t in value)
+    raise SettingTypeError(
+        name,
+        "is a name, a function of (path, num_steps), levels, or a falling list of timesteps, "
+        f"not {value!r}",
+    )
+
+
+def _spec(kind: str, value: Any, get: Callable[..., Any]) -> Any:
+    if isinstance(value, str):
+        if not value:
+            raise SettingError(kind, "is a name, and '' is none")
+        return value
+    if isinstance(value, Mapping):
+        return format_spec(*parse_spec(value))
+    get(value)  # raises where it is none
+    found = registry.settings_of(value)
+    return value if found is None else format_spec(*found)
+
+
+@dataclass(frozen=True)
+class Request(Checked):
+    """Everything a picture depends on but the weights.
+
+    Attributes:
+        prompts: one a picture: a text, or an `Attachment` with its encoding `(tokens, features)`.
+        negative_prompts: likewise, what to keep away from.
+        images: the (seed, number) of each picture; its noise is a function of both, so that it can
+            be made again alone. A seed of None is drawn when the request is resolved.
+        noise: standard normal numbers to start from instead, `(latent height, latent width,
+            channels)`: one for all, or one a picture. What a sampler draws later is the seeds'.
+        start: the picture that the run begins at; None is noise alone.
+
+    The other fields are settings, each with a sentence of its own in `settings(Request)`; None is
+    what the model has.
+
+    Raises:
+        ValueError: a setting that does not fit (`SettingError`), or counts that differ.
+        TypeError: a setting of another kind.
+    """
+
+    prompts: tuple[str | Attachment, ...]
+    negative_prompts: tuple[str | Attachment, ...] = ("",)
+    images: tuple[tuple[int | None, int], ...] = ()
+    height: int | None = setting(None, "Pixels, a multiple of 8.", check_size)
+    width: int | None = setting(None, "Pixels, a multiple of 8.", check_size)
+    num_steps: int | None = setting(
+        None, "Sampler steps.", partial(whole, least=1, most=1_000_000), option="steps"
+    )
+    sampler: Any = setting(
+        None,
+        'A name that `keras-sd samplers` lists, with settings as "ddim:eta=1", or one of web UIs: '
+        '"DPM++ 2M Karras".',
+        _sampler,
+    )
+    schedule: Any = setting(
+        None,
+        "How noise levels are spread: a name that `keras-sd schedules` lists, with settings as "
+        '"karras:rho=5".',
+        _schedule,
+    )
+    guidance_scale: float | None = setting(
+        None,
+        "How closely to follow the prompt; 1 is no guidance.",
+        check_scale,
+        option="guidance",
+    )
+    guidance_rescale: float = setting(
+        0.0,
+        "Against colours that strong guidance overdoes, from 0 to 1: 0.7, say.",
+        check_rescale,
+    )
+    guidance_interval: tuple[float, float] | None = setting(
+        None, "Lowest and highest sigma / alpha with guidance; by itself, all.", check_interval
+    )
+    noise: tuple[Attachment, ...] = ()
+    start: Start | None = None
+
+    def __post_init__(self) -> None:
+        prompts, negatives = (
+            _texts("prompts", self.prompts),
+            _texts("negative_prompts", self.negative_prompts),
+        )
+        count = max(len(prompts), len(self.images))
+        images = tuple(map(tuple, self.images)) or tuple((None, i) for i in range(count))
+        if len(prompts) not in (1, count) or len(images) != count:
+            raise ValueError(f"{len(prompts)} prompts for {len(images)} pictures; give one of each")
+        if len(negatives) not in (1, count):
+            raise ValueError(
+                f"{len(negatives)} negative prompts for {len(prompts)} prompts; give one for all, "
+                "or one a prompt"
+            )
+        if count > MAX_IMAGES:
+            raise ValueError(f"{count} pictures are too many for one request; {MAX_IMAGES} work")
+        self._put("prompts", prompts * (count // len(prompts)))
+        self._put("negative_prompts", negatives * (count // len(negatives)))
+        self._put("images", tuple(_image(*image) for image in images))
+        super().__post_init__()
+
+    @classmethod
+    def of(
+        cls,
+        prompt: Any,
+        negative_prompt: Any = None,
+        batch_size: Any = 1,
+        seed: Any = None,
+        *,
+        first_image: Any = 0,
+        image: Sequence[Attachment] = (),
+        mask: Sequence[Attachment] = (),
+        **given: Any,
+    ) -> Request:
+        """A request as people say it.
+
+        Args:
+            prompt: a text, or several in a list, an array or a column of a table: a picture each.
+                An array of numbers is encodings, `(tokens, features)` or with a row a picture.
+            negative_prompt: one for all, or one a prompt.
+            batch_size: pictures of each prompt.
+            seed: from 0 to 2**64 - 1; None is a new one.
+            first_image: number of the first picture.
+            image: what the run begins at: one for all, or one a picture.
+            mask: likewise, which part of it is painted.
+            **given: settings of `Request`, `Start` and `Masking`, and `noise`.
+
+        Raises:
+            ValueError: a setting that does not fit.
+            TypeError: a setting of another kind, or one that there is none of.
+        """
+        batch_size = whole("batch_size", batch_size, 1, MAX_IMAGES)
+        first_image = whole("first_image", first_image, 0, 2**64 - MAX_IMAGES)
+        prompts = _texts("prompt", prompt)
+        negatives = _texts("negative_prompt", "" if negative_prompt is None else negative_prompt)
+        if len(negatives) not in (1, len(prompts)):
+            raise ValueError(
+                f"{len(negatives)} negative prompts for {len(prompts)} prompts; give one for all, "
+                "or one a prompt"
+            )
+        shares = {part: _share(part, given) for part in (Masking, Start, cls)}
+        if given:
+            raise TypeError(_no_setting(next(iter(given))))
+        if not mask and shares[Masking]:
+            raise ValueError("To inpaint, give a mask: without one there is nothing to paint")
+        if not image and (mask or shares[Start]):
+            raise ValueError("A mask, a strength or a resize is of an image: give one")
+        masking = Masking(masks=tuple(mask), **shares[Masking]) if mask else None
+        start = Start(pictures=tuple(image), masking=masking, **shares[Start]) if image else None
+        fits = start and (start.resize or (masking and masking.only_masked))
+        sizes = [each for each in ("height", "width") if shares[cls].get(each) is not None]
+        if start and sizes and not fits:
+            raise SettingError(
+                sizes[0],
+                "is what a picture is brought to by resize='stretch', 'crop' or 'pad'; without it, "
+                "the picture is drawn as large as it is",
+            )
+        numbers = range(first_image, first_image + batch_size * len(prompts))
+        if len(negatives) > 1:
+            negatives = tuple(text for text in negatives for _ in range(batch_size))
+        return cls(
+            tuple(text for text in prompts for _ in range(batch_size)),
+            negatives,
+            tuple((seed, number) for number in numbers),
+            start=start,
+            **shares[cls],
+        )
+
+    def __len__(self) -> int:
+        """Pictures."""
+        return len(self.images)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels.
+
+        Raises:
+            ValueError: the request is not resolved, and leaves them to the model.
+        """
+        if self.height is None or self.width is None:
+            raise ValueError("The request leaves its size to the model: ask the resolved one")
+        return self.height, self.width
+
+    def only(self, *numbers: int) -> Request:
+        """The request for some of its pictures: what makes each of them again alone.
+
+        Args:
+            *numbers: which, counted from 0 in this request.
+        """
+
+        def some(rows: tuple) -> tuple:
+            return tuple(rows[i] for i in numbers) if len(rows) == len(self) else rows
+
+        start = self.start
+        if start is not None:
+            masking = start.masking
+            masking = masking and replace(masking, masks=some(masking.masks))
+            start = replace(start, pictures=some(start.pictures), masking=masking)
+        return replace(
+            self,
+            prompts=some(self.prompts),
+            negative_prompts=some(self.negative_prompts),
+            images=some(self.images),
+            noise=some(self.noise),
+            start=start,
+        )
+
+    def resolved(self, defaults: Defaults) -> Request:
+        """The request in which every None, name and alias is a value: the one that is run.
+
+        Args:
+            defaults: what the model does where the request says nothing.
+
+        Raises:
+            ValueError: nothing of a name is installed, or settings do not go together; said
+                without the model.
+            TypeError: a sampler or schedule has no such setting.
+        """
+        sampler, schedule = self.sampler or defaults.sampler, self.schedule
+        if isinstance(sampler, str):
+            sampler, named = aliases.resolve(sampler)
+            schedule = named if schedule is None else schedule
+        registry.get_sampler(sampler)
+        if schedule is None:
+            schedule = defaults.schedule
+        if isinstance(schedule, str):
+            schedule = aliases.resolve_schedule(schedule)
+            registry.get_schedule(schedule)
+        height = defaults.height if self.height is None else self.height
+        width = defaults.width if self.width is None else self.width
+        check_area(height, width)
+        num_steps = self.num_steps
+        if num_steps is None and not isinstance(schedule, tuple):  # which has its own number
+            num_steps = defaults.num_steps
+        start = self.start
+        if start is not None and start.strength is None:
+            start = replace(start, strength=0.8 if start.masking is None else 1.0)
+        scale = defaults.guidance_scale if self.guidance_scale is None else self.guidance_scale
+        drawn = secrets.randbits(32) if any(seed is None for seed, _ in self.images) else 0
+        drawn = 0 if self.noise else drawn  # of what is drawn later, so that it can be had again
+        return replace(
+            self,
+            images=tuple((drawn if seed is None else seed, n) for seed, n in self.images),
+            height=height,
+            width=width,
+            num_steps=num_steps,
+            sampler=sampler,
+            schedule=schedule,
+            guidance_scale=scale,
+            start=start,
+        )
+
+    # --- arrays -----------------------------------------------------------------------
+
+    def attachments(self) -> tuple[Attachment, ...]:
+        """All arrays that the request refers to."""
+        texts = (
+            each for each in (*self.prompts, *self.negative_prompts) if not isinstance(each, str)
+        )
+        start = self.start
+        masks = start.masking.masks if start and start.masking else ()
+        return (*texts, *self.noise, *(start.pictures if start else ()), *masks)
+
+    def attached(self, arrays: Iterable[Any]) -> Request:
+        """The request with arrays that it knows by their hash, after it was read from JSON.
+
+        Args:
+            arrays: as they were when the request was made.
+
+        Raises:
+            ValueError: one that is needed is missing.
+        """
+        there = {each.sha256: each.data for each in map(Attachment.of, arrays)}
+
+        def filled(each: Any) -> Any:
+            if isinstance(each, tuple):
+                return tuple(map(filled, each))
+            if not isinstance(each, Attachment) or each.data is not None:
+                return each
+            if each.sha256 not in there:
+                raise ValueError(
+                    f"The request needs {each.name or 'an array'} of SHA-256 {each.sha256}, which "
+                    "is not among those that were given"
+                )
+            return replace(each, data=there[each.sha256])
+
+        start = self.start
+        if start is not None:
+            masking = start.masking and replace(start.masking, masks=filled(start.masking.masks))
+            start = replace(start, pictures=filled(start.pictures), masking=masking)
+        return replace(
+            self,
+            prompts=filled(self.prompts),
+            negative_prompts=filled(self.negative_prompts),
+            noise=filled(self.noise),
+            start=start,
+        )
+
+    # --- JSON -------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """The request in JSON's types; arrays are there by their hash.
+
+        Raises:
+            ValueError: the sampler or schedule is an object that has no installed name.
+        """
+        found = {"version": VERSION, **super().to_dict()}
+        if self.guidance_interval and self.guidance_interval[1] == math.inf:
+            found["guidance_interval"] = [self.guidance_interval[0], None]  # JSON has no infinity
+        return found
+
+    def to_json(self) -> str:
+        """`to_dict` as a string."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Request:
+        """Reads what `to_dict` gave; fields that are missing are their defaults.
+
+        Raises:
+            ValueError: the version is newer, a field is unknown, or a value does not fit.
+        """
+        version = data.get("version") if isinstance(data, Mapping) else VERSION
+        if type(version) is not int or not 1 <= version <= VERSION:
+            raise ValueError(
+                f"The request is of version {version!r}; this keras_sd reads up to {VERSION}"
+            )
+        rest = data
+        if isinstance(data, Mapping):
+            rest = {name: value for name, value in data.items() if name != "version"}
+        return super().from_dict(rest)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Request:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: it is no JSON, or see `from_dict`.
+        """
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def _read(cls, name: str, value: Any) -> Any:
+        if name == "start" and value is not None:
+            return Start.from_dict(value)
+        if name in ("prompts", "negative_prompts", "noise"):
+            return read_attachments(name, value)
+        if name == "images":
+            if not isinstance(value, list) or any(
+                not isinstance(each, list) or len(each) != 2 for each in value
+            ):
+                raise ValueError(f"images is a list of [seed, number], not {value!r}")
+            return tuple(map(tuple, value))
+        if name == "guidance_interval" and isinstance(value, list) and value[-1:] == [None]:
+            return *value[:-1], math.inf
+        return super()._read(name, value)
+
+
+# --- checking -------------------------------------------------------------------------
+
+
+def _image(seed: Any, number: Any) -> tuple[int | None, int]:
+    if seed is not None:
+        try:
+            seed = whole("seed", seed, 0, 2**64 - 1)
+        except SettingError as error:
+            if isinstance(error, TypeError) or seed != -1:
+                raise
+            raise SettingError(
+                "seed", "is from 0 to 2**64 - 1; for a new one each time, leave -1 out"
+            ) from None
+    return seed, whole("the number of an image", number, 0, 2**64 - 1)
+
+
+def _texts(name: str, given: Any) -> tuple[str | Attachment, ...]:
+    """Texts or encodings from whatever holds them, one a picture."""
+    if isinstance(given, str | Attachment):
+        return (given,)
+    if hasattr(given, "dtype") and hasattr(given, "shape"):
+        given = _of_array(name, given)
+    if isinstance(given, list | tuple) and all(
+        isinstance(each, str | Attachment) for each in given
+    ):
+        if not given:
+            raise ValueError(f"{name} is an empty list; for a picture of anything, give ''")
+        return tuple(each if isinstance(each, Attachment) else str(each) for each in given)
+    raise TypeError(f"{name} is a string, a list of strings, or encodings of them, not {given!r}")
+
+
+def _of_array(name: str, given: Any) -> Any:
+    """Strings in an array or a column as a list; what holds numbers is encodings."""
+    if not hasattr(given, "tolist"):
+        return given
+    listed = given.tolist()
+    if isinstance(listed, str):
+        return [listed]
+    return listed if all(isinstance(each, str) for each in listed) else given
+
+
+def _share(part: type, given: dict[str, Any]) -> dict[str, Any]:
+    """The settings that are this part's, taken out of all."""
+    names = {*settings(part), *({"noise"} if part is Request else ())}
+    return {name: given.pop(name) for name in list(given) if name in names}
+
+
+def _no_setting(name: str) -> str:
+    known = [each for part in (Request, Start, Masking) for each in settings(part)]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"There is no setting {name!r}.{hint} Settings: {', '.join(known)}"

@@ -1,0 +1,298 @@
+"""The whole way from a request to a picture, on one screen: `run`.
+
+All that can be wrong with a request is found before the first step, and said before `run` returns.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_sd import inpainting, precision, random, registry, sampling
+from keras_sd.conditions import PAINTED, Conditions
+from keras_sd.denoiser import Denoiser
+from keras_sd.forms import as_float32
+from keras_sd.gallery import Images
+from keras_sd.guidance import Guidance
+from keras_sd.image import from_uint8
+from keras_sd.inversion import check_invertible, invert
+from keras_sd.levels import make_levels
+from keras_sd.model import Model
+from keras_sd.networks.autoencoder import NO_ENCODER
+from keras_sd.noise import Level, Levels
+from keras_sd.request import Request
+from keras_sd.sampler import Denoise, Noise, Sampler
+from keras_sd.sampling import Step
+from keras_sd.start import Masking, Start
+
+__all__ = ["Beginning", "NoiseSource", "inverted", "levels_of", "run"]
+
+
+def run(model: Model, request: Request) -> Iterator[Step]:
+    """Makes the pictures of a request, a `Step` at a time; `step.image()` of the last is the
+    result.
+
+    Args:
+        model: what draws.
+        request: what to draw.
+
+    Raises:
+        ValueError: the request does not fit, in itself or with the model.
+        TypeError: likewise.
+        FloatingPointError: while iterating: the model gave a number that is not finite.
+    """
+    request = request.resolved(model.defaults)
+    begin = Beginning(model, request)
+    levels = levels_of(model, request, (begin.height, begin.width))
+    sampler = registry.get_sampler(request.sampler)
+    noise = begin.noise_for(sampler)
+    guidance = _guidance(request)
+    texts = model.tokens("prompt", request.prompts)
+    negatives = model.tokens("negative_prompt", request.negative_prompts)
+    model.note_unknown_words([*request.prompts, *request.negative_prompts])
+
+    def steps() -> Iterator[Step]:
+        x, shown, blend = begin.placed(levels[0])
+        told, untold = (model.conditions(each) | shown for each in (texts, negatives))
+        denoise = Denoiser(model.steps(), told, untold, guidance)
+        walk = begin.blended(sampler, denoise, blend)
+        drawn = sampling.sample(*walk, x, levels, noise, preview=begin.finished)
+        yield from precision.finite_steps(drawn, model.parts["unet"].dtype_policy)
+
+    return steps()
+
+
+def levels_of(model: Model, request: Request, size: tuple[int, int] | None = None) -> Levels:
+    """The noise levels that a resolved request visits.
+
+    Args:
+        model: of the run.
+        request: resolved.
+        size: height and width of the pictures; None is the request's.
+
+    Raises:
+        ValueError: the steps do not fit the schedule, or the schedule the model.
+    """
+    start = request.start or Start(pictures=(), strength=1.0)
+    strength = 1.0 if start.strength is None else start.strength
+    schedule, num_steps = request.schedule, request.num_steps
+    if schedule is None:  # the rules say the steps of a whole run, and of no other
+        assert num_steps is not None
+        steps = model.rules.timesteps(num_steps) if strength == 1 else None
+        if steps is not None:
+            return make_levels(steps, model.path)
+        schedule = model.config.defaults.schedule
+    # The model's own schedule ends where the model's own runs do; another, where it comes from.
+    own = schedule == model.config.defaults.schedule or isinstance(schedule, tuple)
+    return make_levels(
+        schedule,
+        model.path,
+        num_steps,
+        final_sigma=model.config.noise.final_sigma if own else "zero",
+        size=size or request.size,
+        strength=strength,
+        steps_mode=start.steps_mode,
+    )
+
+
+def inverted(model: Model, request: Request, num_refinements: int) -> np.ndarray:
+    """The noise that a run of `ddim` makes the request's picture of.
+
+    Args:
+        model: of the run.
+        request: that begins at a picture.
+        num_refinements: see `keras_sd.inversion.invert`.
+
+    Returns:
+        float32 array `(images, height / factor, width / factor, channels)`.
+
+    Raises:
+        ValueError: the request does not fit.
+        FloatingPointError: the result is not finite.
+    """
+    request = request.resolved(model.defaults)
+    begin = Beginning(model, request)
+    levels = levels_of(model, request, (begin.height, begin.width))
+    if not levels[-1].sigma:  # where no noise can be seen: the nearest level that has some
+        first = model.path.level(0)
+        ends = [first] if levels[-2].ratio > first.ratio else []
+        levels = Levels([*levels[:-1], *ends], path=levels.path)
+    check_invertible(levels, num_refinements)
+    texts = model.tokens("prompt", request.prompts)
+    negatives = model.tokens("negative_prompt", request.negative_prompts)
+    told, untold = model.conditions(texts), model.conditions(negatives)
+    denoise = Denoiser(model.steps(), told, untold, _guidance(request))
+    x = _repeated(model.latents(begin.pixels), len(request))
+    noise = np.asarray(
+        ops.convert_to_numpy(invert(denoise, x, levels, num_refinements)), np.float32
+    )
+    if not np.isfinite(noise).all():
+        raise FloatingPointError("The inversion is not finite: try another dtype or prompt")
+    return noise
+
+
+def _guidance(request: Request) -> Guidance:
+    scale: Any = request.guidance_scale  # a number, since it is resolved
+    return Guidance(scale, request.guidance_rescale, request.guidance_interval)
+
+
+class Beginning:
+    """What a run begins with, and the way back from its latents to pictures.
+
+    Args:
+        model: of the run.
+        request: resolved.
+
+    Attributes:
+        height: of the run, in pixels.
+        width: likewise.
+
+    Raises:
+        ValueError: the model has no place for what the request begins at.
+    """
+
+    def __init__(self, model: Model, request: Request):
+        self._model, self._request = model, request
+        self._canvas = _canvas(model, request)
+        self.height, self.width = (self._canvas or request).size
+        self._shape = model.latent_shape(self.height, self.width)
+        self._noise = NoiseSource(request.images, self._shape)
+        self._first = self._first_noise()
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The picture in [-1, 1]."""
+        assert self._canvas is not None  # the request begins at one
+        return from_uint8(self._canvas.pixels)
+
+    @property
+    def _strength(self) -> float:
+        start = self._request.start
+        return 1.0 if start is None or start.strength is None else start.strength
+
+    @property
+    def _masking(self) -> Masking | None:
+        return None if self._request.start is None else self._request.start.masking
+
+    def noise_for(self, sampler: Sampler) -> Noise:
+        """What a sampler draws from."""
+        # Walked again and again, a path would give an interval the same noise each time.
+        again = self._masking is not None and self._masking.num_resamples > 1
+        brownian = getattr(sampler, "brownian", False) and not again
+        return self._noise.path if brownian else self._noise
+
+    def placed(self, level: Level) -> tuple[Any, Conditions, inpainting.Blend | None]:
+        """The latent at the run's first level, what the UNet is told of the picture, and how a
+        model that was not made for painting keeps the rest of it."""
+        drawn, canvas = ops.convert_to_tensor(self._first), self._canvas
+        if canvas is None:
+            return drawn, Conditions({}), None
+        pixels, shown = self.pixels, Conditions({})
+        if self._model.paints and canvas.hidden is not None:
+            seen = self._model.latents(np.where(canvas.hidden, np.float32(0), pixels))
+            parts = [_repeated(part, drawn.shape[0]) for part in (canvas.cells, seen)]
+            shown = Conditions({PAINTED: ops.concatenate(parts, axis=-1)})
+        known: Any = None
+        if not shown or self._strength < 1:
+            known = self._model.latents(pixels)
+        x = drawn
+        if self._masking is None or self._strength < 1:
+            x = level.alpha * known + level.sigma * drawn
+        if canvas.cells is None or shown:
+            return x, shown, None
+        cells = ops.convert_to_tensor(canvas.cells)
+        return x, shown, inpainting.Blend(cells, known, drawn, level)
+
+    def blended(
+        self, sampler: Sampler, denoise: Denoise, blend: inpainting.Blend | None
+    ) -> tuple[Sampler, Denoise]:
+        """The sampler and the denoiser that are run."""
+        if blend is None or self._masking is None:
+            return sampler, denoise
+        return blend.sampler(sampler, self._masking.num_resamples), blend.denoiser(denoise)
+
+    def finished(self, latent: Any) -> Images:
+        """The pictures of a latent, which know their request."""
+        pixels = self._model.decode(latent)
+        pixels = pixels if self._canvas is None else self._canvas.paste(pixels)
+        return Images(pixels, request=self._request)
+
+    def _first_noise(self) -> np.ndarray:
+        """What was given, or the first draw of each image."""
+        count = len(self._request)
+        first = self._noise.first(self._model.rules)
+        given = self._request.noise
+        if not given:
+            return first
+        rows = [as_float32("diffusion_noise", each.data) for each in given]
+        if len(rows) not in (1, count) or any(row.shape != self._shape for row in rows):
+            shape = (len(rows), *rows[0].shape) if len(rows) > 1 else rows[0].shape
+            height, width, _ = self._shape
+            raise ValueError(
+                f"diffusion_noise is of shape {shape}; for {count} image(s) with latents of "
+                f"{width}x{height} it is {self._shape} or {(count, *self._shape)}"
+            )
+        return np.ascontiguousarray(np.broadcast_to(np.stack(rows), first.shape))
+
+
+def _canvas(model: Model, request: Request) -> inpainting.Canvas | None:
+    """What the run starts from beside noise, if the model can."""
+    start = request.start
+    masking = None if start is None else start.masking
+    if masking is None and model.paints:
+        raise ValueError(
+            f"{model.config.name} is an inpainting model: it needs an image and a mask, so "
+            "call inpaint"
+        )
+    if start is None:
+        return None
+    if masking is not None and model.paints and masking.num_resamples > 1:
+        raise ValueError(
+            "num_resamples is for models whose latents are blended; an inpainting model is "
+            "shown the image itself"
+        )
+    if not model.config.autoencoder.encoder:
+        raise ValueError(NO_ENCODER)
+    factor = model.config.autoencoder.factor
+    return inpainting.canvas_of(start, len(request), *request.size, factor)
+
+
+class NoiseSource:
+    """The randomness of one run: each draw is a function of (seed, image, number of the draw), or
+    on a Brownian path of (seed, image, levels).
+
+    Args:
+        images: seed and number of each.
+        shape: of the latent of one.
+    """
+
+    def __init__(self, images: tuple[tuple[Any, int], ...], shape: tuple[int, int, int]):
+        self._seeds, self._numbers = [seed for seed, _ in images], [number for _, number in images]
+        self._shape = shape
+        self._draws = itertools.count(1)  # 0 is what the run starts with, given or not
+        self._path = random.BrownianPath(self._seeds, self._numbers, shape)
+
+    def first(self, rules: Any) -> np.ndarray:
+        """What the run starts with."""
+        rows: dict[int, Any] = {}
+        for seed in dict.fromkeys(self._seeds):
+            places = [i for i, each in enumerate(self._seeds) if each == seed]
+            drawn = rules.first_noise(seed, [self._numbers[i] for i in places], self._shape)
+            rows.update(zip(places, drawn, strict=True))
+        return np.stack([rows[i] for i in range(len(rows))])
+
+    def __call__(self, now: Level, nxt: Level) -> Any:
+        drawn = random.batch_normal(self._seeds, self._numbers, next(self._draws), self._shape)
+        return ops.convert_to_tensor(drawn)
+
+    def path(self, now: Level, nxt: Level) -> Any:
+        return ops.convert_to_tensor(self._path(now, nxt))
+
+
+def _repeated(rows: Any, count: int) -> Any:
+    """One row an image, of what may be one for all."""
+    return ops.repeat(ops.convert_to_tensor(rows), count // rows.shape[0], axis=0)

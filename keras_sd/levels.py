@@ -144,7 +144,15 @@ def _timesteps(given: Any) -> list[float]:
 
 
 def _whole(schedule: Schedule, path: NoisePath, num_steps: int) -> Levels:
-    levels = schedule(path, num_steps)
+    try:
+        levels = schedule(path, num_steps)
+    except TypeError as error:
+        if not (given := getattr(schedule, "keywords", None)):
+            raise
+        settings = ", ".join(f"{key}={value!r}" for key, value in given.items())
+        raise TypeError(
+            f"Schedule {label(schedule)} cannot be run with {settings}: {error}."
+        ) from error
     if not isinstance(levels, Levels):
         raise TypeError(
             f"Schedule {label(schedule)} must return keras_sd.noise.Levels, but returned "

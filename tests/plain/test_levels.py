@@ -112,6 +112,15 @@ def test_a_mapping_that_names_nothing_is_no_schedule():
         make_levels({900: 1}, SD)
 
 
+@pytest.mark.parametrize("schedule", ["karras:rho=x", "leading:steps_offset=x", "lcm:skip=None"])
+def test_a_setting_of_another_type_is_named(schedule):
+    name, setting = schedule.split(":")
+    key, _, value = setting.partition("=")
+    said = f"Schedule {name} cannot be run with {key}='?{value}'?: "
+    with pytest.raises(TypeError, match=said):
+        make_levels(schedule, SD, 5)
+
+
 def test_a_number_of_numpy_is_a_strength():
     half = make_levels("karras", SD, np.int64(5), strength=np.float32(0.5))
     assert half == make_levels("karras", SD, 5, strength=0.5)

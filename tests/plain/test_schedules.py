@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_sd import schedules
+from keras_sd import grids, schedules
 from keras_sd.noise import Level, Levels, NoiseTable
 from keras_sd.schedules import (
     align_your_steps,
@@ -235,8 +235,8 @@ def test_beta_over_timesteps():
     ],
 )
 def test_quantiles_of_the_beta_distribution(a, b, p, expected):
-    assert schedules._beta_quantile(p, a, b) == pytest.approx(expected, rel=1e-12)
-    assert (schedules._beta_quantile(0, a, b), schedules._beta_quantile(1, a, b)) == (0, 1)
+    assert grids.beta_quantile(p, a, b) == pytest.approx(expected, rel=1e-12)
+    assert (grids.beta_quantile(0, a, b), grids.beta_quantile(1, a, b)) == (0, 1)
 
 
 def test_the_shape_of_beta():

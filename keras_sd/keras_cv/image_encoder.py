@@ -76,7 +76,7 @@ class ImageEncoder(KerasCVPart, keras.Model):
             with keras.name_scope(name):
                 encoder = Encoder(config, "encoder")
                 encoder.build()
-            images = keras.Input((None, None, 3), name="images")
+            images = keras.Input((None, None, 3), dtype="float32", name="images")
             latents = ScaledMean(config.scale, "mean")(encoder(images))
             super().__init__(images, latents, name=name)
             self.config = config

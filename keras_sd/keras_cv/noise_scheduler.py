@@ -87,7 +87,7 @@ class NoiseScheduler:
         variance = beta
         if self.variance_type == "fixed_small":
             variance = beta * (1 - before) / (1 - product)
-        noise = keras.random.normal(ops.shape(sample), seed=self.seed_generator)
+        noise = keras.random.normal(ops.shape(sample), dtype="float32", seed=self.seed_generator)
         return mean + ops.sqrt(variance) * noise
 
     def add_noise(self, original_samples: Any, noise: Any, timesteps: Any):

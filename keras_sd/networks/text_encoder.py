@@ -44,7 +44,7 @@ class TextEmbedding(Block):
 
     def call(self, tokens, positions=None):
         if positions is None:
-            positions = ops.arange(ops.shape(tokens)[1])
+            positions = ops.arange(ops.shape(tokens)[1], dtype="int32")
         return self.tokens(tokens) + self.positions(positions)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fuzz import bounded, disordered, nothing_executed, whole_hdf5
 
-from keras_sd.weights.readers import WeightsError, hdf5
+from keras_sd.weights.readers import WeightsError, hdf5, hdf5_structure
 
 FORMS = {
     "default": {},
@@ -299,7 +299,7 @@ def test_structure_is_bounded(tmp_path, monkeypatch):
 
     path = written(tmp_path, fill)
     refused(path, "has no datasets")
-    monkeypatch.setattr(hdf5, "_MAX_STRUCTURE", 20_000)
+    monkeypatch.setattr(hdf5_structure, "MAX_STRUCTURE", 20_000)
     refused(path, "more than 20000 bytes of itself")
 
 

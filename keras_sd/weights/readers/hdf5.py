@@ -1,7 +1,8 @@
 """HDF5 files as Keras writes them: `.h5`, `.weights.h5`. Read here, not by the HDF5 library.
 
-The library is not made for the files of strangers: of 6,000 files with a few changed bytes, 22 kept
-it busy without an end, in C, where nothing can stop it. What Keras uses of the format is small:
+The library is not made for the files of strangers (docs/design.md has the measurement): of a
+thousand files with a few changed bytes, three kept it busy without an end, in C, where nothing can
+stop it, and three made it write or read where it must not. What Keras uses of the format is small:
 groups, datasets of numbers, attributes of texts. All that the file says of itself is read and
 checked first, within a bound; a dataset is then a view of the file, mapped into memory, or, where
 it is in chunks, an object that is read at each use.
@@ -15,12 +16,10 @@ from __future__ import annotations
 import math
 import os
 import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import ml_dtypes
 import numpy as np
@@ -33,17 +32,10 @@ from keras_sd.weights.readers import (
     open_file,
     shown,
 )
+from keras_sd.weights.readers.hdf5_chunks import Chunk, ChunkedArray, filters_of
+from keras_sd.weights.readers.hdf5_structure import NOWHERE, STEP, Message, Structure
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_NOWHERE = 2**64 - 1
-"""The address of what is not there."""
-
-_MAX_STRUCTURE = 32 * 2**20
-"""Bytes that are read of all but the numbers. A full SD UNet in layers of Keras takes 2 million."""
-
-_STEP = 64
-"""Bytes that any step counts as, at the least: what it takes is time."""
-
 _MAX_DEPTH = 64
 _MAX_PATH = 1000
 _SLACK = 16 * 2**20
@@ -51,7 +43,7 @@ _SLACK = 16 * 2**20
 
 # Types of messages in the header of an object.
 _SPACE, _LINKS, _TYPE, _LINK, _EXTERNAL, _LAYOUT = 0x1, 0x2, 0x3, 0x6, 0x7, 0x8
-_FILTERS, _ATTRIBUTE, _CONTINUATION, _TABLE, _ATTRIBUTES = 0xB, 0xC, 0x10, 0x11, 0x15
+_FILTERS, _ATTRIBUTE, _TABLE, _ATTRIBUTES = 0xB, 0xC, 0x11, 0x15
 
 _KINDS = {
     2: "times",
@@ -74,94 +66,6 @@ _FLOATS = {
 }
 
 _METADATA = ("keras_version", "backend")
-
-
-@dataclass(frozen=True, slots=True)
-class _Message:
-    """One thing that the header of an object says; `start` is where its body is in the file."""
-
-    kind: int
-    shared: bool
-    start: int
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """A part of a dataset: where it is in the dataset and in the file."""
-
-    corner: tuple[int, ...]
-    start: int
-    stop: int
-    mask: int
-
-
-@dataclass(frozen=True)
-class ChunkedArray:
-    """A dataset in chunks, perhaps compressed, which is read from the file at each use.
-
-    Attributes:
-        shape: of the dataset.
-        dtype: of its elements.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    _source: str
-    _data: np.ndarray
-    _chunk_shape: tuple[int, ...]
-    _chunks: tuple[_Chunk, ...]
-    _filters: tuple[str, ...]
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        if copy is False:
-            raise ValueError("a dataset in chunks cannot be had without a copy")
-        array = np.empty(self.shape, self.dtype)
-        for chunk in self._chunks:
-            block = self._read(chunk)
-            ends = tuple(
-                min(size, part) for size, part in zip(self._sizes(chunk), block.shape, strict=True)
-            )
-            inside = tuple(slice(0, end) for end in ends)
-            place = tuple(slice(at, at + end) for at, end in zip(chunk.corner, ends, strict=True))
-            array[place] = block[inside]
-        return array if dtype is None else array.astype(dtype)
-
-    def _sizes(self, chunk: _Chunk) -> list[int]:
-        return [size - at for size, at in zip(self.shape, chunk.corner, strict=True)]
-
-    def _read(self, chunk: _Chunk) -> np.ndarray:
-        raw = bytes(self._data[chunk.start : chunk.stop])
-        size = math.prod(self._chunk_shape) * self.dtype.itemsize
-        for index, name in reversed(list(enumerate(self._filters))):
-            if chunk.mask >> index & 1:
-                continue
-            if name == "deflate":
-                raw = self._inflated(raw, size)
-            else:  # shuffle: the first bytes of all elements, then the second ones
-                parts = np.frombuffer(raw, np.uint8, size).reshape(self.dtype.itemsize, -1)
-                raw = parts.T.tobytes()
-        return np.frombuffer(raw, self.dtype, math.prod(self._chunk_shape)).reshape(
-            self._chunk_shape
-        )
-
-    def _inflated(self, raw: bytes, size: int) -> bytes:
-        stream = zlib.decompressobj()
-        try:
-            out = stream.decompress(raw, size + 1)
-        except zlib.error as error:
-            raise WeightsError(f"{self._source} is damaged: {error}") from None
-        if len(out) != size or not stream.eof:
-            raise WeightsError(f"{self._source} has a chunk that is not {size} bytes long")
-        return out
 
 
 def read(path: str | os.PathLike[str]) -> TensorFile:
@@ -260,7 +164,7 @@ def _naming(path: Path) -> Iterator[None]:
         raise WeightsError(f"{path} {error}") from None
 
 
-class _File:
+class _File(Structure):
     """An HDF5 file: its groups and what their headers say, its datasets, both by path."""
 
     def __init__(self, path: Path) -> None:
@@ -268,14 +172,11 @@ class _File:
             start = opened.read(len(_SIGNATURE))
         if start != _SIGNATURE:
             raise WeightsError(f"begins with {start!r}, which is no HDF5 file")
+        super().__init__(mapped(path))
+        size = self.size
         self.path = path
-        self.data = mapped(path)
-        self.size = size = len(self.data)
-        self.left = _MAX_STRUCTURE
-        self.seen: set[int] = set()
         self.total = 0
-        self.heaps: dict[int, dict[int, tuple[int, int]]] = {}
-        self.groups: dict[str, list[_Message]] = {}
+        self.groups: dict[str, list[Message]] = {}
         self.attributes: dict[str, dict[str, list[str]]] = {}
         self.tensors: dict[str, np.ndarray] = {}
         self.walk("", self.root(), 0)
@@ -286,35 +187,6 @@ class _File:
                 f"would have {self.total} bytes of numbers in {size} bytes of file: either they "
                 "are compressed far more than weights can be, or used again and again"
             )
-
-    # Bytes of the file, within bounds.
-
-    def spend(self, count: int) -> None:
-        self.left -= max(count, _STEP)
-        if self.left < 0:
-            raise WeightsError(f"says more than {_MAX_STRUCTURE} bytes of itself")
-
-    def at(self, address: int, count: int) -> bytes:
-        if address + count > self.size:
-            raise WeightsError(
-                f"is damaged: it has {self.size} bytes and refers to byte {address + count}"
-            )
-        self.spend(count)
-        return bytes(self.data[address : address + count])
-
-    def once(self, address: int, what: str) -> None:
-        """Nothing is to be found twice: it would be a loop, or a way to make much of little."""
-        if address in self.seen:
-            raise WeightsError(f"is damaged: the {what} at byte {address} is in two places")
-        self.seen.add(address)
-
-    def signed(self, address: int, count: int, signature: bytes, version: int) -> bytes:
-        found = self.at(address, count)
-        if not found.startswith(signature) or found[4] != version:
-            raise WeightsError(
-                f"is damaged: there is no {signature.decode()} of version {version} at {address}"
-            )
-        return found
 
     # Groups.
 
@@ -360,7 +232,7 @@ class _File:
         else:
             raise WeightsError(f"has {shown(path)}, which is neither a group nor a dataset")
 
-    def members(self, path: str, messages: list[_Message]) -> Iterator[tuple[str, int]]:
+    def members(self, path: str, messages: list[Message]) -> Iterator[tuple[str, int]]:
         for message in messages:
             if message.kind == _TABLE:
                 tree, heap = struct.unpack_from("<2Q", message.body)
@@ -370,7 +242,7 @@ class _File:
             elif message.kind == _LINKS:
                 place = 10 if message.body[1] & 1 else 2
                 heap, tree = struct.unpack_from("<2Q", message.body, place)
-                if heap != _NOWHERE:
+                if heap != NOWHERE:
                     for record in self.records(tree, 5):
                         yield self.link(path, self.heap_object(heap, record[4:]))
 
@@ -383,7 +255,7 @@ class _File:
             count = struct.unpack_from("<H", self.signed(node, 8, b"SNOD", 1), 6)[0]
             entries = self.at(node + 8, 40 * count)
             for index in range(count):
-                self.spend(_STEP)
+                self.spend(STEP)
                 name, child, cached = struct.unpack_from("<2QL", entries, 40 * index)
                 if cached == 2:
                     raise WeightsError(f"has a symbolic link in {shown(path)}; Keras writes none")
@@ -409,69 +281,16 @@ class _File:
         (child,) = struct.unpack_from("<Q", body, place + size)
         return body[place : place + size].decode(), child
 
-    # Headers of objects.
-
-    def header(self, address: int) -> list[_Message]:
-        start = self.at(address, 6)
-        if start[:4] == b"OHDR":
-            return self.new_header(address, start)
-        if start[0] != 1:
-            raise WeightsError(f"is damaged: there is no object at byte {address}")
-        (size,) = struct.unpack("<L", self.at(address + 8, 4))
-        return self.messages([(address + 16, size)], "<HHB3x", b"")
-
-    def new_header(self, address: int, start: bytes) -> list[_Message]:
-        version, flags = start[4:]
-        if version != 2:
-            raise WeightsError(f"has an object of version {version}")
-        place = address + 6 + 16 * (flags >> 5 & 1) + 4 * (flags >> 4 & 1)
-        width = 1 << (flags & 3)
-        size = int.from_bytes(self.at(place, width), "little")
-        layout = "<BHB2x" if flags & 4 else "<BHB"
-        return self.messages([(place + width, size)], layout, b"OCHK")
-
-    def messages(
-        self, blocks: list[tuple[int, int]], layout: str, signature: bytes
-    ) -> list[_Message]:
-        """What the header of an object says, in the blocks that it is in."""
-        found = []
-        head = struct.calcsize(layout)
-        first = True
-        while blocks:
-            start, size = blocks.pop()
-            block = self.at(start, size)
-            place, end = 0, size
-            if signature and not first:  # these have a signature before and a checksum after
-                place, end = 4, size - 4
-                if not block.startswith(signature):
-                    raise WeightsError(f"is damaged: an object does not go on at byte {start}")
-            first = False
-            while place + head <= end:
-                kind, length, flags = struct.unpack_from(layout, block, place)
-                place += head
-                body = block[place : place + length]
-                if place + length > end:
-                    raise WeightsError(f"is damaged: an object ends before byte {start + place}")
-                self.spend(_STEP)
-                if kind == _CONTINUATION:
-                    following = struct.unpack_from("<2Q", body)
-                    self.once(following[0], "part of an object")
-                    blocks.append(following)
-                elif kind:
-                    found.append(_Message(kind, bool(flags & 2), start + place, body))
-                place += length
-        return found
-
     # Datasets.
 
-    def dataset(self, path: str, messages: list[_Message]) -> np.ndarray:
+    def dataset(self, path: str, messages: list[Message]) -> np.ndarray:
         try:
             return self.array(path, messages)
         except WeightsError as error:
             raise WeightsError(f"has dataset {shown(path)}, which {error}") from None
 
-    def array(self, path: str, messages: list[_Message]) -> np.ndarray:
-        parts: dict[int, _Message] = {}
+    def array(self, path: str, messages: list[Message]) -> np.ndarray:
+        parts: dict[int, Message] = {}
         for message in messages:
             if message.kind in (_SPACE, _TYPE, _LAYOUT, _FILTERS):
                 if message.kind in parts or message.shared:
@@ -507,7 +326,7 @@ class _File:
     ) -> np.ndarray:
         if size == 0:
             return _empty(shape, dtype)
-        if start == _NOWHERE:
+        if start == NOWHERE:
             raise WeightsError("has no numbers: none were written")
         if length != size or start + size > self.size:
             raise WeightsError(
@@ -538,13 +357,13 @@ class _File:
             raise WeightsError("has chunks that do not fit its shape")
         if 0 in shape:
             return _empty(shape, dtype)
-        if tree == _NOWHERE:
+        if tree == NOWHERE:
             raise WeightsError("has no numbers: none were written")
-        filters = () if pipeline is None else _filters(pipeline)
+        filters = () if pipeline is None else filters_of(pipeline)
         size = math.prod(sizes) * itemsize
         expected = math.prod(-(-n // c) for n, c in zip(shape, sizes, strict=True))
         self.total += expected * size
-        chunks: dict[tuple[int, ...], _Chunk] = {}
+        chunks: dict[tuple[int, ...], Chunk] = {}
         for start, key in self.tree(tree, 1, 8 + 8 * (rank + 1)):
             stored, mask, *corner = struct.unpack(f"<2L{rank + 1}Q", key)
             corner.pop()  # within an element
@@ -558,7 +377,7 @@ class _File:
             inflates = "deflate" in filters and not mask >> filters.index("deflate") & 1
             if not inflates and stored != size:
                 raise WeightsError(f"has a chunk of {stored} bytes at {place}, not {size}")
-            chunks[place] = _Chunk(place, start, start + stored, mask)
+            chunks[place] = Chunk(place, start, start + stored, mask)
         if len(chunks) != expected:
             raise WeightsError(f"has {len(chunks)} of {expected} chunks")
         source = f"{self.path}: {path}"
@@ -567,7 +386,7 @@ class _File:
         )
         return cast(np.ndarray, array)
 
-    def dtype(self, body: bytes, messages: list[_Message]) -> np.dtype:
+    def dtype(self, body: bytes, messages: list[Message]) -> np.dtype:
         kind = body[0] & 15
         order, sign = body[1], body[2]
         (size,) = struct.unpack_from("<L", body, 4)
@@ -598,7 +417,7 @@ class _File:
             self.attributes[group] = self.read_texts(self.groups[group])
         return self.attributes[group]
 
-    def read_texts(self, messages: list[_Message]) -> dict[str, list[str]]:
+    def read_texts(self, messages: list[Message]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         bodies = []
         for message in messages:
@@ -607,7 +426,7 @@ class _File:
             elif message.kind == _ATTRIBUTES:
                 place = 4 if message.body[1] & 1 else 2
                 heap, tree = struct.unpack_from("<2Q", message.body, place)
-                if heap != _NOWHERE:
+                if heap != NOWHERE:
                     bodies += [self.heap_object(heap, r[:8]) for r in self.records(tree, 8)]
         for body in bodies:
             name, value = self.attribute(body)
@@ -641,136 +460,11 @@ class _File:
             return text, None
         if size == 0 or count > len(values) // size:
             raise WeightsError(f"is damaged: attribute {shown(text)} is not whole")
-        self.spend(_STEP * count)
+        self.spend(STEP * count)
         items = [values[i * size : (i + 1) * size] for i in range(count)]
         if kind[0] & 15 == 9:
             items = [self.long_text(item) for item in items]
         return text, [item.split(b"\0")[0].decode() for item in items]
-
-    def long_text(self, reference: bytes) -> bytes:
-        """A text that is not in the attribute, but in a collection of such."""
-        length, address, index = struct.unpack("<LQL", reference)
-        if length == 0:
-            return b""
-        if address not in self.heaps:
-            head = self.signed(address, 16, b"GCOL", 1)
-            end = address + struct.unpack_from("<Q", head, 8)[0]
-            place = address + 16
-            objects: dict[int, tuple[int, int]] = {}
-            while place + 16 <= end:
-                number, size = struct.unpack("<H6xQ", self.at(place, 16))
-                if number == 0:
-                    break
-                objects[number] = (place + 16, size)
-                place += 16 + -(-size // 8) * 8
-            self.heaps[address] = objects
-        start, size = self.heaps[address].get(index, (0, 0))
-        if length > size:
-            raise WeightsError("is damaged: a text of an attribute is not there")
-        return self.at(start, length)
-
-    # Trees and heaps.
-
-    def tree(self, address: int, kind: int, key_size: int) -> Iterator[tuple[int, bytes]]:
-        """What a tree (version 1) leads to: addresses, and the key before each."""
-        stack: list[tuple[int, int | None]] = [(address, None)]
-        while stack:
-            node, expected = stack.pop()
-            self.once(node, "tree")
-            head = self.at(node, 24)
-            found, level, count = struct.unpack_from("<2BH", head, 4)
-            if head[:4] != b"TREE" or found != kind or expected not in (None, level):
-                raise WeightsError(f"is damaged: there is no part of a tree at byte {node}")
-            entries = self.at(node + 24, count * (key_size + 8))
-            children = []
-            for index in range(count):
-                self.spend(_STEP)
-                place = index * (key_size + 8)
-                (child,) = struct.unpack_from("<Q", entries, place + key_size)
-                children.append((child, entries[place : place + key_size]))
-            if level == 0:
-                yield from children
-            else:
-                stack += [(child, level - 1) for child, _ in reversed(children)]
-
-    def records(self, address: int, kind: int) -> Iterator[bytes]:
-        """The records of a tree of the later form (version 2)."""
-        head = self.signed(address, 34, b"BTHD", 0)
-        found, node_size, size, depth, root, count = struct.unpack_from("<BLHH2xQH", head, 5)
-        if found != kind or depth > 8 or size < 11 or not size <= node_size <= 2**20:
-            raise WeightsError(f"is damaged: there is no tree of links at byte {address}")
-        # Numbers of records are as many bytes long as the largest needs.
-        most = (node_size - 10) // size
-        width = _width(most)
-        totals = [0]
-        for _ in range(depth):
-            inner = (node_size - 10 - 8 - width - totals[-1]) // (size + 8 + width + totals[-1])
-            most = (inner + 1) * most + inner
-            totals.append(_width(most))
-        stack = [(root, count, depth)]
-        while stack:
-            node, count, level = stack.pop()
-            if root == _NOWHERE or (not count and level == 0):
-                continue
-            self.once(node, "tree")
-            body = self.signed(node, 6 + count * size, b"BTIN" if level else b"BTLF", 0)
-            for index in range(count):
-                self.spend(_STEP)
-                yield body[6 + index * size : 6 + (index + 1) * size]
-            if level:
-                step = 8 + width + totals[level - 1]
-                pointers = self.at(node + 6 + count * size, (count + 1) * step)
-                for place in range(0, len(pointers), step):
-                    (child,) = struct.unpack_from("<Q", pointers, place)
-                    inside = int.from_bytes(pointers[place + 8 : place + 8 + width], "little")
-                    stack.append((child, inside, level - 1))
-
-    def heap_object(self, address: int, identity: bytes) -> bytes:
-        """An object of a heap of the later form, where links and attributes are kept."""
-        head = self.signed(address, 142, b"FRHP", 0)
-        filters, _, largest = struct.unpack_from("<HBL", head, 7)
-        width, start, most, bits, _, block, rows = struct.unpack_from("<H2Q2HQH", head, 110)
-        if filters or not 0 < bits <= 64 or not width or not 0 < start <= most:
-            raise WeightsError("has names or attributes that are compressed or damaged")
-        if start & (start - 1) or most & (most - 1) or width & (width - 1) or most >= 2**40:
-            raise WeightsError(f"is damaged: the heap at byte {address} is none")
-        if identity[0] & 0xF0:
-            raise WeightsError("has a name or an attribute that is too long to be read")
-        split = 1 + (bits + 7) // 8
-        offset = int.from_bytes(identity[1:split], "little")
-        length_end = split + min(_width(most), _width(largest))
-        length = int.from_bytes(identity[split:length_end], "little")
-        size = start
-        if rows:
-            block, offset, size = self.heap_block(block, rows, offset, width, start, most, bits)
-        if offset + length > size:
-            raise WeightsError(f"is damaged: an object of the heap at byte {address} is not in it")
-        return self.at(block + offset, length)
-
-    def heap_block(
-        self, block: int, rows: int, offset: int, width: int, start: int, most: int, bits: int
-    ) -> tuple[int, int, int]:
-        """The block with an offset of a heap, the offset in it, and its size.
-
-        A block of blocks has rows of `width`: two rows of the smallest size, then each row twice as
-        large as the one before. Those larger than `most` are blocks of blocks again.
-        """
-        for _ in range(bits):
-            head = 13 + (bits + 7) // 8
-            self.signed(block, head, b"FHIB", 0)
-            row, size, before = 0, start, 0
-            while offset >= before + width * size:
-                before += width * size
-                size *= 2 if row else 1
-                row += 1
-            if row >= rows:
-                raise WeightsError("is damaged: a heap ends before an object that is in it")
-            column, offset = divmod(offset - before, size)
-            (block,) = struct.unpack("<Q", self.at(block + head + 8 * (row * width + column), 8))
-            if size <= most:
-                return block, offset, size
-            rows = (size // (start * width)).bit_length()
-        raise WeightsError("is damaged: a heap has no end")
 
 
 def _shape(body: bytes) -> tuple[int, ...]:
@@ -782,39 +476,6 @@ def _shape(body: bytes) -> tuple[int, ...]:
     if math.prod(max(n, 1) for n in shape) >= 2**50:
         raise WeightsError("has a shape that no file can hold")
     return shape
-
-
-def _filters(body: bytes) -> tuple[str, ...]:
-    """The names of the filters that each chunk went through, the first one first."""
-    version, count = struct.unpack_from("<2B", body)
-    if version not in (1, 2):
-        raise WeightsError(f"has filters of version {version}")
-    place = 8 if version == 1 else 2
-    names = []
-    for _ in range(count):
-        (number,) = struct.unpack_from("<H", body, place)
-        place += 2
-        length = 0
-        if version == 1 or number >= 256:
-            (length,) = struct.unpack_from("<H", body, place)
-            place += 2
-        _, values = struct.unpack_from("<2H", body, place)
-        place += 4 + (-(-length // 8) * 8 if version == 1 else length)
-        place += 4 * values + (4 if version == 1 and values % 2 else 0)
-        known = {1: "deflate", 2: "shuffle"}
-        if number not in known or known[number] in names:
-            raise WeightsError(
-                f"is written with filter {number}; gzip (1) and shuffle (2) are read"
-            )
-        names.append(known[number])
-    if names == ["deflate", "shuffle"]:
-        raise WeightsError("is written with gzip before shuffle; the other order is read")
-    return tuple(names)
-
-
-def _width(number: int) -> int:
-    """Bytes that HDF5 takes for numbers up to this one."""
-    return max(number.bit_length() - 1, 0) // 8 + 1
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

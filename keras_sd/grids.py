@@ -6,12 +6,14 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import SupportsIndex
+from typing import Literal, SupportsIndex
 
 from keras_sd.noise import FinalSigma, Level, Levels, NoisePath, for_run
 
 __all__ = [
+    "Whole",
     "beta_quantile",
     "checked_setting",
     "checked_steps",
@@ -20,7 +22,12 @@ __all__ = [
     "from_ratios",
     "from_timesteps",
     "log_linspace",
+    "rounded",
+    "told",
 ]
+
+Whole = Literal["nearest", "below"] | None
+"""Which whole timestep stands for a fractional one; None is none."""
 
 
 def from_timesteps(
@@ -150,6 +157,27 @@ def log_linspace(path: NoisePath, fractions: Iterable[float]) -> Levels:
         return path.at_ratio(below * (above / below) ** (t - low))
 
     return _finished(path, (level(top - f * (top - first)) for f in fractions))
+
+
+def told(levels: Levels, whole: Whole) -> Levels:
+    """These levels, of which the model is told whole timesteps.
+
+    Raises:
+        ValueError: `whole` is something else.
+    """
+    steps = [replace(level, t=rounded(level.t, whole)) for level in levels[:-1]]
+    return Levels([*steps, levels[-1]], path=levels.path)
+
+
+def rounded(t: float, whole: Whole) -> float:
+    """A timestep as a whole one.
+
+    Raises:
+        ValueError: `whole` is something else.
+    """
+    if whole not in (None, "nearest", "below"):
+        raise ValueError(f"whole must be 'nearest', 'below' or None, got {whole!r}.")
+    return t if whole is None else float(round(t) if whole == "nearest" else math.floor(t))
 
 
 def checked_setting(name: str, value: float) -> None:

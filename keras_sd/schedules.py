@@ -9,7 +9,10 @@ files). A schedule that is equally spaced in something has its last point at the
 takes one step more to end at 0.
 
 Those here take settings by keyword, and one that all have: `final_sigma`, ``"zero"`` or
-``"first"``, decides where the run ends, whatever the path says.
+``"first"``, decides where the run ends, whatever the path says. Two more are diffusers'. `spacing`
+``"leading"`` or ``"trailing"`` lays values of sigma / alpha over the noise that the timesteps of
+that schedule have, ``"linspace"`` over all. With `whole` the model is told whole timesteps, the
+``"nearest"`` or that ``"below"``.
 
 A run finds them by name, with those of other distributions: `keras_sd.registry`. What to choose,
 and how to write one: ``docs/schedules.md``.
@@ -23,6 +26,7 @@ from itertools import pairwise
 from typing import Literal
 
 from keras_sd.grids import (
+    Whole,
     beta_quantile,
     checked_setting,
     checked_steps,
@@ -31,6 +35,8 @@ from keras_sd.grids import (
     from_ratios,
     from_timesteps,
     log_linspace,
+    rounded,
+    told,
 )
 from keras_sd.noise import FinalSigma, Levels, NoisePath, NoiseTable, for_run
 
@@ -59,6 +65,8 @@ __all__ = [
 Schedule = Callable[..., Levels]
 """``(path, num_steps) -> Levels``, settings by keyword."""
 
+Spacing = Literal["linspace", "leading", "trailing"]
+
 _ALIGN_YOUR_STEPS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
 """Sigma / alpha of ten steps of Stable Diffusion 1.5, published with Sabour et al. 2024."""
 
@@ -67,7 +75,12 @@ _ALIGN_YOUR_STEPS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.
 
 
 def leading(
-    path: NoisePath, num_steps: int, *, final_sigma: FinalSigma | None = None, steps_offset: int = 1
+    path: NoisePath,
+    num_steps: int,
+    *,
+    final_sigma: FinalSigma | None = None,
+    steps_offset: int = 1,
+    inside: bool = False,
 ) -> Levels:
     """Every k-th timestep counted from the clean end, as Stable Diffusion's DDIM and PNDM run.
 
@@ -79,6 +92,8 @@ def leading(
         num_steps: From 1 to ``len(path)``.
         final_sigma: ``"zero"`` or ``"first"``, None as the path says; see this module.
         steps_offset: Added to every timestep; 1 in Stable Diffusion's configurations.
+        inside: Of the timesteps for a step more the last is left out, as diffusers' multistep
+            solvers do.
 
     Returns:
         ``num_steps + 1`` levels.
@@ -88,8 +103,8 @@ def leading(
     """
     path = for_run(path, final_sigma=final_sigma)
     num_steps = checked_steps(path, num_steps)
-    gap = len(path) // num_steps
-    timesteps = [i * gap + steps_offset for i in reversed(range(num_steps))]
+    gap = len(path) // (num_steps + inside)
+    timesteps = [(i + inside) * gap + steps_offset for i in reversed(range(num_steps))]
     if timesteps[0] >= len(path) or steps_offset < 0:
         raise ValueError(
             f"leading with {num_steps} steps and steps_offset {steps_offset} runs from timestep "
@@ -206,7 +221,14 @@ def lcm(
     return _timesteps(path, timesteps)
 
 
-def linspace(path: NoisePath, num_steps: int, *, final_sigma: FinalSigma | None = None) -> Levels:
+def linspace(
+    path: NoisePath,
+    num_steps: int,
+    *,
+    final_sigma: FinalSigma | None = None,
+    inside: bool = False,
+    whole: Whole = None,
+) -> Levels:
     """Equal fractional timesteps from the noisiest to the first, as diffusers' Euler does by
     default.
 
@@ -217,6 +239,8 @@ def linspace(path: NoisePath, num_steps: int, *, final_sigma: FinalSigma | None 
         path: The model's training noise.
         num_steps: From 1 to ``len(path)``.
         final_sigma: ``"zero"`` or ``"first"``, None as the path says; see this module.
+        inside: No step starts at the first timestep, as diffusers' multistep solvers have it.
+        whole: ``"nearest"`` or ``"below"``: to which whole timestep each is rounded.
 
     Returns:
         ``num_steps + 1`` levels.
@@ -226,8 +250,8 @@ def linspace(path: NoisePath, num_steps: int, *, final_sigma: FinalSigma | None 
     """
     path = for_run(path, final_sigma=final_sigma)
     top = len(path) - 1
-    timesteps = [top - f * top for f in equal_fractions(path, num_steps)]
-    return _timesteps(path, timesteps)
+    timesteps = [top - f * top for f in equal_fractions(path, num_steps, inside)]
+    return _timesteps(path, [rounded(t, whole) for t in timesteps])
 
 
 def normal(path: NoisePath, num_steps: int, *, final_sigma: FinalSigma | None = None) -> Levels:
@@ -280,7 +304,13 @@ def sgm_uniform(
 
 
 def karras(
-    path: NoisePath, num_steps: int, *, final_sigma: FinalSigma | None = None, rho: float = 7.0
+    path: NoisePath,
+    num_steps: int,
+    *,
+    final_sigma: FinalSigma | None = None,
+    rho: float = 7.0,
+    spacing: Spacing = "linspace",
+    whole: Whole = None,
 ) -> Levels:
     """Equal steps in ``(sigma / alpha) ** (1 / rho)`` (Karras et al. 2022, equation 5).
 
@@ -289,23 +319,30 @@ def karras(
         num_steps: From 1 to ``len(path)``.
         final_sigma: ``"zero"`` or ``"first"``, None as the path says; see this module.
         rho: How much shorter the steps get near the clean end, from 0.1 to 100; 7 in the paper.
+        spacing: See this module.
+        whole: See this module.
 
     Returns:
         ``num_steps + 1`` levels.
 
     Raises:
-        ValueError: `num_steps` or `rho` does not fit, or the table starts at alpha 0.
+        ValueError: `num_steps` or a setting does not fit, or the table starts at alpha 0.
     """
     path = for_run(path, final_sigma=final_sigma)
     checked_setting("rho", rho)
-    high, low = (ratio ** (1 / rho) for ratio in finite_ends("karras", path))
-    fractions = equal_fractions(path, num_steps)
+    fractions, *ends = _laid("karras", path, num_steps, spacing)
+    high, low = (ratio ** (1 / rho) for ratio in ends)
     ratios = [((1 - f) * high + f * low) ** rho for f in fractions]
-    return from_ratios(path, ratios)
+    return told(from_ratios(path, ratios), whole)
 
 
 def exponential(
-    path: NoisePath, num_steps: int, *, final_sigma: FinalSigma | None = None
+    path: NoisePath,
+    num_steps: int,
+    *,
+    final_sigma: FinalSigma | None = None,
+    spacing: Spacing = "linspace",
+    whole: Whole = None,
 ) -> Levels:
     """Equal steps in ``log(sigma / alpha)``, the half log-SNR (Lu et al. 2022).
 
@@ -313,18 +350,20 @@ def exponential(
         path: The model's training noise, without zero terminal SNR.
         num_steps: From 1 to ``len(path)``.
         final_sigma: ``"zero"`` or ``"first"``, None as the path says; see this module.
+        spacing: See this module.
+        whole: See this module.
 
     Returns:
         ``num_steps + 1`` levels.
 
     Raises:
-        ValueError: `num_steps` does not fit, or the table starts at alpha 0.
+        ValueError: `num_steps` or a setting does not fit, or the table starts at alpha 0.
     """
     path = for_run(path, final_sigma=final_sigma)
-    high, low = (math.log(ratio) for ratio in finite_ends("exponential", path))
-    fractions = equal_fractions(path, num_steps)
+    fractions, *ends = _laid("exponential", path, num_steps, spacing)
+    high, low = map(math.log, ends)
     ratios = [math.exp((1 - f) * high + f * low) for f in fractions]
-    return from_ratios(path, ratios)
+    return told(from_ratios(path, ratios), whole)
 
 
 def polyexponential(
@@ -385,6 +424,8 @@ def beta(
     alpha: float = 0.6,
     beta: float = 0.6,
     over: Literal["ratios", "timesteps"] = "ratios",
+    spacing: Spacing = "linspace",
+    whole: Whole = None,
 ) -> Levels:
     """At equal quantiles of a beta distribution, dense at both ends (Lee et al. 2024, "Beta
     Sampling is All You Need").
@@ -399,6 +440,8 @@ def beta(
             the first, as diffusers, A1111 and Forge do. ``"timesteps"`` lays it over the timesteps
             and leaves out the first, as the paper and ComfyUI do; they round to whole timesteps
             and drop those that come twice, here they are fractional.
+        spacing: See this module.
+        whole: See this module.
 
     Returns:
         ``num_steps + 1`` levels.
@@ -412,13 +455,12 @@ def beta(
     if over == "timesteps":
         fractions = equal_fractions(path, num_steps, inside=True)
         falling = [1 - beta_quantile(1 - f, alpha, beta) for f in fractions]
-        return log_linspace(path, falling)
+        return told(log_linspace(path, falling), whole)
     if over != "ratios":
         raise ValueError(f"over must be 'ratios' or 'timesteps', got {over!r}.")
-    high, low = finite_ends("beta", path)
-    fractions = equal_fractions(path, num_steps)
+    fractions, high, low = _laid("beta", path, num_steps, spacing)
     ratios = [low + beta_quantile(1 - f, alpha, beta) * (high - low) for f in fractions]
-    return from_ratios(path, ratios)
+    return told(from_ratios(path, ratios), whole)
 
 
 def align_your_steps(
@@ -468,3 +510,18 @@ def align_your_steps(
 def _timesteps(path: NoisePath, places: Iterable[float]) -> Levels:
     """The levels at places on the path, counted in timesteps from its first."""
     return from_timesteps(path, [path.first.t + place for place in places])
+
+
+def _laid(
+    name: str, path: NoisePath, num_steps: int, spacing: Spacing
+) -> tuple[list[float], float, float]:
+    """Where each step starts, as `equal_fractions`, and the values of sigma / alpha that it is
+    of."""
+    high, low = finite_ends(name, path)
+    if spacing == "linspace":
+        return equal_fractions(path, num_steps), high, low
+    if spacing not in ("leading", "trailing"):
+        raise ValueError(f"spacing must be 'linspace', 'leading' or 'trailing', got {spacing!r}.")
+    levels = (leading if spacing == "leading" else trailing)(path, num_steps)
+    gaps = len(levels) - 2
+    return [i / gaps if gaps else 0.0 for i in range(gaps + 1)], levels[0].ratio, levels[-2].ratio

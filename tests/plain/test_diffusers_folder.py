@@ -9,6 +9,7 @@ import inspect
 import json
 import re
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,12 +30,15 @@ from keras_sd.config import (
     TextEncoderConfig,
     UNetConfig,
 )
+from keras_sd.levels import make_levels
+from keras_sd.registry import get_sampler
 from keras_sd.tokenizer import Tokenizer
 from keras_sd.weights.diffusers_folder import (
     FOLDERS,
     configs,
     read_folder,
     read_part,
+    schedulers,
     settings,
     write,
     write_folder,
@@ -196,9 +200,10 @@ def test_a_folder_of_diffusers_is_read(tmp_path, made, model):
 
 
 REFUSED = [
-    (INDEX, "_class_name", "StableDiffusionXLPipeline", "this is a 'StableDiffusionXLPipeline'"),
-    (INDEX, "_class_name", "StableDiffusionUpscalePipeline", "Known are StableDiffusionPipeline"),
-    (INDEX, "_class_name", ["my", "Pipe"], "_class_name is .*not the name of a pipeline"),
+    (INDEX, "_class_name", 7, "_class_name is 7, not the name of a pipeline"),
+    (INDEX, "_class_name", ["my", None, "Pipe"], "_class_name is .*or a module and a class"),
+    (INDEX, "text_encoder_2", ["transformers", "CLIPTextModelWithProjection"], "a text_encoder_2,"),
+    (INDEX, "transformer", ["diffusers", "SD3Transformer2DModel"], "it has a transformer, 'SD3"),
     (INDEX, "unet", ["diffusers", "UNet3DConditionModel"], "not UNet2DConditionModel"),
     (INDEX, "vae", ["diffusers", "AsymmetricAutoencoderKL"], "not AutoencoderKL"),
     (INDEX, "text_encoder", ["x", "RobertaSeriesModelWithTransformation"], "not CLIPTextModel"),
@@ -399,57 +404,310 @@ def test_an_inpainting_pipeline_can_be_run_with_either_unet(sd1, channels, famil
 
 
 @pytest.mark.parametrize(
+    ("name", "noted"),
+    [
+        *((name, False) for name in configs._PIPELINES),
+        ("StableDiffusionPAGPipeline", True),
+        ("StableDiffusionControlNetPipeline", True),
+        ("CustomPipeline", True),
+        (["pipeline_x", "CustomPipeline"], True),
+        (..., True),
+    ],
+)
+def test_the_components_say_what_a_folder_is_and_its_pipeline_makes_a_note(sd1, name, noted):
+    change(sd1, INDEX, _class_name=name)
+    found = read_folder(sd1)
+    assert found.config == CONFIGS["sd1"]
+    assert found.unsupported is None
+    assert len(found.notes) == noted
+    if noted:
+        named = "no pipeline" if name is ... else repr(name if isinstance(name, str) else name[1])
+        assert f"the folder is of {named}; its text encoder, UNet" in found.notes[0]
+
+
+MULTI = "DPMSolverMultistepScheduler"
+LINSPACE = "linspace:inside=True,whole=nearest"
+SHORT, SMALLER = "lower_order_final is True: runs of less than 15", "first latent has the noise"
+SIGMA_MIN = {"final_sigmas_type": "sigma_min", "timestep_spacing": "linspace"}
+
+
+@pytest.mark.parametrize(
     ("name", "values", "expected", "noted"),
     [
-        ("PNDMScheduler", {}, ("pndm", "leading", "first"), ""),
-        ("PNDMScheduler", {"set_alpha_to_one": True}, ("pndm", "leading", "zero"), ""),
-        ("PNDMScheduler", {"skip_prk_steps": ...}, ("pndm", "leading", "first"), "skip_prk_steps"),
-        ("DDIMScheduler", {}, ("ddim", "leading", "first"), ""),
-        ("DDIMScheduler", {"set_alpha_to_one": ...}, ("ddim", "leading", "zero"), ""),
-        ("DDIMScheduler", {"timestep_spacing": "trailing"}, ("ddim", "trailing", "first"), ""),
-        ("DDIMScheduler", {"clip_sample": True}, ("ddim", "leading", "first"), "clip_sample is Tr"),
-        ("DDIMScheduler", {"thresholding": True}, ("ddim", "leading", "first"), "thresholding"),
-        ("DDIMScheduler", {"steps_offset": 0}, ("ddim", "leading", "first"), "steps_offset is 0"),
-        ("EulerDiscreteScheduler", {}, ("euler", "leading", "zero"), ""),
+        ("PNDM", {}, ("pndm", "leading", "first"), []),
+        ("PNDM", {"set_alpha_to_one": True}, ("pndm", "leading", "zero"), []),
+        ("PNDM", {"skip_prk_steps": ...}, ("pndm", "leading", "first"), ["skip_prk_steps"]),
         (
-            "EulerDiscreteScheduler",
-            {"timestep_spacing": ..., "steps_offset": 0, "final_sigmas_type": "sigma_min"},
+            "PNDM",
+            {"prediction_type": "v_prediction"},
+            ("pndm:combine=v", "leading", "first"),
+            [],
+        ),
+        (
+            "PNDM",
+            {"timestep_spacing": "linspace"},
+            ("pndm", "linspace:whole=nearest", "first"),
+            ["'linspace', at which"],
+        ),
+        ("DDIM", {}, ("ddim", "leading", "first"), []),
+        ("DDIM", {"set_alpha_to_one": ...}, ("ddim", "leading", "zero"), []),
+        ("DDIM", {"timestep_spacing": "trailing"}, ("ddim", "trailing", "first"), []),
+        (
+            "DDIM",
+            {"timestep_spacing": "linspace"},
+            ("ddim", "linspace:whole=nearest", "first"),
+            ["'linspace', at which"],
+        ),
+        # Their pipelines of Stable Diffusion set the two as they are here.
+        ("DDIM", {"clip_sample": True, "steps_offset": 0}, ("ddim", "leading", "first"), []),
+        ("DDIM", {"thresholding": True}, ("ddim", "leading", "first"), ["thresholding is True"]),
+        ("DDIMParallel", {"set_alpha_to_one": ...}, ("ddim", "leading", "zero"), []),
+        ("DDPM", {}, ("ddpm", "leading", "zero"), []),
+        (
+            "DDPM",
+            {"variance_type": "fixed_large"},
+            ("ddpm:variance=large", "leading", "zero"),
+            [],
+        ),
+        (
+            "DDPM",
+            {"variance_type": "learned"},
+            ("ddpm", "leading", "zero"),
+            ["variance_type is 'l"],
+        ),
+        (
+            "DDPM",
+            {"timestep_spacing": "linspace"},
+            ("ddpm", "linspace:whole=nearest", "zero"),
+            [],
+        ),
+        ("EulerDiscrete", {}, ("euler", "leading", "zero"), []),
+        (
+            "EulerDiscrete",
+            {**SIGMA_MIN, "timestep_spacing": ...},
             ("euler", "linspace", "first"),
-            "",
-        ),
-        ("EulerDiscreteScheduler", {"use_karras_sigmas": True}, ("euler", "karras", "zero"), ""),
-        (
-            "EulerDiscreteScheduler",
-            {"use_exponential_sigmas": True},
-            ("euler", "exponential", "zero"),
-            "",
+            [SMALLER, "the last step stands still"],
         ),
         (
-            "EulerDiscreteScheduler",
+            "EulerDiscrete",
+            {"use_karras_sigmas": True},
+            ("euler", "karras:spacing=leading", "zero"),
+            [],
+        ),
+        (
+            "EulerDiscrete",
+            {"use_karras_sigmas": True, "timestep_spacing": "linspace"},
+            ("euler", "karras", "zero"),
+            [SMALLER],
+        ),
+        (
+            "EulerDiscrete",
+            {"use_exponential_sigmas": True, "timestep_spacing": "trailing"},
+            ("euler", "exponential:spacing=trailing", "zero"),
+            [SMALLER],
+        ),
+        (
+            "EulerDiscrete",
             {"use_beta_sigmas": True},
-            ("euler", "beta", "zero"),
-            "",
+            ("euler", "beta:spacing=leading", "zero"),
+            [],
         ),
         (
-            "DPMSolverMultistepScheduler",
-            {"algorithm_type": "dpmsolver++"},
-            ("ddim", "leading", "first"),
-            "the folder asks for DPMSolverMultistepScheduler",
+            "EulerDiscrete",
+            {"interpolation_type": "log_linear", "sigma_min": 0.1},
+            ("euler", "leading", "zero"),
+            ["interpolation_type is 'log_linear'", "sigma_min is 0.1"],
         ),
+        ("EulerAncestralDiscrete", {}, ("euler_ancestral", "leading", "zero"), []),
+        ("HeunDiscrete", {}, ("heun", "leading", "zero"), []),
+        ("LMSDiscrete", {"timestep_spacing": ...}, ("lms", "linspace", "zero"), [SMALLER]),
+        (
+            "KDPM2Discrete",
+            {"use_karras_sigmas": True},
+            ("dpm2", "karras:spacing=leading,whole=nearest", "zero"),
+            [],
+        ),
+        ("KDPM2AncestralDiscrete", {}, ("dpm2_ancestral", "leading", "zero"), []),
+        (
+            "DPMSolverSDE",
+            {"noise_sampler_seed": 3},
+            ("dpmpp_sde", "leading", "zero"),
+            ["noise_sampler_seed is 3"],
+        ),
+        (MULTI, {}, ("dpmpp_2m", "leading:inside=True", "zero"), []),
+        (MULTI, {"timestep_spacing": ...}, ("dpmpp_2m", LINSPACE, "zero"), []),
+        (MULTI, {"timestep_spacing": "trailing"}, ("dpmpp_2m", "trailing", "zero"), []),
+        (
+            MULTI,
+            {"use_karras_sigmas": True, "solver_type": "heun"},
+            ("dpmpp_2m:solver=heun", "karras:whole=nearest", "zero"),
+            [],
+        ),
+        (
+            MULTI,
+            {"use_exponential_sigmas": True, "algorithm_type": "sde-dpmsolver++"},
+            ("dpmpp_2m_sde", "exponential:whole=below", "zero"),
+            [],
+        ),
+        (MULTI, {"use_beta_sigmas": True}, ("dpmpp_2m", "beta:whole=below", "zero"), []),
+        (
+            MULTI,
+            {"use_lu_lambdas": True},
+            ("dpmpp_2m", "exponential:whole=nearest", "zero"),
+            [],
+        ),
+        (MULTI, {"solver_order": 1}, ("ddim", "leading:inside=True", "zero"), []),
+        (
+            MULTI,
+            {"solver_order": 1, "algorithm_type": "sde-dpmsolver++"},
+            ("ddim:eta=1", "leading:inside=True", "zero"),
+            [],
+        ),
+        (
+            MULTI,
+            {"solver_order": 3, "solver_type": "heun"},
+            ("dpmpp_3m", "leading:inside=True", "zero"),
+            [SHORT],
+        ),
+        (
+            MULTI,
+            {"solver_order": 3, "lower_order_final": False, "algorithm_type": "sde-dpmsolver++"},
+            ("dpmpp_3m_sde", "leading:inside=True", "zero"),
+            ["solver_type is None, which the second step"],
+        ),
+        (
+            MULTI,
+            {**SIGMA_MIN, "euler_at_final": True},
+            ("dpmpp_2m", LINSPACE, "first"),
+            ["euler_at_final is True", SHORT],
+        ),
+        (
+            MULTI,
+            {"algorithm_type": "dpmsolver", "lower_order_final": False, **SIGMA_MIN},
+            ("dpmpp_2m", LINSPACE, "first"),
+            ["algorithm_type is 'dpmsolver', of noise estimates"],
+        ),
+        (
+            MULTI,
+            {"solver_order": 4, "variance_type": "learned", "solver_type": "x"},
+            ("dpmpp_2m", "leading:inside=True", "zero"),
+            ["solver_order is 4", "solver_type is 'x'", "variance_type is 'learned'"],
+        ),
+        (
+            "DPMSolverSinglestep",
+            {},
+            ("dpmpp_2s_ancestral:eta=0", LINSPACE, "zero"),
+            ["half as many steps are as much work"],
+        ),
+        ("DPMSolverSinglestep", {"solver_order": 1}, ("ddim", LINSPACE, "zero"), []),
+        ("UniPCMultistep", {}, ("unipc", "leading:inside=True", "zero"), []),
+        (
+            "UniPCMultistep",
+            {"solver_order": 3, "solver_type": "bh1", "predict_x0": False},
+            ("unipc:solver_order=3,variant=bh1", "leading:inside=True", "zero"),
+            ["predict_x0 is False"],
+        ),
+        (
+            "UniPCMultistep",
+            {"lower_order_final": False, "disable_corrector": [0], **SIGMA_MIN},
+            ("unipc", LINSPACE, "first"),
+            ["lower_order_final is False", "disable_corrector is"],
+        ),
+        ("DEISMultistep", {}, ("deis:solver_order=2", "leading:inside=True", "first"), [SHORT]),
+        (
+            "DEISMultistep",
+            {"solver_order": 3, "lower_order_final": False, "use_karras_sigmas": True},
+            ("deis", "karras:whole=nearest", "first"),
+            ["the last step stands still"],
+        ),
+        ("LCM", {}, ("lcm", "lcm", "zero"), []),
+        (
+            "LCM",
+            {"original_inference_steps": 100, "timestep_scaling": 5.0},
+            ("lcm:timestep_scaling=5.0", "lcm:skip=10", "zero"),
+            [],
+        ),
+        ("TCD", {}, ("tcd", "lcm", "first"), []),
+        ("SASolver", {}, ("ddim", "leading", "first"), ["asks for SASolverScheduler"]),
     ],
 )
 def test_the_scheduler_gives_what_a_run_does_by_default(sd1, name, values, expected, noted):
+    name = name.removesuffix("Scheduler") + "Scheduler"
     change(sd1, SCHEDULER, _class_name="ignored", **values)
     change(sd1, INDEX, scheduler=["diffusers", name])
     found = read_folder(sd1)
     defaults = found.config.defaults
-    assert (defaults.sampler, defaults.schedule, found.config.noise.final_sigma) == expected
-    assert [bool(re.search(noted, note)) for note in found.notes] == ([True] if noted else [])
+    said = (defaults.sampler, defaults.schedule, found.config.noise.final_sigma)
+    assert said == expected
+    assert len(found.notes) == len(noted), found.notes
+    for words in noted:
+        assert any(words in note for note in found.notes), (words, found.notes)
+    get_sampler(defaults.sampler)
+    make_levels(defaults.schedule, found.config.noise.table(), 5, final_sigma=said[2])
+
+
+# Five steps of diffusers 0.42.1 on Stable Diffusion's noise: sigmas and timesteps.
+KARRAS, EXPONENTIAL, BETA = ({key: True} for key in schedulers.SIGMAS)
+GRIDS = [
+    (
+        ("EulerDiscrete", {"timestep_spacing": "leading", **KARRAS}),
+        [5.13443, 2.02481, 0.692151, 0.194693, 0.0413145],
+        [801.0, 565.83, 248.593, 38.4223, 1.0],
+    ),
+    (
+        ("EulerDiscrete", {"timestep_spacing": "trailing", **EXPONENTIAL}),
+        [14.6146, 6.49268, 2.88442, 1.28143, 0.569285],
+        [999.0, 850.569, 662.955, 429.24, 199.0],
+    ),
+    (
+        ("HeunDiscrete", {"timestep_spacing": "leading", **BETA}),
+        [5.13443, 4.23967, 2.58787, 0.936076, 0.0413145],
+        [801.0, 757.861, 634.17, 334.179, 1.0],
+    ),
+    (
+        (MULTI, {"timestep_spacing": "linspace"}),
+        [14.6146, 5.08777, 2.27646, 1.16439, 0.571666],
+        [999, 799, 599, 400, 200],
+    ),
+    (
+        (MULTI, {"timestep_spacing": "leading"}),
+        [5.90645, 2.90712, 1.61289, 0.932358, 0.494697],
+        [831, 665, 499, 333, 167],
+    ),
+    ((MULTI, KARRAS), [14.6146, 4.79654, 1.27411, 0.247952, 0.0291675], [999, 786, 427, 59, 0]),
+    # Theirs begins at 998, for the float below 999 is cut.
+    (
+        ("UniPCMultistep", EXPONENTIAL),
+        [14.6146, 3.08899, 0.652896, 0.137998, 0.0291675],
+        [999, 680, 233, 20, 0],
+    ),
+]
+
+
+@pytest.mark.parametrize(("asked", "sigmas", "timesteps"), GRIDS)
+def test_the_levels_of_a_run_by_default_are_those_of_the_scheduler(sd1, asked, sigmas, timesteps):
+    name, values = asked
+    change(sd1, SCHEDULER, **{"timestep_spacing": ..., **values})
+    change(sd1, INDEX, scheduler=["diffusers", name.removesuffix("Scheduler") + "Scheduler"])
+    config = read_folder(sd1).config
+    levels = make_levels(config.defaults.schedule, config.noise.table(), 5)[:-1]
+    np.testing.assert_allclose([level.ratio for level in levels], sigmas, rtol=1e-4)
+    np.testing.assert_allclose([level.t for level in levels], timesteps, atol=1e-3)
+
+
+def test_other_sigmas_are_not_for_zero_terminal_snr(sd2):
+    change(
+        sd2, SCHEDULER, rescale_betas_zero_snr=True, use_karras_sigmas=True, timestep_spacing=...
+    )
+    change(sd2, INDEX, scheduler=["diffusers", "DPMSolverMultistepScheduler"])
+    found = read_folder(sd2)
+    assert found.config.defaults.schedule == LINSPACE
+    assert any("'karras', which a model of zero terminal SNR" in note for note in found.notes)
 
 
 def test_a_scheduler_of_other_noise_is_refused(sd1):
     change(sd1, INDEX, scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"])
-    with pytest.raises(WeightsError, match=r"'FlowMatch.*known are DDIMScheduler, PNDM"):
+    with pytest.raises(WeightsError, match=r"'FlowMatch.*known are DDIMScheduler, DDIMPar"):
         read_folder(sd1)
     change(sd1, INDEX, scheduler=[None, None])
     change(sd1, SCHEDULER, _class_name=["?"])
@@ -1056,6 +1314,143 @@ def test_diffusers_loads_what_we_write(maker, tmp_path, config, dtype):
     assert np.isfinite(out).all()
 
 
+def goldens():
+    """The script that runs diffusers' schedulers in float64 with noise of ours."""
+    spec = importlib.util.spec_from_file_location("goldens", FIXTURES / "make_sampler_goldens.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def runs_of_both(name, values, steps):
+    """Diffusers' sigmas, timesteps and last latent on a toy model, and ours by a folder's defaults.
+
+    Both begin at the same latent, and are told what the other is told: the toy depends on it.
+    """
+    import diffusers as theirs
+    import torch
+
+    script = goldens()
+    given = {
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "steps_offset": 1,
+        **values,
+    }
+    kind = getattr(theirs, name)
+    if "steps_offset" not in inspect.signature(kind.__init__).parameters:
+        del given["steps_offset"]
+    notes = []
+    noise, defaults = schedulers.read_scheduler(
+        settings.Settings(Path("x"), {"_class_name": name, **given}), None, notes
+    )
+    levels = make_levels(defaults.schedule, noise.table(), steps, final_sigma=noise.final_sigma)
+    start, draws = script.inputs()
+    v = noise.prediction == "v"
+
+    def told(x, t):  # what the model predicts, of a latent with its alpha in it
+        return script.toy_epsilon(x, t)
+
+    with script.in_float64(kind, draws), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # diffusers' own, of NumPy and torch
+        scheduler = kind(**given)
+        scheduler.set_timesteps(steps)
+        sigma = float(scheduler.init_noise_sigma)
+        x = torch.from_numpy(start * sigma)
+        timesteps = [float(t) for t in scheduler.timesteps]
+        first = None
+        for t in scheduler.timesteps:
+            scaled = scheduler.scale_model_input(x, t)
+            first = scaled.numpy() if first is None else first
+            x = scheduler.step(torch.from_numpy(told(scaled.numpy(), float(t))), t, x).prev_sample
+
+    def denoise(x, level):
+        out = told(x, level.t)
+        if v:
+            return level.alpha * x - level.sigma * out
+        return (x - level.sigma * out) / level.alpha
+
+    noises = iter(draws)
+    ours = first
+    run = get_sampler(defaults.sampler)(denoise, ours, levels, lambda now, nxt: next(noises))
+    for ours in run:  # noqa: B007
+        pass
+    return scheduler, timesteps, x.numpy(), levels, ours, notes
+
+
+EACH = ("EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "LMSDiscrete", "KDPM2Discrete")
+SPACED = [
+    (name, {"timestep_spacing": spacing, **sigmas})
+    for name in (*EACH, "KDPM2AncestralDiscrete")
+    for spacing in ("linspace", "leading", "trailing")
+    for sigmas in (
+        {},
+        *(({key: True} for key in schedulers.SIGMAS) if "EulerAnc" not in name else ()),
+    )
+]
+MULTISTEP = [
+    (name, {"timestep_spacing": spacing, **sigmas, **options})
+    for name, options in (
+        (MULTI, {}),
+        (MULTI, {"solver_type": "heun"}),
+        (MULTI, {"algorithm_type": "sde-dpmsolver++"}),
+        (MULTI, {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}),
+        (MULTI, {"solver_order": 1}),
+        (MULTI, {"solver_order": 1, "algorithm_type": "sde-dpmsolver++"}),
+        (MULTI, {"solver_order": 3, "solver_type": "heun"}),
+        ("UniPCMultistep", {}),
+        ("UniPCMultistep", {"solver_order": 3}),
+    )
+    for spacing, sigmas in (
+        ("linspace", {}),
+        ("leading", {}),
+        ("trailing", {}),
+        *(("linspace", {key: True}) for key in schedulers.SIGMAS),
+    )
+]
+STEPS = [
+    *((name, {"timestep_spacing": "leading"}) for name in ("DDIM", "PNDM", "DDPM")),
+    *((name, {"timestep_spacing": "trailing"}) for name in ("DDIM", "PNDM", "DDPM")),
+    ("DDIM", {"set_alpha_to_one": True}),
+    ("DDPM", {"timestep_spacing": "linspace"}),
+    ("PNDM", {"prediction_type": "v_prediction"}),
+    ("DEISMultistep", {"lower_order_final": False}),
+    ("DEISMultistep", {"lower_order_final": False, "solver_order": 3}),
+    (MULTI, {"final_sigmas_type": "sigma_min", "lower_order_final": False}),
+    (MULTI, {"use_lu_lambdas": True}),
+    ("DPMSolverSinglestep", {"solver_order": 1, "use_karras_sigmas": True}),
+    ("LCM", {}),
+    ("TCD", {}),
+]
+
+
+@pytest.mark.references
+@pytest.mark.parametrize(("name", "values"), [*SPACED, *MULTISTEP, *STEPS])
+def test_a_run_by_a_folders_defaults_is_that_of_its_scheduler(name, values):
+    pytest.importorskip("diffusers")
+    pytest.importorskip("scipy")
+    values = dict(values)
+    if name in ("DDIM", "DDPM"):
+        values["clip_sample"] = False
+    if name == "DDIM":
+        values.setdefault("set_alpha_to_one", False)
+    if name == "PNDM":
+        values["skip_prk_steps"] = True
+    steps = 20
+    found = runs_of_both(name.removesuffix("Scheduler") + "Scheduler", values, steps)
+    scheduler, timesteps, theirs, levels, ours, _ = found
+    if hasattr(scheduler, "sigmas") and len(scheduler.sigmas) == steps + 1:
+        ratios = [level.ratio for level in levels]
+        np.testing.assert_allclose(np.asarray(scheduler.sigmas), ratios, rtol=1e-6, atol=1e-9)
+        told = [level.t for level in levels[:-1]]
+        np.testing.assert_allclose(timesteps, told, atol=1e-4)
+    last = levels[-1]
+    if schedulers.KINDS[type(scheduler).__name__].grid == "each":
+        theirs = theirs * last.alpha
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.references
 def test_the_defaults_are_those_of_diffusers_and_no_setting_is_forgotten(maker):
     import diffusers as theirs
@@ -1068,21 +1463,40 @@ def test_the_defaults_are_those_of_diffusers_and_no_setting_is_forgotten(maker):
         assert set(settings) - {"self"} == {*table, *also}
         for key, allowed in table.items():
             assert settings[key].default == allowed[0], key
-    defaults = {
-        name: inspect.signature(getattr(theirs, name).__init__).parameters
-        for name in configs.SAMPLERS
-    }
-    for settings in defaults.values():
-        for key, allowed in (configs._SCHEDULER | configs._RUN).items():
-            if key in settings and key != "clip_sample":  # which its pipeline sets to False
-                assert settings[key].default == allowed[0], key
-    assert {
-        name: bool(p["set_alpha_to_one"].default)
-        for name, p in defaults.items()
-        if "set_alpha_to_one" in p
-    } == {"DDIMScheduler": True, "PNDMScheduler": False}
-    for name in configs._OTHER_SCHEDULERS:
+    for name, kind in schedulers.KINDS.items():
+        if hasattr(getattr(theirs, name), "_backends"):  # a stand-in, where torchsde is missing
+            continue
+        parameters = inspect.signature(getattr(theirs, name).__init__).parameters
+        defaults = {key: each.default for key, each in parameters.items()}
+        for key, allowed in (schedulers.FIXED | schedulers.NOTED).items():
+            if key in defaults:
+                assert defaults[key] in allowed, key
+        betas = tuple(defaults[key] for key in ("beta_schedule", "beta_start", "beta_end"))
+        assert betas == kind.betas, name
+        wanted = defaults.get("timestep_spacing", "linspace")
+        assert wanted == kind.default_spacing(), name
+        if kind.end == "set_alpha_to_one":
+            assert defaults[kind.end] == (name in schedulers._TO_ONE)
+        elif kind.end == "final_sigmas_type":
+            assert defaults[kind.end] == "zero"
+        taken = {*schedulers.FIXED, *schedulers.NOTED, *SCHEDULER_TAKEN}
+        assert defaults.keys() - taken <= {"self"}, name
+    for name in schedulers.UNKNOWN:
         assert inspect.isclass(getattr(theirs, name))
+
+
+SCHEDULER_TAKEN = {
+    *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type"),
+    *("timestep_spacing", "rescale_betas_zero_snr", "final_sigmas_type", "set_alpha_to_one"),
+    *("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"),
+    *("skip_prk_steps", "variance_type", "timestep_scaling", "original_inference_steps"),
+    *("solver_order", "solver_type", "algorithm_type", "lower_order_final", "euler_at_final"),
+    # Their pipelines set them so, whatever the file says.
+    *("steps_offset", "clip_sample", "clip_sample_range"),
+    # Of thresholding and of flow matching.
+    *("dynamic_thresholding_ratio", "sample_max_value", "flow_shift", "use_dynamic_shifting"),
+    *("time_shift_type", "shift_terminal"),
+}
 
 
 UNET_TAKEN = {

@@ -18,17 +18,15 @@ from keras_sd.config import (
     MAX_LAYERS,
     MAX_LEVELS,
     MAX_MLP_WIDTH,
-    MAX_TIMESTEPS,
     MAX_VOCABULARY,
     SD_1,
     SD_2,
     AutoencoderConfig,
-    Defaults,
     ModelConfig,
-    NoiseConfig,
     TextEncoderConfig,
     UNetConfig,
 )
+from keras_sd.weights.diffusers_folder.schedulers import read_scheduler
 from keras_sd.weights.diffusers_folder.settings import Settings
 from keras_sd.weights.diffusers_folder.tokens import Tokens, check_tokens
 from keras_sd.weights.readers import WeightsError, shown
@@ -42,7 +40,8 @@ SCHEDULER = "scheduler/scheduler_config.json"
 VERSION = "0.30.0"
 """Of diffusers, in what we write: before 0.9, some settings had another meaning."""
 
-# Pipelines whose networks are ours, but for the channels that the UNet takes.
+# Pipelines that a UNet's channels and a folder's components say everything of; another's name makes
+# a note.
 _PIPELINES = (
     "StableDiffusionPipeline",
     "StableDiffusionImg2ImgPipeline",
@@ -62,6 +61,9 @@ CLASSES = {
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
 }
+_FOREIGN = ("text_encoder_2", "text_encoder_3", "transformer", "prior", "decoder")
+"""Components by which others than Stable Diffusion 1.x and 2.x are known."""
+
 _LEFT_OUT = ("feature_extractor", "image_encoder", "safety_checker", "depth_estimator")
 """Components that take no part in making a picture from a text."""
 
@@ -110,56 +112,9 @@ _AUTOENCODER: dict[str, tuple[Any, ...]] = {
     "use_post_quant_conv": (True,),
     "use_quant_conv": (True,),
 }
-_SCHEDULER: dict[str, tuple[Any, ...]] = {
-    "timestep_type": ("discrete",),
-    "trained_betas": (None,),
-    "use_flow_sigmas": (False, None),
-}
 # Settings without a say in what a network computes: training, precision, and where it came from.
 _UNET_IDLE = ("dropout", "upcast_attention", "addition_embed_type_num_heads")
 _AUTOENCODER_IDLE = ("force_upcast", "sample_size")
-
-# What only changes a run that leaves its sampler and schedule to the model.
-_RUN: dict[str, tuple[Any, ...]] = {
-    "clip_sample": (False,),
-    "interpolation_type": ("linear",),
-    "sigma_max": (None,),
-    "sigma_min": (None,),
-    "thresholding": (False,),
-}
-SAMPLERS = {
-    "DDIMScheduler": "ddim",
-    "PNDMScheduler": "pndm",
-    "EulerDiscreteScheduler": "euler",
-}
-# Those of the same noise table which a run does not take by itself, since their settings and levels
-# are not read; and the sampler that is the nearest.
-_OTHER_SCHEDULERS = {
-    "DDIMInverseScheduler": None,
-    "DDIMParallelScheduler": "ddim",
-    "DDPMParallelScheduler": "ddpm",
-    "DDPMScheduler": "ddpm",
-    "DEISMultistepScheduler": "deis",
-    "DPMSolverMultistepInverseScheduler": None,
-    "DPMSolverMultistepScheduler": "dpmpp_2m",
-    "DPMSolverSDEScheduler": "dpmpp_sde",
-    "DPMSolverSinglestepScheduler": "dpmpp_2s_ancestral",
-    "EulerAncestralDiscreteScheduler": "euler_ancestral",
-    "HeunDiscreteScheduler": "heun",
-    "KDPM2AncestralDiscreteScheduler": "dpm2_ancestral",
-    "KDPM2DiscreteScheduler": "dpm2",
-    "LCMScheduler": "lcm",
-    "LMSDiscreteScheduler": "lms",
-    "SASolverScheduler": None,
-    "TCDScheduler": "tcd",
-    "UniPCMultistepScheduler": "unipc",
-}
-SIGMAS = {
-    "use_karras_sigmas": "karras",
-    "use_exponential_sigmas": "exponential",
-    "use_beta_sigmas": "beta",
-}
-SPACINGS = {name: name for name in ("leading", "linspace", "trailing")}
 
 
 def read_config(
@@ -187,7 +142,7 @@ def read_config(
     vae = jsons.get("vae/config.json")
     autoencoder = AutoencoderConfig() if vae is None else _read_autoencoder(vae, notes)
     text_encoder = _read_text_encoder(jsons["text_encoder/config.json"])
-    noise, defaults = _read_scheduler(jsons.get(SCHEDULER), scheduler_class, notes)
+    noise, defaults = read_scheduler(jsons.get(SCHEDULER), scheduler_class, notes)
     height, width = (size * autoencoder.factor for size in sample_size)
     check_tokens(folder, tokens, text_encoder, notes)
     data = {
@@ -215,23 +170,33 @@ def read_config(
 
 
 def _read_index(index: Settings, notes: list[str]) -> str | None:
-    """The class of the scheduler, of a pipeline that we know."""
+    """The class of the scheduler, where the components are those of Stable Diffusion."""
+    # Code of one's own is [module, class].
     pipeline = index.take("_class_name")
-    if pipeline not in _PIPELINES:
-        if not isinstance(pipeline, str):
-            index.refuse("_class_name", "the name of a pipeline of diffusers'")
-        raise WeightsError(
-            f"{index.path}: this is a {shown(pipeline)}, whose networks are not those of Stable "
-            f"Diffusion 1.x and 2.x. Known are {', '.join(_PIPELINES)}"
-        )
+    custom = isinstance(pipeline, list) and len(pipeline) == 2
+    named = pipeline[1] if custom else pipeline
+    if named is not None and not isinstance(named, str):
+        index.refuse("_class_name", "the name of a pipeline of diffusers', or a module and a class")
+    for name in _FOREIGN:
+        if (found := _class_of(index, name)) is not None:
+            raise WeightsError(
+                f"{index.path}: it has a {name}, {shown(found)}, which Stable Diffusion 1.x and "
+                "2.x do not have; XL, 3 and others cannot be run"
+            )
     for name, classes in CLASSES.items():
         found = _class_of(index, name)
         if found is not None and found not in classes:
             index.refuse(name, " or ".join(classes))
     for name in index.values:
-        known = name in (*CLASSES, *_LEFT_OUT, "scheduler")
+        known = name in (*CLASSES, *_LEFT_OUT, "scheduler", "_class_name")
         if not known and isinstance(index.values[name], list) and _class_of(index, name):
             notes.append(f"{INDEX}: {name} is left out, nothing here uses it")
+    if named is None or named not in _PIPELINES:
+        notes.append(
+            f"{INDEX}: the folder is of {'no pipeline' if named is None else shown(named)}; its "
+            "text encoder, UNet and autoencoder are run as Stable Diffusion, and what else that "
+            "pipeline does is not"
+        )
     return _class_of(index, "scheduler")
 
 
@@ -330,71 +295,6 @@ def _read_text_encoder(given: Settings) -> TextEncoderConfig:
         epsilon=given.number("layer_norm_eps", 1e-5, below=1.0),
     )
     return config
-
-
-def _read_scheduler(
-    given: Settings | None, name: str | None, notes: list[str]
-) -> tuple[NoiseConfig, Defaults]:
-    if given is None:
-        notes.append(
-            "the folder has no scheduler: taken are Stable Diffusion's noise and epsilon prediction"
-        )
-        return NoiseConfig(), Defaults()
-    name = name or given.take("_class_name")
-    if not isinstance(name, str) or name not in (*SAMPLERS, *_OTHER_SCHEDULERS):
-        raise WeightsError(
-            f"{given.path}: a {shown(name)} is not known to have the noise of Stable Diffusion "
-            f"1.x and 2.x; known are {', '.join((*SAMPLERS, *_OTHER_SCHEDULERS))}"
-        )
-    given.fixed(_SCHEDULER)
-    start = given.number("beta_start", 0.0001, below=1.0)
-    end = given.number("beta_end", 0.02, below=1.0)
-    if end < start:
-        given.refuse("beta_end", f"at least beta_start, {start}")
-    noise = _made(
-        given,
-        NoiseConfig,
-        beta_schedule=given.choice(
-            "beta_schedule", "linear", {name: name for name in ("scaled_linear", "linear")}
-        ),
-        beta_start=start,
-        beta_end=end,
-        num_train_timesteps=given.size("num_train_timesteps", 1000, most=MAX_TIMESTEPS),
-        prediction=given.choice(
-            "prediction_type", "epsilon", {"epsilon": "epsilon", "v_prediction": "v"}
-        ),
-        zero_terminal_snr=given.flag("rescale_betas_zero_snr", False),
-        final_sigma=_read_final_sigma(given, name),
-    )
-    sampler = SAMPLERS.get(name)
-    if sampler is None:
-        nearest = _OTHER_SCHEDULERS[name]
-        told = f"; the nearest here is {nearest!r}" if nearest else ""
-        notes.append(f"the folder asks for {name}; a run takes 'ddim' if you name no sampler{told}")
-    for key, allowed in _RUN.items():
-        if (value := given.take(key, allowed[0])) not in allowed:
-            notes.append(f"the scheduler's {key} is {shown(value)}, which runs here do not follow")
-    spacing = given.choice(
-        "timestep_spacing", "linspace" if sampler == "euler" else "leading", SPACINGS
-    )
-    offset = given.take("steps_offset", 1)
-    if offset != 1 and spacing == "leading":
-        notes.append(f"the scheduler's steps_offset is {shown(offset)}; runs here have 1")
-    if sampler == "pndm" and not given.flag("skip_prk_steps", False):
-        notes.append("the scheduler's skip_prk_steps is False; 'pndm' here skips those steps")
-    for key, schedule in SIGMAS.items():
-        if given.take(key):
-            spacing = schedule
-    return noise, Defaults(sampler=sampler or "ddim", schedule=spacing)
-
-
-def _read_final_sigma(given: Settings, name: str) -> str:
-    if name == "EulerDiscreteScheduler":
-        ends = {"zero": "zero", "sigma_min": "first"}
-        return str(given.choice("final_sigmas_type", "zero", ends))
-    # Stable Diffusion's files say false.
-    default = name in ("DDIMScheduler", "LCMScheduler", "TCDScheduler")
-    return "zero" if given.flag("set_alpha_to_one", default) else "first"
 
 
 def _level_count(given: Settings, default: Sequence[int]) -> int:

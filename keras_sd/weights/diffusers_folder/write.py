@@ -13,19 +13,18 @@ from safetensors.numpy import save_file
 from keras_sd import compat
 from keras_sd.config import ModelConfig
 from keras_sd.files import checked_path
+from keras_sd.specs import parse_spec
 from keras_sd.tokenizer import END, START, UNMERGED, Tokenizer, read_merges
 from keras_sd.weights.diffusers_folder.configs import (
     CHANNELS,
     CLASSES,
     INDEX,
-    SAMPLERS,
     SCHEDULER,
-    SIGMAS,
-    SPACINGS,
     VERSION,
     read_config,
 )
 from keras_sd.weights.diffusers_folder.files import FOLDERS, stems
+from keras_sd.weights.diffusers_folder.schedulers import KINDS, SIGMAS, SPACINGS
 from keras_sd.weights.diffusers_folder.settings import Settings
 from keras_sd.weights.diffusers_folder.tokens import PADS, Tokens
 from keras_sd.weights.files import (
@@ -136,11 +135,7 @@ def to_jsons(
         WeightsError: diffusers has no such model.
     """
     pipeline = _pipeline_of(config)
-    scheduler = {ours: theirs for theirs, ours in SAMPLERS.items()}.get(
-        config.defaults.sampler, "DDIMScheduler"
-    )
-    if config.noise.zero_terminal_snr and scheduler == "PNDMScheduler":
-        scheduler = "DDIMScheduler"  # which has the noise
+    scheduler = _scheduler_of(config)
     index: dict[str, Any] = {
         "_class_name": pipeline,
         "_diffusers_version": VERSION,
@@ -193,6 +188,40 @@ def _pipeline_of(config: ModelConfig) -> str:
         f"{config.name}: diffusers has no pipeline for a UNet that takes {channels} channels where "
         f"a latent has {latent}"
     )
+
+
+_SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "pndm": "PNDMScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler_ancestral": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "dpm2": "KDPM2DiscreteScheduler",
+    "dpm2_ancestral": "KDPM2AncestralDiscreteScheduler",
+    "dpmpp_sde": "DPMSolverSDEScheduler",
+}
+"""By our names; those of them with settings are written without. For the others it is DDIM's."""
+
+_ZERO_SNR = ("DDIMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+"""Which have that noise."""
+
+
+def _scheduler_of(config: ModelConfig) -> str:
+    name = _SCHEDULERS.get(_parsed(config.defaults.sampler)[0], "DDIMScheduler")
+    noise = config.noise
+    ends_there = KINDS[name].end not in ("zero", "first") or KINDS[name].end == noise.final_sigma
+    if not ends_there or (noise.zero_terminal_snr and name not in _ZERO_SNR):
+        return "DDIMScheduler"
+    return name
+
+
+def _parsed(spec: str) -> tuple[str, dict[str, Any]]:
+    """A sampler's or schedule's name and settings; whatever a config may hold there."""
+    try:
+        return parse_spec(spec)
+    except ValueError:
+        return spec, {}
 
 
 def _one_or_all(values: Sequence[int]) -> int | list[int]:
@@ -267,7 +296,10 @@ def _text_encoder_json(config: ModelConfig, tokens: int) -> dict[str, Any]:
 
 
 def _scheduler_json(config: ModelConfig, name: str) -> dict[str, Any]:
-    noise, schedule = config.noise, config.defaults.schedule
+    noise = config.noise
+    schedule, settings = _parsed(config.defaults.schedule or "leading")
+    of_sigmas = schedule in SIGMAS.values() and KINDS[name].grid == "each"
+    spacing = settings.get("spacing", "linspace") if of_sigmas else schedule
     values = {
         "_class_name": name,
         "_diffusers_version": VERSION,
@@ -277,18 +309,21 @@ def _scheduler_json(config: ModelConfig, name: str) -> dict[str, Any]:
         "num_train_timesteps": noise.num_train_timesteps,
         "prediction_type": "v_prediction" if noise.prediction == "v" else "epsilon",
         "steps_offset": 1,
-        "timestep_spacing": schedule if schedule in SPACINGS else "leading",
+        "timestep_spacing": spacing if spacing in SPACINGS else "leading",
         "trained_betas": None,
     }
     zero = noise.final_sigma == "zero"
-    if name != "PNDMScheduler":
+    if name in _ZERO_SNR:
         values["rescale_betas_zero_snr"] = noise.zero_terminal_snr
-    if name == "EulerDiscreteScheduler":
-        values["final_sigmas_type"] = "zero" if zero else "sigma_min"
-        return values | {key: schedule == ours for key, ours in SIGMAS.items()}
     if name == "PNDMScheduler":
         return values | {"set_alpha_to_one": zero, "skip_prk_steps": True}
-    return values | {"set_alpha_to_one": zero, "clip_sample": False, "thresholding": False}
+    if name == "DDIMScheduler":
+        return values | {"set_alpha_to_one": zero, "clip_sample": False, "thresholding": False}
+    if name == "EulerDiscreteScheduler":
+        values["final_sigmas_type"] = "zero" if zero else "sigma_min"
+    if name == "EulerAncestralDiscreteScheduler":  # which knows no other sigmas
+        return values
+    return values | {key: schedule == ours for key, ours in SIGMAS.items()}
 
 
 def _tokenizer_jsons(config: ModelConfig, vocabulary: Sequence[str]) -> dict[str, dict[str, Any]]:

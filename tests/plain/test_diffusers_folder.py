@@ -467,7 +467,7 @@ SIGMA_MIN = {"final_sigmas_type": "sigma_min", "timestep_spacing": "linspace"}
             "DDPM",
             {"variance_type": "fixed_large"},
             ("ddpm:variance=large", "leading", "zero"),
-            [],
+            ["the last step of diffusers adds noise"],
         ),
         (
             "DDPM",

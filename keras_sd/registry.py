@@ -222,7 +222,7 @@ class _Registry(Generic[_Info]):
         except (KeyboardInterrupt, _WrongSettings):
             raise
         except BaseException as error:
-            if settings and isinstance(error, ValueError | TypeError):
+            if settings and isinstance(error, ValueError | TypeError) and _speaks(error):
                 raise  # about a setting, in the plugin's words or in ours
             raise self.broken(f"{self._origin(info)} could not be made: {_said(error)}") from error
         if wrong := self._wrong_arguments(made):
@@ -417,10 +417,14 @@ def shortest(info: Declared, declared: Iterable[Declared]) -> str:
 
 def _said(error: BaseException) -> str:
     """What an error says, of which a stranger's may fail even at that."""
+    return f"{type(error).__name__}" + (f": {error}" if _speaks(error) else ", and no more")
+
+
+def _speaks(error: BaseException) -> bool:
     try:
-        return f"{type(error).__name__}: {error}"
+        return isinstance(str(error), str)
     except Exception:
-        return f"{type(error).__name__}, which cannot say more"
+        return False
 
 
 def _taken_apart(made: Any) -> tuple[Any, dict[str, Any] | None]:

@@ -518,6 +518,20 @@ def test_no_plugin_ends_the_process_or_hides_its_name(core, source):
         get_sampler("bad")
 
 
+def test_an_error_about_a_setting_that_cannot_speak_names_the_plugin(core):
+    source = """
+        class E(ValueError):
+            def __str__(self): raise RuntimeError
+
+        class S:
+            def __init__(self, eta=0): raise E
+        """
+    core.module("broken", source)
+    core.install("acme", "0.3", {"bad": "broken:S"})
+    with pytest.raises(SamplerLoadError, match=r"'bad' of acme 0\.3 .*: E, and no more"):
+        get_sampler("bad:eta=1")
+
+
 def test_a_keyboard_interrupt_is_no_broken_plugin(core):
     core.module("broken", "raise KeyboardInterrupt")
     core.install("acme", "0.3", {"bad": "broken:S"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pages
 import pytest
 from pages import COMMAND, DOCS, GUIDES, NOTEBOOKS, PAGES, PICTURES, ROOT, Block, name
+from test_imports import RANK
 
 
 def test_the_reader_of_pages_finds_its_blocks():
@@ -81,6 +83,23 @@ def test_every_public_module_has_a_page():
     modules = {path.stem for path in (ROOT / "keras_sd").glob("[a-z]*.py")}
     packages = {path.parent.name for path in (ROOT / "keras_sd").glob("*/__init__.py")}
     assert (modules | packages) - {"cli"} == held - {"index"}  # the command has cli.md
+
+
+def test_the_design_shows_the_run_as_it_is():
+    source = (ROOT / "keras_sd" / "run.py").read_text(encoding="utf-8")
+    (run,) = [each for each in ast.parse(source).body if getattr(each, "name", "") == "run"]
+    docstring, lines = run.body[0], source.splitlines()
+    body = lines[docstring.end_lineno : run.end_lineno]
+    page = pages.blocks((DOCS / "design.md").read_text(encoding="utf-8"))
+    (shown,) = [block.lines for block in page if block.lines[0].startswith("def run(")]
+    assert shown == [*lines[run.lineno - 1 : docstring.lineno - 1], *body], "docs/design.md"
+
+
+def test_the_design_has_each_module_in_its_layer():
+    page = (DOCS / "design.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d) \| (`[^|]+`) \|", page, re.MULTILINE)
+    layers = {part: int(layer) for layer, parts in rows for part in re.findall(r"`(\w+)", parts)}
+    assert layers == RANK
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -365,10 +365,21 @@ class ModelConfig:
         Raises:
             ValueError: a key is unknown, or a value does not fit; the message names it.
         """
-        return _from_dict(cls, data, "config")
+        config: ModelConfig = from_dict(cls, data, "config")
+        return config
 
 
-def _from_dict(cls: Any, data: Any, where: str) -> Any:
+def from_dict(cls: Any, data: Any, where: str) -> Any:
+    """A config of the class `cls`, from what `dataclasses.asdict` gave of one, or JSON of it.
+
+    Args:
+        cls: one of the dataclasses of this module.
+        data: a value a field; a field that is left out has its default.
+        where: what to call it in a message.
+
+    Raises:
+        ValueError: a key is unknown, or a value does not fit; the message names it.
+    """
     fields = {f.name: f for f in dataclasses.fields(cls)}
     if not isinstance(data, Mapping):
         raise ValueError(f"{where}: expected an object with {', '.join(fields)}, not {shown(data)}")
@@ -381,7 +392,7 @@ def _from_dict(cls: Any, data: Any, where: str) -> Any:
     values = {}
     for name, value in data.items():
         if name in parts:
-            values[name] = _from_dict(parts[name], value, f"{where}.{name}")
+            values[name] = from_dict(parts[name], value, f"{where}.{name}")
         else:
             values[name] = _checked_type(fields[name], value, f"{where}.{name}")
     try:

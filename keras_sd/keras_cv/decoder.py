@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import keras
 
 from keras_sd import networks
 from keras_sd.config import SD_1, check_size
 from keras_sd.keras_cv.parts import PRESET, KerasCVPart, Source, building
+from keras_sd.networks.layers import rows
 
 
+@keras.saving.register_keras_serializable(package="keras_sd.models")
 class Decoder(KerasCVPart, networks.Autoencoder):
     """Scaled latents `(batch, height / 8, width / 8, 4)` -> images, about [-1, 1], float32.
 
@@ -30,6 +35,8 @@ class Decoder(KerasCVPart, networks.Autoencoder):
 
     of = "autoencoder"
     kind = "decoder"
+    sizes = ("img_height", "img_width")
+    sequential = True
 
     def __init__(
         self,
@@ -49,6 +56,28 @@ class Decoder(KerasCVPart, networks.Autoencoder):
         config = replace(source.config.autoencoder, encoder=False)
         with building(self, dtype, source, download_weights):
             super().__init__(config, name or "decoder")
+        self.img_height, self.img_width = img_height, img_width
 
     def call(self, latents):
         return self.decode(latents)
+
+    def draw(self) -> tuple[Any, Any]:
+        config, network, dtype = self.config, self.decoder, self.dtype_policy
+        height, width = (size // config.factor for size in (self.img_height, self.img_width))
+        latents = keras.Input(
+            (height, width, config.latent_channels), dtype="float32", name="latents"
+        )
+        x = keras.layers.Rescaling(1 / config.scale, dtype=dtype)(latents)
+        x = network.conv_in(network.latent(x))
+        middle = network.middle
+        x = middle.residual2(middle.attention(middle.residual1(x)))
+        for level, row in enumerate(rows(network.levels, network.blocks)):
+            for block in row:
+                x = block(x)
+            if level < len(network.upsamples):
+                x = keras.layers.UpSampling2D(2, data_format="channels_last", dtype=dtype)(x)
+                upsample = network.upsamples[level]
+                # A graph needs other names than a tree. The variables have their paths by now.
+                upsample.conv.name = f"{upsample.name}_conv"
+                x = upsample.conv(x)
+        return latents, self._float32(network.conv_out(self._silu(network.norm_out(x))))

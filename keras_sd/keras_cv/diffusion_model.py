@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import keras
 
 from keras_sd import networks
 from keras_sd.config import SD_1, SD_2_BASE, ModelConfig, check_size
 from keras_sd.keras_cv.parts import PRESET, PRESET_V2, KerasCVPart, Source, building
+from keras_sd.networks.layers import rows
+from keras_sd.networks.unet import Level
 
 
+@keras.saving.register_keras_serializable(package="keras_sd.models")
 class DiffusionModel(KerasCVPart, networks.UNet):
     """The UNet of Stable Diffusion 1.x -> prediction, like the latent.
 
@@ -34,6 +39,7 @@ class DiffusionModel(KerasCVPart, networks.UNet):
     """
 
     of = kind = "unet"
+    sizes = ("img_height", "img_width", "max_text_length")
     _preset: ClassVar[str] = PRESET
     _config: ClassVar[ModelConfig] = SD_1
 
@@ -55,6 +61,9 @@ class DiffusionModel(KerasCVPart, networks.UNet):
         source = Source.of(self._preset, self._config, preset, weights, compat)
         with building(self, dtype, source, download_weights):
             super().__init__(source.config.unet, name or "diffusion_model")
+        self.img_height, self.img_width = img_height, img_width
+        self.max_text_length = max_text_length
+        self._factor = source.config.autoencoder.factor
 
     def call(self, latent, timesteps=None, context=None):
         if isinstance(latent, dict):
@@ -63,7 +72,49 @@ class DiffusionModel(KerasCVPart, networks.UNet):
             return self.predict_at(*latent)
         return super().call(latent, timesteps, context)
 
+    def draw(self) -> tuple[Any, Any]:
+        config = self.config
+        height, width = self.img_height // self._factor, self.img_width // self._factor
+        latent, timestep, context = (
+            keras.Input(shape, dtype="float32", name=name)
+            for name, shape in (
+                ("latent", (height, width, config.in_channels)),
+                ("timestep_embedding", (config.widths[0],)),
+                ("context", (self.max_text_length, config.context_width)),
+            )
+        )
+        time = self.time2(self._silu(self.time1(timestep)))
 
+        def run(block: Level, x: Any) -> Any:
+            # A graph needs other names than a tree. The variables have their paths by now.
+            block.residual.name = f"{block.name}_residual_block"
+            x = block.residual(x, time)
+            if not block.transformer:
+                return x
+            block.transformer.name = f"{block.name}_transformer"
+            return block.transformer(x, context)
+
+        x = self.conv_in(latent)
+        skips = [x]
+        for level, row in enumerate(rows(self.down, config.blocks)):
+            for block in row:
+                x = run(block, x)
+                skips.append(x)
+            if level < len(self.downsamples):
+                x = self.downsamples[level](x)
+                skips.append(x)
+        x = self.middle_residual(run(self.middle, x), time)
+        for level, row in enumerate(rows(self.up, config.blocks + 1)):
+            for block in row:
+                joined = keras.layers.Concatenate(dtype=self.dtype_policy)([x, skips.pop()])
+                x = run(block, joined)
+            if level < len(self.upsamples):
+                x = self.upsamples[level](x, like=skips[-1])
+        x = self.conv_out(self._silu(self.norm_out(x)))
+        return [latent, timestep, context], self._float32(x)
+
+
+@keras.saving.register_keras_serializable(package="keras_sd.models")
 class DiffusionModelV2(DiffusionModel):
     """The UNet of Stable Diffusion 2.x base, whose context is `(batch, tokens, 1024)`.
 

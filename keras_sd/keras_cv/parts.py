@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_sd.config import SD_1, ModelConfig
 from keras_sd.keras_cv import files, names, versions
+from keras_sd.keras_cv.functional import Functional
 from keras_sd.networks.initializers import weights_follow
 from keras_sd.precision import policy_scope
 from keras_sd.weights.checkpoint import Checkpoint, Part, open_part
@@ -128,15 +129,27 @@ def building(
         source.load(model)
 
 
-class KerasCVPart:
+class KerasCVPart(Functional):
     """A network with the files of KerasCV's class of that name."""
 
     of: ClassVar[str]
     """The part of a model that it is: `"text_encoder"`, `"unet"` or `"autoencoder"`."""
     kind: ClassVar[str]
     """The same, but `"encoder"` or `"decoder"` for one half of the autoencoder."""
+    sizes: ClassVar[tuple[str, ...]] = ()
+    """Arguments of the class that its config does not have; attributes of the same names."""
     config: Any
     name: str
+
+    def get_config(self) -> dict[str, Any]:
+        """See `keras_sd.networks.network.Network.get_config`."""
+        config: dict[str, Any] = super().get_config()  # type: ignore[misc]  # beside a network
+        return {**config, **{name: getattr(self, name) for name in self.sizes}}
+
+    @classmethod
+    def _made_of(cls, config: Any, name: str, dtype: str, **sizes: int) -> Any:
+        source = Source(name, cls._model_with(config, name))
+        return cls(**sizes, name=name, download_weights=False, preset=source, dtype=dtype)  # type: ignore[call-arg]
 
     def share(self, whole: Part) -> Part:
         """What is this network's of a part of a model."""
@@ -170,7 +183,9 @@ class KerasCVPart:
     def _read(self, path: Path) -> Part:
         file = None if path.is_dir() or not path.exists() else read_file(path)
         if file is None or file.format != "hdf5" or weights_h5.part_of(file.tensors):
-            return self.share(open_part(self.of, path, self._model_config()).part)
+            return self.share(
+                open_part(self.of, path, self._model_with(self.config, self.name)).part
+            )
         self._refuse_another(file)
         table = _TABLES[self.kind](self.config)
         if not any(name.startswith("layers/") for name in file.tensors):
@@ -189,21 +204,22 @@ class KerasCVPart:
                 f"{file.path} is KerasCV's {CLASSES[kind]}, not the {CLASSES[self.kind]}"
             )
 
-    def _model_config(self) -> ModelConfig:
-        """Some model that this network is a part of."""
+    @classmethod
+    def _model_with(cls, config: Any, name: str) -> ModelConfig:
+        """Some model that a network of this config is a part of."""
         text_encoder, unet, autoencoder = SD_1.text_encoder, SD_1.unet, SD_1.autoencoder
-        if self.of == "text_encoder":
-            text_encoder, unet = self.config, replace(unet, context_width=self.config.width)
-        elif self.of == "unet":
-            unet = self.config
+        if cls.of == "text_encoder":
+            text_encoder, unet = config, replace(unet, context_width=config.width)
+        elif cls.of == "unet":
+            unet = config
             width, channels = unet.context_width, unet.out_channels
             text_encoder = replace(text_encoder, width=width, heads=1)
             autoencoder = replace(autoencoder, latent_channels=channels)
         else:
-            autoencoder = replace(self.config, encoder=True)
+            autoencoder = replace(config, encoder=True)
             channels = autoencoder.latent_channels
             unet = replace(unet, in_channels=channels, out_channels=channels)
-        return ModelConfig(self.name, text_encoder, unet, autoencoder)
+        return ModelConfig(name, text_encoder, unet, autoencoder)
 
     def save_weights(
         self,

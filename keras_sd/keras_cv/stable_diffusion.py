@@ -194,7 +194,7 @@ class StableDiffusion(pipeline.StableDiffusion):
             with policy_scope(self.dtype_policy):
                 self._autoencoder = networks.Autoencoder(
                     config,
-                    encoder=image_encoder.layers[-2] if image_encoder is not None else None,
+                    encoder=image_encoder.encoder if image_encoder is not None else None,
                     decoder=self.decoder.decoder,
                 )
         return self._autoencoder

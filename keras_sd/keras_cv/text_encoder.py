@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -32,6 +32,7 @@ class CLIPEmbedding(TextEmbedding):
         return self.positions
 
 
+@keras.saving.register_keras_serializable(package="keras_sd.models")
 class TextEncoder(KerasCVPart, networks.TextEncoder):
     """CLIP's text transformer of Stable Diffusion 1.x: tokens -> `(batch, max_length, 768)`.
 
@@ -55,6 +56,7 @@ class TextEncoder(KerasCVPart, networks.TextEncoder):
     """
 
     of = kind = "text_encoder"
+    sizes = ("max_length", "vocab_size")
     make_embedding = CLIPEmbedding
     _preset: ClassVar[str] = PRESET
     _config: ClassVar[ModelConfig] = SD_1
@@ -85,14 +87,22 @@ class TextEncoder(KerasCVPart, networks.TextEncoder):
             super().__init__(config, name or "text_encoder", autocast=False)
 
     @property
-    def layers(self) -> list[keras.layers.Layer]:
-        """As KerasCV's: the two inputs, the embedding, the transformer's layers, the norm."""
+    def max_length(self) -> int:
+        return self.config.max_length
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    def draw(self) -> tuple[Any, Any]:
         shape = (self.config.max_length,)
-        inputs = [
-            keras.layers.InputLayer(shape, dtype="int32", name=name)
-            for name in ("tokens", "positions")
-        ]
-        return [*inputs, self.embedding, *self.blocks, self.norm]
+        tokens, positions = (
+            keras.Input(shape, dtype="int32", name=name) for name in ("tokens", "positions")
+        )
+        x = self.embedding(tokens, positions)
+        for block in self.blocks:
+            x = block(x)
+        return [tokens, positions], self.norm(x)
 
     def call(self, tokens, positions=None):
         if isinstance(tokens, dict):
@@ -104,6 +114,7 @@ class TextEncoder(KerasCVPart, networks.TextEncoder):
         return super().call(ops.cast(tokens, "int32"), positions)
 
 
+@keras.saving.register_keras_serializable(package="keras_sd.models")
 class TextEncoderV2(TextEncoder):
     """OpenCLIP's text transformer of Stable Diffusion 2.x: -> `(batch, max_length, 1024)`.
 

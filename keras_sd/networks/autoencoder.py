@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 from keras import ops
 
 from keras_sd.config import AutoencoderConfig
@@ -10,13 +11,13 @@ from keras_sd.networks.layers import (
     Block,
     Downsample,
     GroupNorm,
-    Network,
     ResidualBlock,
     Upsample,
     build_parts,
     conv,
     rows,
 )
+from keras_sd.networks.network import Network
 
 
 class PixelAttention(Block):
@@ -31,6 +32,9 @@ class PixelAttention(Block):
         batch, height, width, channels = ops.shape(x)
         tokens = ops.reshape(self.norm(x), (batch, height * width, channels))
         return x + ops.reshape(self.attention(tokens), (batch, height, width, channels))
+
+    def compute_output_shape(self, x_shape):
+        return x_shape
 
 
 class Middle(Block):
@@ -130,6 +134,7 @@ NO_ENCODER = (
 """What there is to say to an image that shall become a latent."""
 
 
+@keras.saving.register_keras_serializable(package="keras_sd")
 class Autoencoder(Network):
     """`encode` images to latents, `decode` latents to images; calling it does both.
 
@@ -143,6 +148,8 @@ class Autoencoder(Network):
         encoder: of another model, which this one shares; None is a new one.
         decoder: likewise.
     """
+
+    config_class = AutoencoderConfig
 
     def __init__(
         self,

@@ -1,19 +1,18 @@
 """The layers that the three networks share. Images and latents are channels-last.
 
 Every layer is told the width of its input, so a network builds all of its variables when it is
-made, without a symbolic call (which takes minutes on torch) and for any height and width.
+made, without a symbolic call (which takes minutes on torch) and for any height and width. The shape
+of its output it says itself, so that a symbolic call of it computes nothing.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_sd import backend
-from keras_sd.files import replace_file
 from keras_sd.networks.initializers import HostConstant, HostUniform
 
 ZEROS, ONES, GLOROT = HostConstant(0.0), HostConstant(1.0), HostUniform()
@@ -27,29 +26,6 @@ class Direct(keras.layers.Layer):
         if options.keys().isdisjoint(("training", "mask")) and backend.calls_directly(self, inputs):
             return self.call(*inputs, **options)
         return super().__call__(*inputs, **options)
-
-
-class Network(keras.Model):
-    """What the three networks have in common: a file of their weights is whole or not there."""
-
-    def save_weights(self, filepath, overwrite=True, **others):
-        """As Keras' own, which writes in place: a full disk or a killed process left a part there.
-
-        Args:
-            filepath: ends in `.weights.h5`.
-            overwrite: whether a file that is there is replaced; else Keras asks.
-            **others: `max_shard_size`, with which Keras writes several files, in place.
-
-        Raises:
-            OSError: the file cannot be written; the message names it.
-            ValueError: another ending, as Keras says.
-        """
-        path = Path(filepath)
-        one = not others and path.name.endswith(".weights.h5")
-        if not one or (path.exists() and not overwrite):
-            super().save_weights(filepath, overwrite, **others)
-        else:
-            replace_file(path, super().save_weights)
 
 
 class Block(Direct):
@@ -165,6 +141,9 @@ class GroupNorm(Direct):
     def call(self, x):
         return backend.group_norm(x, self.groups, self.gamma.value, self.beta.value, self.epsilon)
 
+    def compute_output_shape(self, x_shape):
+        return x_shape
+
 
 class Attention(Block):
     """Multi-head attention (Vaswani et al. 2017) of tokens on a context.
@@ -241,6 +220,9 @@ class ResidualBlock(Block):
         h = self.conv2(ops.silu(self.norm2(h)))
         return h + (x if self.shortcut is None else self.shortcut(x))
 
+    def compute_output_shape(self, x_shape):
+        return (*x_shape[:-1], self.conv2.filters)
+
 
 class Downsample(Block):
     """Half the size, by a convolution of stride 2.
@@ -256,6 +238,9 @@ class Downsample(Block):
 
     def call(self, x):
         return self.conv(self.pad(x))
+
+    def compute_output_shape(self, x_shape):
+        return self.conv.compute_output_shape(self.pad.compute_output_shape(x_shape))
 
 
 class Upsample(Block):
@@ -277,6 +262,11 @@ class Upsample(Block):
         if like is not None:
             x = x[:, : ops.shape(like)[1], : ops.shape(like)[2], :]
         return self.conv(x)
+
+    def compute_output_shape(self, x_shape, like_shape=None):
+        batch, height, width, channels = x_shape
+        sizes = (height and 2 * height, width and 2 * width)
+        return (batch, *(sizes if like_shape is None else like_shape[1:3]), channels)
 
 
 class FeedForward(Block):
@@ -350,3 +340,6 @@ class SpatialTransformer(Block):
         for block in self.blocks:
             tokens = block(tokens, context)
         return x + self.proj_out(ops.reshape(tokens, (batch, height, width, channels)))
+
+    def compute_output_shape(self, x_shape):
+        return x_shape

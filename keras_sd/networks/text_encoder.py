@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
+import keras
 from keras import ops
 
 from keras_sd.config import TextEncoderConfig
-from keras_sd.networks.layers import (
-    Attention,
-    Block,
-    Network,
-    build_parts,
-    dense,
-    embedding,
-    layer_norm,
-)
+from keras_sd.networks.layers import Attention, Block, build_parts, dense, embedding, layer_norm
+from keras_sd.networks.network import Network
 
 
 def quick_gelu(x):
@@ -47,6 +41,9 @@ class TextEmbedding(Block):
             positions = ops.arange(ops.shape(tokens)[1], dtype="int32")
         return self.tokens(tokens) + self.positions(positions)
 
+    def compute_output_shape(self, tokens_shape):
+        return (*tokens_shape, self.tokens.output_dim)
+
 
 class TextLayer(Block):
     """Causal self-attention and a feed-forward part: each normalised, each added."""
@@ -65,7 +62,11 @@ class TextLayer(Block):
         x = x + self.attention(self.norm1(x))
         return x + self.out(self.activation(self.hidden(self.norm2(x))))
 
+    def compute_output_shape(self, x_shape):
+        return x_shape
 
+
+@keras.saving.register_keras_serializable(package="keras_sd")
 class TextEncoder(Network):
     """Token ids `(batch, max_length)` int32 -> text encoding `(batch, max_length, width)`.
 
@@ -73,6 +74,8 @@ class TextEncoder(Network):
         config: the network's numbers.
         name: of the Keras model.
     """
+
+    config_class = TextEncoderConfig
 
     def __init__(self, config: TextEncoderConfig, name: str = "text_encoder", **kwargs):
         super().__init__(name=name, **kwargs)

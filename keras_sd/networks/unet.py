@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import keras
 from keras import ops
 
 from keras_sd.config import UNetConfig
@@ -11,7 +12,6 @@ from keras_sd.networks.layers import (
     Block,
     Downsample,
     GroupNorm,
-    Network,
     ResidualBlock,
     SpatialTransformer,
     Upsample,
@@ -20,6 +20,7 @@ from keras_sd.networks.layers import (
     dense,
     rows,
 )
+from keras_sd.networks.network import Network
 
 
 def timestep_embedding(timesteps, width: int, max_period: float = 10000.0):
@@ -65,6 +66,7 @@ class Level(Block):
         return self.transformer(x, context) if self.transformer else x
 
 
+@keras.saving.register_keras_serializable(package="keras_sd")
 class UNet(Network):
     """Latent, timestep and text encoding -> prediction, `(batch, height, width, out_channels)`.
 
@@ -76,6 +78,8 @@ class UNet(Network):
         config: the network's numbers.
         name: of the Keras model.
     """
+
+    config_class = UNetConfig
 
     def __init__(self, config: UNetConfig, name: str = "unet", **kwargs):
         super().__init__(name=name, autocast=False, **kwargs)

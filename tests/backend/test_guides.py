@@ -339,6 +339,7 @@ NAMES_OF_KERAS_CV = [
     *("._get_timestep_embedding", "._get_initial_alphas", "._get_initial_diffusion_noise"),
     *("._get_pos_ids", "._get_unconditional_context", "._expand_tensor"),
     *("img_height", "img_width", "jit_compile=True", "MAX_PROMPT_LENGTH"),
+    *(f"{OLD}.constants.{name}" for name in ("_ALPHAS_CUMPROD", "_UNCONDITIONAL_TOKENS")),
     f"{OLD}.clip_tokenizer.SimpleTokenizer",
     f"{OLD}.decoder.Decoder",
     *(f"{OLD}.diffusion_model.{name}" for name in ("DiffusionModel", "DiffusionModelV2")),
@@ -350,6 +351,10 @@ NAMES_OF_KERAS_CV = [
     "keras_cv.visualization.plot_image_gallery",
     *("keras_cv.layers.CenterCrop", "RandomFlip", "keras_cv.layers.RandomCropAndResize"),
     "keras_cv.models.generative.stable_diffusion",
+    *(".input", ".inputs", ".output", ".outputs", ".input_shape", ".output_shape", ".layers"),
+    *("copy.deepcopy(network)", '.save("x.keras")', "keras.models.clone_model", ".get_config()"),
+    *("keras.optimizers.experimental.AdamW(...)", "weight_decay=(0.01,)", "loss: 0.0"),
+    'ModelCheckpoint("x.h5", save_weights_only=True)',
 ]
 
 

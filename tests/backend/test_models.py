@@ -703,7 +703,7 @@ def test_a_run_under_compat(preset, name, timesteps):
     version = model.compat
     assert model.config == version.config(CONFIG)
     assert model.autoencoder.config.epsilon == 1e-5
-    assert model.image_encoder.layers[1].downsamples[0].pad.padding[0] == version.encoder_pad
+    assert model.image_encoder.encoder.downsamples[0].pad.padding[0] == version.encoder_pad
     levels = []
     images = draw(model, num_steps=3, batch_size=2, callback=lambda step: levels.append(step))
     assert [level.t for level in model.levels(3)][:-1] == timesteps
@@ -909,12 +909,6 @@ def test_the_v_of_a_config_is_kept(preset, tmp_path):
     ours = keras_sd.StableDiffusion.from_preset(tmp_path / "v", jit_compile=False)
     assert np.array_equal(draw(model), ours.text_to_image("cat", num_steps=2, seed=5))
     assert not np.array_equal(draw(model), draw(make(preset)))
-
-
-def test_image_encoder_has_no_sizes_by_place():
-    for given in ((512,), (True, 512, 512)):
-        with pytest.raises(TypeError, match="img_height= and img_width="):
-            ImageEncoder(*given)
 
 
 def test_added_tokens_that_a_prompt_cannot_tell_apart(preset):

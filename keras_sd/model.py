@@ -110,6 +110,7 @@ class Model:
         variant: str | None = None,
         vocabulary: str | Path | None = None,
         compat: str | None = None,
+        strict: bool = False,
         dtype: Any = None,
         jit_compile: JitCompile = "auto",
     ) -> Model:
@@ -129,6 +130,8 @@ class Model:
                 `bpe_simple_vocab_16e6.txt.gz`.
             compat: computes, and draws noise and levels, as KerasCV did: `"keras_cv==0.9"` or
                 another of `keras_sd.compat.NAMES`.
+            strict: refuse a checkpoint for any tensor that is not known; otherwise what no part
+                needs is left out, and a line of the log names it.
             dtype: dtype policy of the networks, one of `keras_sd.precision.POLICIES` such as
                 `"mixed_float16"`; None is the global one.
             jit_compile: `True`, `False` or `"auto"`; switched off by itself on torch.
@@ -158,6 +161,7 @@ class Model:
             ema=ema,
             variant=variant,
             compat=compat,
+            strict=strict,
             needs_vocabulary=vocabulary is None,
         )
         if checkpoint.unsupported:

@@ -121,6 +121,7 @@ def _draw(request: Request, settings: Settings) -> None:
         variant=settings.variant,
         prediction=settings.prediction,
         ema=settings.ema,
+        strict=settings.strict,
         autoencoder=settings.autoencoder,
         unet=settings.unet,
         text_encoder=settings.text_encoder,

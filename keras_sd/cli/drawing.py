@@ -51,6 +51,7 @@ class Settings:
     variant: loading.Variant = None
     prediction: loading.Prediction = None
     ema: loading.Ema = False
+    strict: loading.Strict = False
     autoencoder: loading.Autoencoder = None
     unet: loading.Unet = None
     text_encoder: loading.TextEncoder = None

@@ -6,8 +6,8 @@ is done with weights (running, converting, inspecting) starts from the `Checkpoi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,24 @@ from keras_sd.config import ModelConfig
 from keras_sd.tokenizer import UNMERGED, read_merges
 from keras_sd.weights import diffusers_folder, keras_cv_h5
 from keras_sd.weights.architecture import PARTS
+from keras_sd.weights.contents import Checkpoint, refuse
 from keras_sd.weights.diffusers_folder.configs import SCHEDULER
 from keras_sd.weights.families import family_of, unsupported
 from keras_sd.weights.files import read_json
 from keras_sd.weights.names import own, weights_h5
 from keras_sd.weights.parts import (
-    FLOAT8,
     Alone,
     Part,
     check_fits,
     component_file,
     component_of,
-    lies_in,
-    listed,
     open_alone,
     shapes_of,
 )
 from keras_sd.weights.prediction import ASSUMED_NOTE, ZERO_SNR, Prediction, stated_prediction
-from keras_sd.weights.readers import TensorFile, WeightsError, read_file, release, sha256
-from keras_sd.weights.recognise import Copy, recognise
+from keras_sd.weights.readers import TensorFile, WeightsError, read_file, sha256
+from keras_sd.weights.recognise import recognise
+from keras_sd.weights.strays import noting_float8, said_of_copy, said_of_strays, without_strays
 
 __all__ = [
     "CONFIG",
@@ -59,90 +58,6 @@ NAMES = (CONFIG, WEIGHTS, MERGES)
 
 FORMAT = 1
 """Of preset folders."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A model's weights as they lie on the disk.
-
-    Attributes:
-        path: of the file or folder.
-        layout: `"keras_sd"`, `"diffusers"`, `"original"` or `"keras_cv"`.
-        family: what it is, for people: "Stable Diffusion 1.x".
-        config: the model's numbers.
-        parts: `text_encoder`, `unet` and `autoencoder`.
-        merges: of the tokenizer: the path of their file, or the merges; None where there are none
-            beside the weights.
-        vocab_size: tokens that the merges make, where the text encoder may know more; None is as
-            many as it knows.
-        words: the words the model was trained on, or None where there is no list.
-        license: of the weights, or None where nothing says.
-        leftover: names in the files that belong to no part, are not known, and make it unfit.
-        left_out: names that are not known and that nothing here needs, and second copies.
-        ignored: names that are known and no part of the model, such as a table of betas.
-        notes: what whoever uses it should know.
-        unsupported: why it cannot be run, or None.
-        prediction_from: how it is known what the UNet predicts.
-        absent: what there is to say of a part that is not there, by its name.
-    """
-
-    path: Path
-    layout: str
-    family: str
-    config: ModelConfig
-    parts: dict[str, Part]
-    merges: Path | tuple[str, ...] | None = None
-    vocab_size: int | None = None
-    words: tuple[str, ...] | None = None
-    license: str | None = None
-    leftover: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    unsupported: str | None = None
-    prediction_from: str = ""
-    absent: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that the weights are in."""
-        return tuple(dict.fromkeys(file for part in self.parts.values() for file in part.files))
-
-    def problems(self) -> dict[str, list[str]]:
-        """What does not fit, of all parts together; see `Part.problems`."""
-        found: dict[str, list[str]] = {}
-        if self.leftover:
-            found["unexpected"] = list(self.leftover)
-        if absent := [
-            f"{part} ({self.absent.get(part, f'give one: {part}=FILE')})"
-            for part in PARTS
-            if part not in self.parts
-        ]:
-            found["missing"] = absent
-        for part in self.parts.values():
-            for kind, names in part.problems().items():
-                found.setdefault(kind, []).extend(names)
-        return found
-
-    def check(self) -> None:
-        """Refuses a checkpoint that does not fit its config, from its headers alone.
-
-        Raises:
-            WeightsError: a tensor has no variable, a variable no tensor, or a shape or dtype does
-                not fit. The message lists the first ten of each kind.
-        """
-        if problems := self.problems():
-            # One of these may be what is missing, under a name that nobody knows.
-            refuse(str(self.path), {**problems, "left out": self.left_out})
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Every variable by `part/path`, in our layout and the file's dtype: views of the file
-        where the format allows it."""
-        return {
-            f"{name}/{path}": array
-            for name, part in self.parts.items()
-            for path, array in part.arrays()
-        }
 
 
 def open_checkpoint(
@@ -199,8 +114,8 @@ def open_checkpoint(
         checkpoint = _open_file(path, prediction, ema, given, strict)
     checkpoint = _with_parts(checkpoint, given, strict)
     if not strict:
-        checkpoint = _without_strays(checkpoint)
-    checkpoint = _noting_float8(checkpoint)
+        checkpoint = without_strays(checkpoint)
+    checkpoint = noting_float8(checkpoint)
     if prediction is not None:
         checkpoint = _with_noise(checkpoint, "the option prediction", prediction=prediction)
     elif "unet" in given and (stated := _stated(given["unet"])):
@@ -278,7 +193,7 @@ def _with_parts(checkpoint: Checkpoint, given: Mapping[str, Path], strict: bool)
     ignored = [name for one in found.values() for name in one.ignored]
     left_out = [name for one in found.values() for name in one.left_out]
     notes = [
-        note for part, path in given.items() for note in _said_of_strays(path, found[part].left_out)
+        note for part, path in given.items() for note in said_of_strays(path, found[part].left_out)
     ]
     changed = replace(
         checkpoint,
@@ -288,68 +203,6 @@ def _with_parts(checkpoint: Checkpoint, given: Mapping[str, Path], strict: bool)
         notes=(*checkpoint.notes, *notes),
     )
     return _named_anew(changed) if "unet" in given else changed
-
-
-def _without_strays(checkpoint: Checkpoint) -> Checkpoint:
-    """Without the tensors that are not known and lie in no network, which a note names."""
-    parts: dict[str, Part] = {}
-    strays: list[str] = []
-    for name, part in checkpoint.parts.items():
-        parts[name], found = part.without_strays()
-        strays += found
-    inside = [lies_in(part.table) for part in parts.values()]
-    leftover = [name for name in checkpoint.leftover if any(lies(name) for lies in inside)]
-    strays += [name for name in checkpoint.leftover if not any(lies(name) for lies in inside)]
-    return replace(
-        checkpoint,
-        parts=parts,
-        leftover=tuple(leftover),
-        left_out=(*checkpoint.left_out, *strays),
-        notes=(*checkpoint.notes, *_said_of_strays(checkpoint.path, strays)),
-    )
-
-
-def _said_of_strays(path: Path, strays: Sequence[str]) -> tuple[str, ...]:
-    if not strays:
-        return ()
-    count = "1 tensor is" if len(strays) == 1 else f"{len(strays)} tensors are"
-    return (f"{path}: {count} left out, which nothing here needs: {listed(strays)}.",)
-
-
-def _said_of_copy(copy: Copy, tensors: Mapping[str, np.ndarray]) -> str:
-    """Whether what a file has twice is the same, and which is taken."""
-    differ = set()
-    for taken, other in copy.pairs:
-        first, second = (np.asarray(tensors[entry.name]) for entry in (taken, other))
-        if not np.array_equal(taken.ours(first), other.ours(second)):
-            differ.add(other.name)
-        release(first)
-        release(second)
-    count = "1 tensor is" if len(copy.names) == 1 else f"{len(copy.names)} tensors are"
-    where = f"{PARTS[copy.part]}: {count} there twice, under {copy.other} and {copy.taken}"
-    if not differ:
-        return f"{where}, with the same numbers."
-    return (
-        f"{where}, and {len(differ)} of them with other numbers: {listed(sorted(differ))}. "
-        f"Programs do not agree which to take. Here it is {copy.taken}, the names that such models "
-        f"are published with; {copy.part}=FILE takes another."
-    )
-
-
-def _noting_float8(checkpoint: Checkpoint) -> Checkpoint:
-    found = {
-        str(tensor.dtype): None
-        for part in checkpoint.parts.values()
-        for tensor in part.tensors.values()
-        if tensor.dtype in FLOAT8
-    }
-    if not found:
-        return checkpoint
-    note = (
-        f"It has numbers in {' and '.join(found)}, eight bits each: what was rounded away by that "
-        "does not come back. They are loaded into the precision of Keras' dtype policy."
-    )
-    return replace(checkpoint, notes=(*checkpoint.notes, note))
 
 
 def _with_noise(checkpoint: Checkpoint, who: str, **changes: Any) -> Checkpoint:
@@ -508,7 +361,7 @@ def _open_file(
         leftover=(*found.leftover, *twice) if strict else found.leftover,
         left_out=() if strict else twice,
         ignored=found.ignored,
-        notes=(*found.notes, *(_said_of_copy(copy, file.tensors) for copy in copies)),
+        notes=(*found.notes, *(said_of_copy(copy, file.tensors) for copy in copies)),
         unsupported=found.unsupported,
         prediction_from=found.prediction_from,
         absent=found.absent,
@@ -595,24 +448,6 @@ def read_preset(folder: str | Path) -> Checkpoint:
         unsupported=unsupported(folder, config),
         prediction_from=CONFIG,
     )
-
-
-def refuse(source: str, problems: Mapping[str, Iterable[str]]) -> None:
-    """Raises one error with everything that does not fit; nothing where all does.
-
-    Args:
-        source: the file or folder.
-        problems: names by what is wrong with them.
-
-    Raises:
-        WeightsError: there are problems.
-    """
-    lines = []
-    for kind, found in problems.items():
-        if names := list(found):
-            lines.append(f"  {len(names)} {kind}: {listed(names)}")
-    if lines:
-        raise WeightsError("\n".join([f"{source} does not fit, nothing was loaded:", *lines]))
 
 
 def _under(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

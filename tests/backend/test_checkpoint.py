@@ -162,6 +162,19 @@ def test_what_a_file_has_too_much_and_too_little_is_said_at_once(first, tmp_path
     assert "betas" not in message
 
 
+def test_a_stray_tensor_is_refused_only_where_that_is_asked_for(
+    first, tmp_path, vocabulary, caplog
+):
+    def change(tensors):
+        tensors["global_step"] = np.zeros(1, "float32")
+
+    path = edit(write(first, "original", tmp_path), change)
+    assert same(arrays_of(load(path, vocabulary=vocabulary).networks), arrays_of(first.networks))
+    assert "1 tensor is left out, which nothing here needs: global_step" in caplog.text
+    with pytest.raises(WeightsError, match="1 unexpected: global_step"):
+        load(path, vocabulary=vocabulary, strict=True)
+
+
 def test_a_number_that_is_not_finite_is_named_as_the_file_names_it(first, tmp_path, vocabulary):
     def change(tensors):
         tensors["model.diffusion_model.out.2.weight"][0, 0, 0, 0] = np.nan

@@ -132,7 +132,7 @@ def test_generate_with_everything(fake, capsys) -> None:
     arguments = """generate cat --model m --negative dog --sampler DPM++_2M_Karras --steps 5
         --guidance 2.5 --guidance-rescale 0.7 --guidance-interval 0.2 5 --seed 0
         --count 2 --size 64x32 --output cat.png --backend torch
-        --variant fp16 --prediction v --ema --autoencoder vae.safetensors --unet unet.ckpt
+        --variant fp16 --prediction v --ema --strict --autoencoder vae.safetensors --unet unet.ckpt
         --text-encoder clip.bin --vocabulary merges.txt --compat keras_cv==0.9
         --dtype mixed_float16"""
     assert cli.main(arguments.split()) == 0
@@ -142,6 +142,7 @@ def test_generate_with_everything(fake, capsys) -> None:
         "variant": "fp16",
         "prediction": "v",
         "ema": True,
+        "strict": True,
         "autoencoder": Path("vae.safetensors"),
         "unet": Path("unet.ckpt"),
         "text_encoder": Path("clip.bin"),

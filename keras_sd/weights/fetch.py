@@ -17,13 +17,12 @@ from pathlib import Path
 from keras_sd.weights import vocabulary
 from keras_sd.weights.hub import (
     FetchError,
-    File,
     Request,
     hub_cache,
     is_offline,
     obtain,
-    read_note,
 )
+from keras_sd.weights.notes import File, read_note
 from keras_sd.weights.sources import SOURCES, Pinned
 from keras_sd.weights.vocabulary import fetch_vocabulary, find_vocabulary
 

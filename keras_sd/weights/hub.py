@@ -14,22 +14,17 @@ import hashlib
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from operator import itemgetter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from keras_sd.files import replace_file
 from keras_sd.weights.checkpoint import NAMES
 from keras_sd.weights.diffusers_folder import INDEX
-from keras_sd.weights.diffusers_folder.files import FOLDERS, kind_of, named, stems
+from keras_sd.weights.diffusers_folder.choice import FOLDERS, candidates, choose, named
+from keras_sd.weights.notes import DIGEST, File, Note, is_commit, read_note, write_note
 from keras_sd.weights.readers import sha256
 from keras_sd.weights.sources import SOURCES, Place
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 _OPTIONAL = (
     "scheduler/scheduler_config.json",
@@ -42,8 +37,6 @@ _OPTIONAL = (
 )
 _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".bin", ".h5")
 
-_NOTE_FORMAT = 1
-_MAX_NOTE = 1_000_000
 _MAX_LISTED = 10
 _TIMEOUT = 30
 
@@ -54,15 +47,6 @@ T = TypeVar("T")
 
 class FetchError(OSError):
     """Something could not be fetched; the message says from where, why, and what to do by hand."""
-
-
-@dataclass(frozen=True)
-class File:
-    """A file of a repository: 64 digits are its SHA-256, 40 the SHA-1 that git gives it."""
-
-    name: str
-    size: int
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -199,7 +183,7 @@ def _adopt(request: Request, failures: list[str]) -> Path | None:
     for path in snapshot.rglob("*"):
         # A snapshot links to a file that is named by its checksum; without links there is none.
         digest = path.readlink().name if path.is_symlink() else ""
-        if path.is_file() and _DIGEST.fullmatch(digest):
+        if path.is_file() and DIGEST.fullmatch(digest):
             name = path.relative_to(snapshot).as_posix()
             files[name] = File(name, path.stat().st_size, digest)
     try:
@@ -267,7 +251,7 @@ def _listing(hub: Any, request: Request) -> tuple[str, dict[str, File]]:
         size = sibling.lfs.size if sibling.lfs else sibling.size
         digest = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
         # A file without both could not be checked, so it is as good as not there.
-        if isinstance(size, int) and _DIGEST.fullmatch(digest or ""):
+        if isinstance(size, int) and DIGEST.fullmatch(digest or ""):
             files[sibling.rfilename] = File(sibling.rfilename, size, digest)
     if not is_commit(info.sha or ""):
         raise Failure(f"the answer names no commit: {info.sha!r}")
@@ -370,49 +354,18 @@ def _choose_diffusers(files: Iterable[str], variant: str | None) -> set[str]:
     chosen |= names.intersection(_OPTIONAL)
     taken = set()
     for part in ("unet", "autoencoder", "text_encoder"):
-        folder, found = FOLDERS[part], _weights(names, part)
-        # A part that lacks the variant is taken without it, as long as another has it; the only
-        # variant that there is needs no naming. Reading a folder goes by the same rules.
-        kind = variant if variant in found else None
-        if variant is None and None not in found and len(found) == 1:
-            (kind,) = found
-        if kind not in found:
+        there = candidates(names, part)
+        whole = {kind: weights for kind, weights in there.items() if weights.is_whole}
+        weights = choose(whole, variant)
+        if weights is None:
+            folder = FOLDERS[part]
             has = _list(names, folder)
             raise Failure(f"{folder}/ has no weights {named(variant)}; it has {has}")
-        taken.add(kind)
-        chosen |= found[kind]
+        taken.add(variant if variant in whole else None)
+        chosen |= {weights.file, *weights.shards}
     if variant is not None and variant not in taken:
         raise Failure(f"it has no weights {named(variant)}; unet/ has {_list(names, 'unet')}")
     return chosen
-
-
-def _weights(names: set[str], part: str) -> dict[str | None, set[str]]:
-    """The files of a part's weights by variant, in the safest format that there is of it."""
-    folder = FOLDERS[part]
-    ranked = []
-    for name in names:
-        place, _, file = name.partition("/")
-        if place == folder and (known := kind_of(file, part)) is not None:
-            ranked.append((known[0], name, known[1]))
-    found: dict[str | None, set[str]] = {}
-    for rank, name, variant in sorted(ranked, key=itemgetter(0, 1)):
-        kind, order = divmod(rank, 3)
-        start = re.escape(f"{folder}/{stems(part)[kind]}")
-        shards = _shards(names, start, ("safetensors", "bin")[kind], variant) if order else set()
-        if variant not in found and (shards or not order):
-            found[variant] = {name, *shards}
-    return found
-
-
-def _shards(names: set[str], start: str, ending: str, variant: str | None) -> set[str]:
-    """The shards of weights, if all are there."""
-    dot = re.escape(f".{variant}" if variant else "")
-    number = r"-\d{5}-of-(\d{5})"
-    # The variant stands before the number, in older files after it.
-    pattern = re.compile(rf"{start}(?:{dot}{number}|{number}{dot})\.{ending}")
-    matches = [match for name in names if (match := pattern.fullmatch(name))]
-    complete = {int(match[1] or match[2]) for match in matches} == {len(matches)}
-    return {match[0] for match in matches} if complete else set()
 
 
 def _list_weights(names: Iterable[str]) -> str:
@@ -469,70 +422,17 @@ def _discard(path: Path) -> None:
         path = path.parent / target
 
 
-@dataclass(frozen=True)
-class Note:
-    """What was checked: the files of a request, and when they were last changed, in nanoseconds."""
-
-    address: str
-    variant: str | None
-    pinned: bool
-    commit: str
-    files: tuple[tuple[File, int], ...]
-
-    def is_untouched(self, folder: Path) -> bool:
-        """Whether all files are in a repository's folder, as they were when they were checked."""
-        try:
-            times = [
-                (folder / "snapshots" / self.commit / file.name).stat() for file, _ in self.files
-            ]
-        except OSError:
-            return False
-        return [(now.st_size, now.st_mtime_ns) for now in times] == [
-            (file.size, changed) for file, changed in self.files
-        ]
-
-
-def read_note(path: Path) -> Note | None:
-    """A note, or None where there is none that can be relied on: then nothing was checked."""
-    try:
-        with open(path, "rb") as file:
-            note = json.loads(file.read(_MAX_NOTE))
-        files = tuple(
-            (File(name, int(entry["size"]), entry["digest"]), int(entry["changed"]))
-            for name, entry in note["files"].items()
-        )
-        good = (
-            note["format"] == _NOTE_FORMAT
-            and is_commit(note["commit"])
-            and files
-            and all(_DIGEST.fullmatch(file.digest) for file, _ in files)
-            and not any(".." in PurePosixPath(file.name).parts for file, _ in files)
-        )
-        found = Note(note["address"], note["variant"], note["pinned"], note["commit"], files)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return found if good else None
-
-
 def _write_note(request: Request, commit: str, files: list[File]) -> None:
     snapshot = request.folder / "snapshots" / commit
-    note = {
-        "format": _NOTE_FORMAT,
-        "address": str(request),
-        "variant": request.variant,
-        "pinned": request.expected is not None,
-        "commit": commit,
-        "files": {
-            file.name: {
-                "size": file.size,
-                "changed": (snapshot / file.name).stat().st_mtime_ns,
-                "digest": file.digest,
-            }
-            for file in files
-        },
-    }
+    note = Note(
+        str(request),
+        request.variant,
+        request.expected is not None,
+        commit,
+        tuple((file, (snapshot / file.name).stat().st_mtime_ns) for file in files),
+    )
     try:
-        replace_file(request.note, lambda part: part.write_text(json.dumps(note, indent=1)))
+        write_note(request.note, note)
     except OSError as error:
         # A cache that is shared and read-only: good, but to be checked again the next time.
         _log.info("cannot note that %s was checked: %s", request, error)
@@ -558,11 +458,6 @@ def is_offline() -> bool:
     """Whether `HF_HUB_OFFLINE` is set, at this moment."""
     value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
     return value.upper() in ("1", "ON", "YES", "TRUE")
-
-
-def is_commit(revision: str) -> bool:
-    """Whether a revision is a commit, which never changes, and no branch or tag."""
-    return _COMMIT.fullmatch(revision) is not None
 
 
 def human_size(size: int) -> str:

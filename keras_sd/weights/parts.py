@@ -15,7 +15,7 @@ import numpy as np
 from keras_sd.config import SD_1, ModelConfig
 from keras_sd.weights import architecture, keras_cv_h5
 from keras_sd.weights.architecture import Telling
-from keras_sd.weights.diffusers_folder.files import stems
+from keras_sd.weights.diffusers_folder.choice import stems
 from keras_sd.weights.files import read_json
 from keras_sd.weights.names import Table, own, weights_h5
 from keras_sd.weights.readers import TensorFile, WeightsError, read_file

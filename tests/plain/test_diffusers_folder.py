@@ -35,6 +35,7 @@ from keras_sd.registry import get_sampler
 from keras_sd.tokenizer import Tokenizer
 from keras_sd.weights.diffusers_folder import (
     FOLDERS,
+    choice,
     configs,
     read_folder,
     read_part,
@@ -998,6 +999,23 @@ def test_shards(sd1, index, variant):
     shard(sd1, "unet", index, f".{variant}" if variant else "")
     assert len(files_of(sd1, variant)["unet"]) == len(files_of(sd1)["unet"]) == 2
     assert same(read_arrays(sd1, variant), arrays_for(CONFIGS["sd1"]))
+
+
+def test_what_is_whole_goes_before_what_lacks_a_shard(sd1):
+    """On the disk as in a repository, of which only what is chosen here is fetched."""
+    index = shard(sd1, "unet")
+    (sd1 / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"")
+    names = [path.relative_to(sd1).as_posix() for path in sd1.rglob("*")]
+    assert choice.candidates(names, "unet")[None].file == f"unet/{index.name}"
+    assert len(files_of(sd1)["unet"]) == 2
+    gone = next((sd1 / "unet").glob("*-00001-of-00002.safetensors"))
+    gone.unlink()
+    names.remove(f"unet/{gone.name}")
+    assert choice.candidates(names, "unet")[None].file == "unet/diffusion_pytorch_model.bin"
+    assert files_of(sd1)["unet"] == ["diffusion_pytorch_model.bin"]
+    (sd1 / "unet" / "diffusion_pytorch_model.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=f"{gone.name} is missing, a shard of"):
+        read_folder(sd1)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from pathlib import Path
 import pytest
 
 from keras_sd.config import SD_1
-from keras_sd.weights import fetch, hub, sources, vocabulary
+from keras_sd.weights import fetch, hub, notes, sources, vocabulary
 from keras_sd.weights.checkpoint import Checkpoint
 from keras_sd.weights.fetch import FetchError
 
@@ -422,7 +422,7 @@ def test_the_table_pins_every_file():
             assert file.size > 2e9
             for place in file.places:
                 assert re.fullmatch(r"[\w.-]+/[\w.-]+", place.repo)
-                assert place.revision == "main" or hub.is_commit(place.revision)
+                assert place.revision == "main" or notes.is_commit(place.revision)
                 assert place.path.endswith((".safetensors", ".ckpt"))
             # Whatever happens to one owner, another has it.
             assert len({place.repo.split("/")[0] for place in file.places}) > 1 or source.variants
@@ -679,7 +679,7 @@ def test_a_damaged_note_counts_for_nothing(cached, note, caplog):
         path.unlink()
     else:
         path.write_text(note)
-    assert hub.read_note(path) is None
+    assert notes.read_note(path) is None
     (cached / UNET).resolve().write_bytes(b"tenu" * 1000)
     with pytest.raises(FetchError):
         fetch.resolve("hf://me/model")
@@ -749,7 +749,7 @@ def test_a_cache_that_cannot_be_written_serves_all_the_same(cached, monkeypatch)
     def refuse(*arguments):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(hub, "replace_file", refuse)
+    monkeypatch.setattr(notes, "replace_file", refuse)
     os.utime(cached / UNET, (1, 1))
     assert fetch.resolve("hf://me/model") == cached
 
@@ -936,7 +936,7 @@ def test_only_names_can_be_fetched(home):
 
 
 def choose(names: set[str], variant: str | None = None) -> set[str]:
-    files = {name: hub.File(name, 1, "0" * 40) for name in names}
+    files = {name: notes.File(name, 1, "0" * 40) for name in names}
     return {f.name for f in hub._choose(files, hub.Request("a/b", "main", None, variant))}
 
 
@@ -980,7 +980,7 @@ def test_the_files_of_a_part(there, variant, taken):
 
 
 def test_what_makes_a_model_usable_comes_last():
-    files = {name: hub.File(name, len(FOLDER[name]), "0" * 40) for name in PLAIN}
+    files = {name: notes.File(name, len(FOLDER[name]), "0" * 40) for name in PLAIN}
     order = [file.name for file in hub._choose(files, hub.Request("a/b", "main"))]
     assert order[-1] == UNET
     assert order[-2] == "text_encoder/model.safetensors"

@@ -14,17 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from keras_sd.config import ModelConfig
+from keras_sd.weights.diffusers_folder.choice import FOLDERS
 from keras_sd.weights.diffusers_folder.configs import (
     INDEX,
     SCHEDULER,
     read_config,
 )
-from keras_sd.weights.diffusers_folder.files import (
-    FOLDERS,
-    PartFiles,
-    find_weights,
-    read_tensors,
-)
+from keras_sd.weights.diffusers_folder.files import PartFiles, find_weights, read_tensors
 from keras_sd.weights.diffusers_folder.settings import Settings
 from keras_sd.weights.diffusers_folder.tokens import read_tokenizer
 from keras_sd.weights.diffusers_folder.write import write_folder

@@ -9,11 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_sd.weights.diffusers_folder.choice import (
+    FOLDERS,
+    Candidate,
+    candidates,
+    choose,
+    named,
+    stems,
+)
 from keras_sd.weights.diffusers_folder.settings import Settings
 from keras_sd.weights.readers import WeightsError, read_file, shown
-
-FOLDERS = {"text_encoder": "text_encoder", "unet": "unet", "autoencoder": "vae"}
-"""What diffusers calls the folders of our parts."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ def find_weights(
         WeightsError: there is no such variant, or an index of shards is damaged.
     """
     found = {
-        part: _candidates(folder / name, part)
+        part: candidates((f"{name}/{path.name}" for path in (folder / name).iterdir()), part)
         for part, name in FOLDERS.items()
         if part not in without
     }
@@ -63,73 +68,26 @@ def find_weights(
     chosen = {}
     for part, files in found.items():
         name = FOLDERS[part]
-        if variant in files:
-            taken = variant
-        elif None in files:
-            taken = None
-            notes.append(f"{name} has no variant {variant!r}: it is taken without a variant")
-        elif variant is None and len(files) == 1:
-            (taken,) = files
-            notes.append(f"{name} has the variant {taken!r} only, which is taken")
-        else:
+        taken = choose(files, variant)
+        if taken is None:
             raise WeightsError(
                 f"{folder / name} has no weights {named(variant)}; {_variants(found)}"
             )
-        path = files[taken]
+        if variant not in files:
+            notes.append(
+                f"{name} has no variant {variant!r}: it is taken without a variant"
+                if None in files
+                else f"{name} has the variant {next(iter(files))!r} only, which is taken"
+            )
+        path = folder / taken.file
         chosen[part] = _sharded(path) if path.suffix == ".json" else PartFiles((path,))
     return chosen
 
 
-def _candidates(folder: Path, part: str) -> dict[str | None, Path]:
-    """The best file of weights, or index of shards, of every variant."""
-    found: dict[str | None, tuple[int, Path]] = {}
-    for path in folder.iterdir():
-        if (known := kind_of(path.name, part)) is not None:
-            rank, variant = known
-            entry = (rank, path)
-            found[variant] = min(found.get(variant, entry), entry)
-    return {variant: path for variant, (_, path) in found.items()}
-
-
-def kind_of(name: str, part: str) -> tuple[int, str | None] | None:
-    """What a file in the folder of a part is to it, by its name.
-
-    Returns:
-        The rank of the file (lower goes before higher; that of an index of shards is no multiple
-        of 3) and its variant, or None where there is no variant; None for any other file, such as
-        one of the shards.
-    """
-    if re.search(r"-\d+-of-\d+\.", name):  # one of the shards
-        return None
-    for rank, (stem, suffix) in enumerate(zip(stems(part), ("safetensors", "bin"), strict=True)):
-        for order, pattern in enumerate(
-            (
-                rf"{stem}(?:\.(?P<variant>[^./]+))?\.{suffix}",
-                rf"{stem}\.{suffix}\.index(?:\.(?P<variant>[^./]+))?\.json",
-                rf"{stem}\.{suffix}\.(?P<variant>[^./]+)\.index\.json",  # of older versions
-            )
-        ):
-            if match := re.fullmatch(pattern, name):
-                return 3 * rank + order, match["variant"]
-    return None
-
-
-def stems(part: str) -> tuple[str, str]:
-    """How the names of `.safetensors` and `.bin` files begin."""
-    if part == "text_encoder":
-        return "model", "pytorch_model"
-    return "diffusion_pytorch_model", "diffusion_pytorch_model"
-
-
-def _variants(found: Mapping[str, Mapping[str | None, Path]]) -> str:
+def _variants(found: Mapping[str, Mapping[str | None, Candidate]]) -> str:
     return "there is " + "; ".join(
         f"{FOLDERS[part]}: {', '.join(sorted(map(named, files)))}" for part, files in found.items()
     )
-
-
-def named(variant: str | None) -> str:
-    """A variant in a sentence: "weights of variant 'fp16'"."""
-    return "without a variant" if variant is None else f"of variant {variant!r}"
 
 
 def _sharded(path: Path) -> PartFiles:

@@ -15,6 +15,7 @@ from keras_sd.config import ModelConfig
 from keras_sd.files import checked_path
 from keras_sd.specs import parse_spec
 from keras_sd.tokenizer import END, START, UNMERGED, Tokenizer, read_merges
+from keras_sd.weights.diffusers_folder.choice import FOLDERS, stems
 from keras_sd.weights.diffusers_folder.configs import (
     CHANNELS,
     CLASSES,
@@ -23,7 +24,6 @@ from keras_sd.weights.diffusers_folder.configs import (
     VERSION,
     read_config,
 )
-from keras_sd.weights.diffusers_folder.files import FOLDERS, stems
 from keras_sd.weights.diffusers_folder.schedulers import KINDS, SIGMAS, SPACINGS
 from keras_sd.weights.diffusers_folder.settings import Settings
 from keras_sd.weights.diffusers_folder.tokens import PADS, Tokens

@@ -262,7 +262,7 @@ class _Registry(Generic[_Info]):
             raise TypeError(f"A {self.noun} is a name or a callable, got {label(asked)}.")
         if not settings:
             if wrong := self._wrong_arguments(asked):
-                raise TypeError(f"{label(asked)} is no {self.noun}: {wrong}")
+                raise TypeError(f"That is no {self.noun}: {wrong}")
             return asked
         if not inspect.isfunction(asked):
             raise TypeError(
@@ -320,7 +320,8 @@ class _Registry(Generic[_Info]):
         try:
             signature.bind(*self.given)
         except TypeError as error:
-            return f"it cannot be called with ({', '.join(self.given)}): {error}."
+            given = ", ".join(self.given)
+            return f"{label(made)} cannot be called with ({given}): {error}."
         return ""
 
     def _find(self, asked: str) -> _Info:

@@ -143,13 +143,13 @@ class Model:
             FileNotFoundError: there is no such preset, or a file of it is missing.
             OSError: it is not on this machine and could not be fetched (`FetchError`).
         """
-        from keras_sd import compat as compatibility
+        from keras_sd.compat import rules_of
         from keras_sd.weights.load import build_networks
         from keras_sd.weights.presets import open_preset
         from keras_sd.weights.readers import WeightsError
         from keras_sd.weights.vocabulary import tokenizer_of
 
-        rules = compatibility.get(compat)
+        rules = rules_of(compat)
         precision.check_policy(dtype)
         resolve_jit_compile(jit_compile)
         checkpoint = open_preset(
@@ -175,7 +175,7 @@ class Model:
             checkpoint.config,
             networks,
             {"text_encoder": tokenizer},
-            rules=rules or OWN,
+            rules=rules,
             words=checkpoint.words,
             license=checkpoint.license,
             jit_compile=jit_compile,

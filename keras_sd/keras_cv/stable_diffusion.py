@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,9 +21,9 @@ from keras_sd.keras_cv.clip_tokenizer import SimpleTokenizer
 from keras_sd.keras_cv.decoder import Decoder
 from keras_sd.keras_cv.diffusion_model import DiffusionModel, DiffusionModelV2
 from keras_sd.keras_cv.image_encoder import ImageEncoder
+from keras_sd.keras_cv.lazy import LazyModel, LazyParts, LazyTokenizers
 from keras_sd.keras_cv.parts import PRESET, PRESET_V2, Source
 from keras_sd.keras_cv.text_encoder import TextEncoder, TextEncoderV2
-from keras_sd.model import Model
 from keras_sd.networks.unet import timestep_embedding
 from keras_sd.precision import check_policy, policy_scope
 from keras_sd.rules import OWN
@@ -97,10 +97,10 @@ class StableDiffusion(pipeline.StableDiffusion):
             license = SOURCES[str(source.place)].license
         self._source = source
         self._halves: tuple[Any, Any] = (None, None)
-        self.model = _Model(
+        self.model = LazyModel(
             source.config,
-            _Parts(self),
-            _Tokenizers(self),
+            LazyParts(self),
+            LazyTokenizers(self),
             rules=source.compat or OWN,
             words=words,
             license=license,
@@ -404,61 +404,6 @@ class StableDiffusionV2(StableDiffusion):
     _config = SD_2_BASE
     _text_encoder_class = TextEncoderV2
     _diffusion_model_class = DiffusionModelV2
-
-
-class _Parts(MutableMapping[str, Any]):
-    """The parts of a pipeline that come when they are asked for."""
-
-    _NAMES: ClassVar[dict[str, str]] = {
-        "text_encoder": "text_encoder",
-        "unet": "diffusion_model",
-        "autoencoder": "autoencoder",
-    }
-
-    def __init__(self, owner: StableDiffusion):
-        self._owner = owner
-
-    def __getitem__(self, name: str) -> Any:
-        return getattr(self._owner, self._NAMES[name])
-
-    def __setitem__(self, name: str, part: Any) -> None:
-        setattr(self._owner, {"unet": "_diffusion_model"}.get(name, name), part)
-
-    def with_encoder(self) -> None:
-        """Loads the image encoder, which pictures of a prompt do without."""
-        if self._owner.config.autoencoder.encoder:
-            self._owner._image_encoder = self._owner.image_encoder
-
-    def __delitem__(self, name: str) -> None:
-        raise TypeError("A model has all of its parts; set another in its place")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._NAMES)
-
-    def __len__(self) -> int:
-        return len(self._NAMES)
-
-
-class _Tokenizers(_Parts):
-    _NAMES: ClassVar[dict[str, str]] = {"text_encoder": "tokenizer"}
-
-
-class _Model(Model):
-    """A model whose image encoder is loaded when the first image is encoded."""
-
-    parts: _Parts
-
-    def save_preset(self, *args: Any, **options: Any) -> None:
-        self.parts.with_encoder()
-        super().save_preset(*args, **options)
-
-    def save_checkpoint(self, *args: Any, **options: Any) -> None:
-        self.parts.with_encoder()
-        super().save_checkpoint(*args, **options)
-
-    def latents(self, pixels: np.ndarray, *noise: Any) -> Any:
-        self.parts.with_encoder()
-        return super().latents(pixels, *noise)
 
 
 def _shown(

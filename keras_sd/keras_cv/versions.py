@@ -90,19 +90,11 @@ class KerasCV(Rules):
         ratio = (_TIMESTEPS - 1) / (num_steps - 1) if num_steps > 1 else _TIMESTEPS
         return [round(i * ratio) for i in reversed(range(num_steps))]
 
-    def noise(self, seed: int, shape: Sequence[int]) -> NDArray[np.float32]:
-        """The noise a run on TensorFlow started from.
-
-        Args:
-            seed: from 0 to 2**64 - 1.
-            shape: of the noise of all images together: it is one draw.
-        """
-        return stateless_normal(self._key(seed), shape)
-
     def first_noise(
         self, seed: int, numbers: Sequence[int], shape: Sequence[int]
     ) -> NDArray[np.float32]:
-        """The images of KerasCV were rows of one draw; see `Rules.first_noise`."""
+        """What a run on TensorFlow started from: the images were rows of one draw. See
+        `Rules.first_noise`."""
         size, numbers = math.prod(shape), list(numbers)
         if not numbers or min(numbers) < 0:
             raise ValueError(f"numbers of images are 0 or more, at least one; not {numbers}")

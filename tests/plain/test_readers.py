@@ -60,8 +60,12 @@ def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(tmp_path, monke
     pipe, file = tmp_path / "pipe", tmp_path / "file"
     os.mkfifo(pipe)
     file.write_bytes(b"")
-    looked_at = os.stat(file)
-    monkeypatch.setattr(readers.os, "stat", lambda path: looked_at)
+    stat = os.stat
+
+    def before(path, **options):
+        return stat(file if path == pipe else path, **options)
+
+    monkeypatch.setattr(os, "stat", before)
     with soon(), pytest.raises(WeightsError, match=r"is a pipe \(FIFO\), not a file"):
         readers.open_file(pipe)
 

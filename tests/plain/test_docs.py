@@ -102,6 +102,16 @@ def test_the_design_has_each_module_in_its_layer():
     assert layers == RANK
 
 
+def test_the_design_has_a_reason_for_each_long_file():
+    page = (
+        (DOCS / "design.md").read_text(encoding="utf-8").split("A file has at most 500 lines.")[1]
+    )
+    reasons = re.findall(r"^\| `([\w/.]+)` \| .+ \|$", page.split("\n## ")[0], re.MULTILINE)
+    files = {path: path.read_text(encoding="utf-8") for path in (ROOT / "keras_sd").rglob("*.py")}
+    long = [path for path, text in files.items() if len(text.splitlines()) > 500]
+    assert sorted(reasons) == sorted(p.relative_to(ROOT / "keras_sd").as_posix() for p in long)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_to_files_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)

@@ -7,12 +7,10 @@ which takes seconds.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from typer.main import get_command
 
 from keras_sd import __version__
 from keras_sd.cli.benchmark import benchmark
@@ -20,7 +18,7 @@ from keras_sd.cli.checkpoints import convert, fetch, inspect, models
 from keras_sd.cli.draw import generate, image_to_image, inpaint, samplers, schedules
 from keras_sd.cli.lab import lab
 from keras_sd.cli.new_sampler import new_sampler
-from keras_sd.cli.terminal import notes, report, say
+from keras_sd.cli.terminal import run
 from keras_sd.cli.train import train_emoji
 
 app = typer.Typer(
@@ -71,16 +69,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 2 for bad input, 1 for another failure, 130 when stopped by Ctrl-C.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    try:
-        with notes():
-            status = get_command(app).main(arguments, prog_name="keras-sd", standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        status = 130
-    except Exception as error:
-        if "--debug" in arguments:
-            raise
-        status = report(error)
-    if status == 130:
-        say("stopped")
-    return status if isinstance(status, int) else 0
+    return run(app, "keras-sd", arguments)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.main import get_command
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -46,6 +47,32 @@ def report(error: Exception) -> int:
         return 1
     say(f"error: {type(error).__name__}: {message} (--debug shows where)")
     return 1
+
+
+def run(app: typer.Typer, name: str, arguments: Sequence[str] | None) -> int:
+    """Run a command.
+
+    Args:
+        app: with its commands.
+        name: what it is called in its help.
+        arguments: What follows the name; the process's own arguments if None.
+
+    Returns:
+        The exit status: 0, 2 for bad input, 1 for another failure, 130 when stopped by Ctrl-C.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        with notes():
+            status = get_command(app).main(arguments, prog_name=name, standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        status = 130
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        status = report(error)
+    if status == 130:
+        say("stopped")
+    return status if isinstance(status, int) else 0
 
 
 @contextmanager

@@ -67,7 +67,7 @@ RANK = {
 # The two doors of the house to the wing for KerasCV, and who else knows it: its old names, and the
 # benchmark, which runs KerasCV itself.
 DOORS = {"compat.py", "weights/keras_cv_h5.py"}
-OF_THE_WING = ("keras_cv/", "models/", "benchmark/")
+OF_THE_WING = ("keras_cv/", "models/")
 
 # Modules that promise to need nothing but what is named here, wherever in the file it is imported.
 NEEDS_ONLY = {
@@ -207,9 +207,7 @@ def test_the_house_knows_the_wing_through_two_doors():
 
 def test_only_backend_names_a_backend():
     naming = {path for path, names in CORE_FILES.items() if tops(names) & BACKENDS}
-    # What the benchmark compares us with is written for one of them.
-    compared = {path for path in naming if path.startswith("benchmark/systems/")}
-    assert naming - compared == {"backend.py"}
+    assert naming == {"backend.py"}
 
 
 @pytest.mark.parametrize("name", NEEDS_ONLY)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from keras_sd.benchmark.cases import Case, baseline
+from comparison.cases import Case, baseline
 
 Run = Mapping[str, Any]
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_sd.benchmark.systems import Job, Laps, devices
+from comparison.systems import Job, Laps, devices
 
 _MAX_LENGTH = 77
 
 
 class System:
-    """See `keras_sd.benchmark.systems`."""
+    """See `comparison.systems`."""
 
     packages = ("keras-cv", "keras", "tensorflow", "tensorflow-cpu")
 

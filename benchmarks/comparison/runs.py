@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_sd.benchmark.cases import Case
-from keras_sd.benchmark.systems import Job
+from comparison.cases import Case
+from comparison.systems import Job
 
 WORKER = Path(__file__).with_name("worker.py")
 

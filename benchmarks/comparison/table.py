@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_sd.benchmark.cases import VARIANTS
-from keras_sd.benchmark.results import Row, Spread, noise_of, rows_of
+from comparison.cases import VARIANTS
+from comparison.results import Row, Spread, noise_of, rows_of
 
 _OTHERS = {"diffusers": "diffusers", "keras_cv": "KerasCV"}
 

@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from keras_sd.benchmark import plot, table
-from keras_sd.benchmark.cases import VARIANTS, Case, cases_of, notes_of
-from keras_sd.benchmark.model import (
+from comparison import plot, table
+from comparison.cases import VARIANTS, Case, cases_of, notes_of
+from comparison.model import (
     Model,
     make,
     noise_of,
     refusal_of_keras_cv,
     write_for_keras_cv,
 )
-from keras_sd.benchmark.runs import Results, RunError, machine, measure, run_worker
-from keras_sd.benchmark.systems import Job
+from comparison.runs import Results, RunError, machine, measure, run_worker
+from comparison.systems import Job
 from keras_sd.config import check_size
 from keras_sd.files import replace_file
 from keras_sd.image import save_png

@@ -17,18 +17,18 @@ import traceback
 import types
 from pathlib import Path
 
-if "keras_sd" not in sys.modules:
+if "comparison" not in sys.modules:
     # Started by its path. The package is here, whether or not (another version of) it is installed,
     # and its neighbours are not to be found: they are of another environment.
     here = Path(__file__).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != here]
-    package = types.ModuleType("keras_sd")
-    package.__path__ = [str(here.parent)]
-    sys.modules["keras_sd"] = package
+    package = types.ModuleType("comparison")
+    package.__path__ = [str(here)]
+    sys.modules["comparison"] = package
 
 import numpy as np
 
-from keras_sd.benchmark.systems import Job, Laps
+from comparison.systems import Job, Laps
 
 
 def measure(job: Job) -> dict[str, object]:
@@ -41,7 +41,7 @@ def measure(job: Job) -> dict[str, object]:
     """
     threads = _take(job.threads)
     start = time.perf_counter()
-    system = importlib.import_module(f"keras_sd.benchmark.systems.{job.system}").System(job)
+    system = importlib.import_module(f"comparison.systems.{job.system}").System(job)
     imported = time.perf_counter()
     system.load()
     loaded = time.perf_counter()

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_sd.benchmark.systems import Job, Laps, devices
+from comparison.systems import Job, Laps, devices
 
 
 class System:
-    """See `keras_sd.benchmark.systems`."""
+    """See `comparison.systems`."""
 
     def __init__(self, job: Job):
         import keras

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_sd.benchmark.results import Spread, rows_of
+from comparison.results import Spread, rows_of
 
 _COLORS = {
     "keras_sd (jax)": "#7b4fa3",

@@ -48,8 +48,10 @@ def ours(session: nox.Session, extras: str = "") -> str:
             *("python", "-m", "pip", "wheel", "--quiet", "--no-deps"),
             *("--wheel-dir", str(folder), str(ROOT)),
         )
-        _wheels.extend(folder.glob("*.whl"))
+        _wheels.extend(folder.resolve().glob("*.whl"))  # sessions change their folder
     (wheel,) = _wheels
+    # In an environment that is used again, pip would keep an older build of the same version.
+    session.run_install("python", "-m", "pip", "uninstall", "--quiet", "--yes", "keras-sd")
     return f"{wheel}{extras}"
 
 

@@ -95,7 +95,7 @@ def real(
         least: the smallest that fits.
         most: the largest that fits.
         above: what it has to be larger than.
-        what: it is called in the error.
+        what: the error calls the number so.
 
     Raises:
         SettingTypeError: it is no real number.
@@ -168,7 +168,7 @@ def check_size(name: str, size: Any) -> int:
 
 
 def check_area(height: int, width: int) -> None:
-    """Both together.
+    """Checks height and width together.
 
     Raises:
         ValueError: there are more than `MAX_AREA` pixels.

@@ -48,11 +48,11 @@ class Conditions(Mapping[str, Any]):
         return f"Conditions({listed})"
 
     def __or__(self, others: Mapping[str, Any]) -> Conditions:
-        """These and others; of a name that both have, the others'."""
+        """The arrays of both; under a name that both have, the array of the others."""
         return Conditions({**self, **others})
 
     def above(self, others: Conditions) -> Conditions:
-        """The rows of both, these first: two halves of one batch.
+        """One batch of both: first these rows, then the others.
 
         Raises:
             ValueError: they have other names, or arrays of other shapes.

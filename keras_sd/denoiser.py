@@ -1,7 +1,7 @@
 """The UNet as a denoiser: `denoise(x, level) -> x0`, with classifier-free guidance.
 
-The functions of tensors are compiled by the model (`keras_sd.model.Model`), once a shape, and know
-neither the run nor its settings: these are their arguments.
+The functions of tensors are compiled by the model (`keras_sd.model.Model`), once a shape. All that
+belongs to a run, its conditions and its guidance, comes in as arguments.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ class Denoiser:
     """The model of one run as samplers call it.
 
     Args:
-        steps: of `STEPS`, by name, without the first two arguments.
+        steps: the functions of `STEPS` with their first two arguments filled in, as
+            `keras_sd.model.Model.steps` gives them.
         told: conditions of the prompts.
-        untold: of the negative prompts.
+        untold: conditions of the negative prompts.
         guidance: how both count.
     """
 
@@ -60,10 +61,14 @@ class Denoiser:
         return self._plain(x, *scalars, self._told)
 
     def parts(self, x: Any, level: Level) -> tuple[Any, Any]:
-        """The clean latents that guidance is made of, at one evaluation of both.
+        """The two clean latents that guidance combines, in one evaluation.
+
+        Args:
+            x: the latent, as for a call.
+            level: its noise level.
 
         Returns:
-            With the prompt, and with the negative prompt: float32 tensors like `x`.
+            The one with the prompt and the one with the negative prompt: float32 tensors like `x`.
         """
         scalars = _scalars(level.t, level.alpha, level.sigma)
         conditional, unconditional = self._parts(x, *scalars, self._both)
@@ -85,12 +90,13 @@ def predict(unet: Any, x: Any, t: Any, conditions: Mapping[str, Any]) -> Any:
 
 
 def to_x0(kind: str, x: Any, alpha: Any, sigma: Any, prediction: Any) -> Any:
-    """The clean latent that a prediction implies.
+    """The clean latent that a prediction implies: `(x - sigma * epsilon) / alpha`, or `alpha * x -
+    sigma * v`.
 
     Args:
         kind: `"epsilon"`, or `"v"` (Salimans & Ho 2022, appendix D).
         x: the latent.
-        alpha: its level's.
+        alpha: of its level.
         sigma: likewise.
         prediction: what the UNet gave.
     """
@@ -133,7 +139,8 @@ STEPS: dict[str, Callable[..., Any]] = {
     "guided": _guided,
     "rescaled": _rescaled,
 }
-"""Functions of `(unet, kind, x, t, alpha, sigma, conditions, ...)`."""
+"""Functions of `(unet, kind, x, t, alpha, sigma, conditions, ...)` that give clean latents: of one
+half, of both, guided (with the scale), and rescaled (with scale and rescale)."""
 
 
 def _scalars(*values: float) -> list[Any]:

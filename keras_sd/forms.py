@@ -1,4 +1,4 @@
-"""The forms in which people give prompts, pictures and numbers, made one: `request_of`."""
+"""Requests from what people have: texts, paths, Pillow images, arrays, tensors (`request_of`)."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def request_of(
             `keras_sd.start.Start` and `keras_sd.start.Masking`.
 
     Raises:
-        ValueError: an argument that does not fit.
-        TypeError: an argument of another kind, or one that there is none of.
+        ValueError: an argument does not fit.
+        TypeError: an argument is of another kind, or there is none of this name.
     """
     if diffusion_noise is not None and seed is not None:
         raise ValueError(

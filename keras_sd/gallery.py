@@ -46,7 +46,7 @@ class Images(np.ndarray):
         prompts: one a picture; None where the run had no text.
         seed: of the run; None where its noise was given.
         numbers: of the pictures in their run, for `first_image=`; None is 0, 1, 2, ...
-        request: of the run, which says all of that; it is given instead.
+        request: of the run, in place of prompts, seed and numbers, which it has.
 
     Raises:
         ValueError: the array holds no pictures, or there is not one prompt or number a picture.

@@ -63,8 +63,8 @@ class Model:
         config: the model's numbers, and what a run does by default.
         parts: the networks by the names of `config.parts`. One can be set anew at any time, and the
             next picture is made with it.
-        tokenizers: by text encoder; one for all where there is one.
-        rules: whose steps, noise and rounding a run has.
+        tokenizers: by the names of their text encoders.
+        rules: what a run does by convention: steps, first noise, rounding.
         words: those the model was trained on, where they are few enough to say.
         license: of the weights.
         jit_compile: `True`, `False` or `"auto"`; switched off by itself on torch.

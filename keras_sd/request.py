@@ -1,8 +1,8 @@
 """What to draw: `Request`, everything a picture depends on but the weights.
 
 A `Request` is a frozen value. The doors of the pipeline and the command build one, a PNG file
-holds one as JSON, and the run reads nothing else. It is checked in two places: a setting alone when
-the value is made, and what needs the model's defaults or the registries in `Request.resolved`.
+holds one as JSON, and the run reads nothing else. Each setting is checked when the value is made;
+`Request.resolved` checks what needs the model's defaults or the installed names.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 __all__ = ["MAX_IMAGES", "VERSION", "Request"]
 
 VERSION = 1
-"""Of the JSON form; a reader refuses one that is newer."""
+"""Version of the JSON form; `Request.from_dict` refuses a newer one."""
 
 MAX_IMAGES = 2**16
 """The most pictures of one request."""
 
 
 def _sampler(name: str, value: Any) -> Any:
-    """A spec where there is one, else the sampler itself."""
+    """The name with settings, or the object itself where it has no installed name."""
     return _spec("sampler", value, registry.get_sampler)
 
 
@@ -86,15 +86,16 @@ class Request(Checked):
         images: the (seed, number) of each picture; its noise is a function of both, so that it can
             be made again alone. A seed of None is drawn when the request is resolved.
         noise: standard normal numbers to start from instead, `(latent height, latent width,
-            channels)`: one for all, or one a picture. What a sampler draws later is the seeds'.
+            channels)`: one for all, or one a picture. What a sampler draws later is still made
+            from the seeds.
         start: the picture that the run begins at; None is noise alone.
 
-    The other fields are settings, each with a sentence of its own in `settings(Request)`; None is
-    what the model has.
+    The other fields are settings, each with a sentence of its own; None leaves one to the model.
 
     Raises:
-        ValueError: a setting that does not fit (`SettingError`), or counts that differ.
-        TypeError: a setting of another kind.
+        ValueError: a setting does not fit (`SettingError`), or there are other numbers of prompts
+            than of pictures.
+        TypeError: a setting is of another kind.
     """
 
     prompts: tuple[str | Attachment, ...]
@@ -125,7 +126,7 @@ class Request(Checked):
     )
     guidance_rescale: float = setting(
         0.0,
-        "Against colours that strong guidance overdoes, from 0 to 1: 0.7, say.",
+        "From 0 to 1: how far colours that strong guidance overdoes are brought back.",
         check_rescale,
     )
     guidance_interval: tuple[float, float] | None = setting(
@@ -168,7 +169,7 @@ class Request(Checked):
         mask: Sequence[Attachment] = (),
         **given: Any,
     ) -> Request:
-        """A request as people say it.
+        """A request for a number of pictures of each prompt, with one seed.
 
         Args:
             prompt: a text, or several in a list, an array or a column of a table: a picture each.
@@ -177,13 +178,13 @@ class Request(Checked):
             batch_size: pictures of each prompt.
             seed: from 0 to 2**64 - 1; None is a new one.
             first_image: number of the first picture.
-            image: what the run begins at: one for all, or one a picture.
+            image: the picture that the run begins at: one for all, or one a picture.
             mask: likewise, which part of it is painted.
             **given: settings of `Request`, `Start` and `Masking`, and `noise`.
 
         Raises:
-            ValueError: a setting that does not fit.
-            TypeError: a setting of another kind, or one that there is none of.
+            ValueError: a setting does not fit.
+            TypeError: a setting is of another kind, or there is none of this name.
         """
         batch_size = whole("batch_size", batch_size, 1, MAX_IMAGES)
         first_image = whole("first_image", first_image, 0, 2**64 - MAX_IMAGES)
@@ -238,7 +239,7 @@ class Request(Checked):
         return self.height, self.width
 
     def only(self, *numbers: int) -> Request:
-        """The request for some of its pictures: what makes each of them again alone.
+        """The request for some of its pictures alone. It makes the same pictures again.
 
         Args:
             *numbers: which, counted from 0 in this request.
@@ -262,14 +263,13 @@ class Request(Checked):
         )
 
     def resolved(self, defaults: Defaults) -> Request:
-        """The request in which every None, name and alias is a value: the one that is run.
+        """The request that is run: with a value for each None, and names as the registry has them.
 
         Args:
             defaults: what the model does where the request says nothing.
 
         Raises:
-            ValueError: nothing of a name is installed, or settings do not go together; said
-                without the model.
+            ValueError: a name is not installed, or there are too many pixels.
             TypeError: a sampler or schedule has no such setting.
         """
         sampler, schedule = self.sampler or defaults.sampler, self.schedule
@@ -318,13 +318,15 @@ class Request(Checked):
         return (*texts, *self.noise, *(start.pictures if start else ()), *masks)
 
     def attached(self, arrays: Iterable[Any]) -> Request:
-        """The request with arrays that it knows by their hash, after it was read from JSON.
+        """The request with its arrays. One that was read from JSON knows them by their hash alone.
 
         Args:
-            arrays: as they were when the request was made.
+            arrays: NumPy arrays, in any order, equal in dtype, shape and contents to those that the
+                request was made of: of a picture what `keras_sd.image.read_image` gives, of a mask
+                `read_mask`.
 
         Raises:
-            ValueError: one that is needed is missing.
+            ValueError: an array is missing.
         """
         there = {each.sha256: each.data for each in map(Attachment.of, arrays)}
 
@@ -358,7 +360,7 @@ class Request(Checked):
         """The request in JSON's types; arrays are there by their hash.
 
         Raises:
-            ValueError: the sampler or schedule is an object that has no installed name.
+            ValueError: the sampler or schedule is an object without an installed name.
         """
         found = {"version": VERSION, **super().to_dict()}
         if self.guidance_interval and self.guidance_interval[1] == math.inf:

@@ -179,7 +179,7 @@ class Beginning:
         return None if self._request.start is None else self._request.start.masking
 
     def noise_for(self, sampler: Sampler) -> Noise:
-        """What a sampler draws from."""
+        """What a sampler draws from: a Brownian path, or new noise at each draw."""
         # Walked again and again, a path would give an interval the same noise each time.
         again = self._masking is not None and self._masking.num_resamples > 1
         brownian = getattr(sampler, "brownian", False) and not again
@@ -277,7 +277,7 @@ class NoiseSource:
         self._path = random.BrownianPath(self._seeds, self._numbers, shape)
 
     def first(self, rules: Any) -> np.ndarray:
-        """What the run starts with."""
+        """Draw 0, which the run starts with: `(images, *shape)`, as the model's rules draw it."""
         rows: dict[int, Any] = {}
         for seed in dict.fromkeys(self._seeds):
             places = [i for i, each in enumerate(self._seeds) if each == seed]

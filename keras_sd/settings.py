@@ -1,8 +1,9 @@
-"""Settings: fields of frozen dataclasses that are checked, said in JSON, and known by their names
-to doors and commands.
+"""Settings: fields of frozen dataclasses that are checked, kept as JSON, and taken by their names
+by doors and commands.
 
-A field made with `setting` says what it is for, how it is checked and what the command calls it. So
-a new one is written once: the doors' signatures, the command's options and the JSON follow it.
+A field made with `setting` has its default, its sentence, its check and the name of the command's
+option. So a setting is written once: the doors' signatures, the command's options and JSON are made
+of the field.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ def setting(default: Any, help: str, check: Check | None = None, *, option: str 
     """A field that doors and the command take by its name.
 
     Args:
-        default: None is what the model has.
-        help: a sentence for the command and for docstrings.
-        check: see `Check`; where the default is None, it is not asked about None.
+        default: None leaves it to the model.
+        help: a sentence, which the command's `--help` shows.
+        check: see `Check`. None is not checked where it is the default.
         option: what the command calls it; "" is the field's name.
     """
     return field(default=default, metadata={"help": help, "check": check, "option": option})
@@ -40,11 +41,13 @@ def settings(part: type[Checked]) -> dict[str, Field]:
 
 
 def takes(*sources: Any, without: Sequence[str] = ()) -> Callable[[_F], _F]:
-    """A function whose ``*args`` and ``**settings`` are the arguments of other functions: its
-    signature says them one by one, so that they are written once.
+    """A decorator for a function that passes ``*args`` and ``**settings`` on: puts the arguments of
+    the functions that get them into its signature, where `help` and editors find them.
+
+    A call is not changed, nor checked.
 
     Args:
-        *sources: functions, and dataclasses with settings.
+        *sources: functions that get the arguments, and dataclasses that get settings.
         without: names that are left out.
     """
 

@@ -26,14 +26,15 @@ __all__ = [
 ]
 
 StepsMode = Literal["run", "schedule"]
-"""What `num_steps` counts in a run that begins at a picture."""
+"""What `num_steps` counts in a run that begins at a picture: `"run"`, the steps that are run;
+`"schedule"`, those of the whole schedule, of which the part that `strength` says is run."""
 
 Resize = Literal["stretch", "crop", "pad"]
 """How an image is brought to a size of another shape: it is distorted, its edges are cut off, or
 edges are added."""
 
 MaskConvention = Literal["white_repaints", "keras_cv"]
-"""What 1, white, is in a mask: painted anew, or with `"keras_cv"` kept."""
+"""What 1, white, means in a mask: it is painted, or with `"keras_cv"` it is kept."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,13 @@ class Masking(Checked):
     masks: tuple[Attachment, ...]
     num_resamples: int = setting(
         1,
-        "How often each step is taken, for an inside that fits the outside better.",
+        "How often each step is taken: more, and the painted part fits its surroundings better.",
         partial(whole, least=1, most=1000),
         option="resamples",
     )
     mask_convention: MaskConvention = setting(
         "white_repaints",
-        "What white is in a mask: painted, or with keras_cv kept.",
+        "What white means in a mask: it is painted, or with keras_cv it is kept.",
         partial(choice, choices=get_args(MaskConvention)),
     )
     mask_blur: float = setting(
@@ -89,15 +90,15 @@ class Masking(Checked):
         partial(real, least=0, most=MAX_SIDE),
     )
     only_masked: bool = setting(
-        False, "Draw the mask's surroundings alone, at the request's size.", flag
+        False, "Draw the mask's surroundings alone, at the request's size, and put them back.", flag
     )
     padding: int = setting(
         32,
-        "Pixels of the picture around the mask that are its surroundings.",
+        "How many pixels around the mask are its surroundings.",
         partial(whole, least=0, most=MAX_SIDE),
     )
     keep_unmasked: bool = setting(
-        True, "Give the pixels where the mask is 0 back bit for bit.", flag
+        True, "Keep the pixels that the mask leaves out, bit for bit.", flag
     )
 
     @classmethod
@@ -117,17 +118,17 @@ class Start(Checked):
     pictures: tuple[Attachment, ...]
     strength: float | None = setting(
         None,
-        "How much of the picture is made anew, above 0 and at most 1.",
+        "How much is made anew, above 0 and at most 1; by itself, 0.8, and with a mask 1.",
         partial(real, above=0, most=1),
     )
     steps_mode: StepsMode = setting(
         "run",
-        "Run num_steps steps, or with schedule the part of them that strength says.",
+        "Run all steps that are asked for, or with schedule the part of them that strength says.",
         partial(choice, choices=get_args(StepsMode)),
     )
     resize: Resize | None = setting(
         None,
-        "Bring the picture to the request's size; by itself, its own size is drawn.",
+        "How the picture is brought to the request's size; by itself, its own size is drawn.",
         partial(choice, choices=(None, *get_args(Resize))),
     )
     masking: Masking | None = None
@@ -148,7 +149,7 @@ def read_attachments(name: str, value: Any) -> tuple[Any, ...]:
     """Attachments, and texts among them, from JSON's list.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the value is no list, or an attachment lacks its hash.
     """
     if not isinstance(value, list):
         raise ValueError(f"{name} is a list, not {value!r}")

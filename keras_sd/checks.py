@@ -20,6 +20,7 @@ __all__ = [
     "SettingTypeError",
     "check_area",
     "check_size",
+    "check_sizes",
     "choice",
     "flag",
     "real",
@@ -165,6 +166,19 @@ def check_size(name: str, size: Any) -> int:
             f"{below} and {below + SIZE_UNIT}",
         )
     return size
+
+
+def check_sizes(height: Any, width: Any) -> dict[str, int]:
+    """Those of a height and a width that were given, None for the others.
+
+    Raises:
+        SettingError: see `check_size`.
+        ValueError: see `check_area`.
+    """
+    given = {"height": height, "width": width}
+    sizes = {name: check_size(name, size) for name, size in given.items() if size is not None}
+    check_area(*(sizes.get(name, SIZE_UNIT) for name in given))
+    return sizes
 
 
 def check_area(height: int, width: int) -> None:

@@ -19,6 +19,7 @@ from keras import ops
 
 from keras_sd import precision
 from keras_sd.backend import JitCompile, compile_step, resolve_jit_compile, structure
+from keras_sd.checks import check_sizes
 from keras_sd.conditions import CONTEXT, Conditions
 from keras_sd.config import ModelConfig
 from keras_sd.denoiser import STEPS
@@ -193,6 +194,29 @@ class Model:
         self.defaults = config.defaults
         if self.rules.timesteps(config.defaults.num_steps) is not None:
             self.defaults = replace(config.defaults, schedule=None)
+
+    @property
+    def height(self) -> int:
+        """Of pictures whose request names none, in pixels."""
+        return self.defaults.height
+
+    @height.setter
+    def height(self, height: int) -> None:
+        self.resize(height, None)
+
+    @property
+    def width(self) -> int:
+        """Likewise."""
+        return self.defaults.width
+
+    @width.setter
+    def width(self, width: int) -> None:
+        self.resize(None, width)
+
+    def resize(self, height: int | None, width: int | None) -> None:
+        """Sets the size of pictures whose request names none; None leaves one as it is."""
+        sizes: dict[str, Any] = check_sizes(height, width)
+        self.defaults = replace(self.defaults, **sizes)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_compiled": {}, "_lock": None}

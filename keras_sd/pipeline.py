@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_sd.backend import JitCompile
-from keras_sd.checks import check_area, check_size
+from keras_sd.checks import check_sizes
 from keras_sd.config import ModelConfig
+from keras_sd.delegates import attribute_of, item_of, method_of
 from keras_sd.forms import request_of
 from keras_sd.gallery import Images
 from keras_sd.model import Model
@@ -32,33 +32,6 @@ _OF_A_MASK = ("mask", *settings(Masking))
 _OF_AN_IMAGE = ("image", *settings(Start), *_OF_A_MASK)
 
 Callback = Callable[[Step], object]
-
-
-def _method(of: Callable[..., Any]) -> Any:
-    """A method of the model as one of the pipeline."""
-
-    @functools.wraps(of)
-    def call(self: StableDiffusion, *args: Any, **options: Any) -> Any:
-        return getattr(self.model, of.__name__)(*args, **options)
-
-    return call
-
-
-def _attribute(name: str, meaning: str) -> Any:
-    """An attribute of the model as one of the pipeline, which can be set too."""
-    return property(
-        lambda self: getattr(self.model, name),
-        lambda self, value: setattr(self.model, name, value),
-        doc=meaning,
-    )
-
-
-def _part(name: str, meaning: str) -> Any:
-    return property(
-        lambda self: self.model.parts[name],
-        lambda self, part: self.model.parts.__setitem__(name, part),
-        doc=f"{meaning}; one that is set is the next picture's.",
-    )
 
 
 class StableDiffusion:
@@ -108,7 +81,7 @@ class StableDiffusion:
             license=license,
             jit_compile=jit_compile,
         )
-        self._size(height, width)
+        self.model.resize(height, width)
 
     @classmethod
     def of(
@@ -117,7 +90,7 @@ class StableDiffusion:
         """The pipeline of a model; `height` and `width` as for the class."""
         self = cls.__new__(cls)
         self.model = model
-        self._size(height, width)
+        model.resize(height, width)
         return self
 
     @classmethod
@@ -135,65 +108,29 @@ class StableDiffusion:
         Args:
             preset: `"emoji"`, a path, or a name: see `keras_sd.model.Model.from_preset`, which has
                 all other arguments too, and the errors.
-            height: of pictures whose request names none, in pixels, a multiple of 8; None is the
-                preset's.
+            height: see the class.
             width: likewise.
         """
-        for name, size in (("height", height), ("width", width)):
-            if size is not None:
-                check_size(name, size)
+        check_sizes(height, width)
         return cls.of(Model.from_preset(preset, **options), height=height, width=width)
 
-    text_encoder = _part("text_encoder", "Token ids -> context")
-    unet = _part("unet", "Latent, timestep, context -> prediction")
-    autoencoder = _part("autoencoder", "Images -> latents -> images")
+    text_encoder = item_of("model.parts", "text_encoder", "Token ids -> context.")
+    unet = item_of("model.parts", "unet", "Latent, timestep, context -> prediction.")
+    autoencoder = item_of("model.parts", "autoencoder", "Images -> latents -> images.")
+    tokenizer = item_of("model.tokenizers", "text_encoder", "Prompt -> token ids.")
 
-    config = _attribute("config", "The model's numbers.")
-    words = _attribute("words", "Those the model was trained on, or None.")
-    license = _attribute("license", "Of the weights.")
-    table = _attribute("path", "The noise that the model was trained with.")
-    networks = _attribute("parts", "The networks by name.")
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """Prompt -> token ids; one that is set is the next picture's."""
-        return self.model.tokenizers["text_encoder"]
-
-    @tokenizer.setter
-    def tokenizer(self, tokenizer: Tokenizer) -> None:
-        self.model.tokenizers["text_encoder"] = tokenizer
+    config = attribute_of("model", "config", "The model's numbers.")
+    words = attribute_of("model", "words", "Those the model was trained on, or None.")
+    license = attribute_of("model", "license", "Of the weights.")
+    table = attribute_of("model", "path", "The noise that the model was trained with.")
+    networks = attribute_of("model", "parts", "The networks by name.")
+    height = attribute_of("model", "height", "Of pictures whose request names none, in pixels.")
+    width = attribute_of("model", "width", "Likewise.")
 
     @property
     def compat(self) -> Rules | None:
         """Whose steps, noise and rounding a run has; None is our own."""
         return None if self.model.rules is OWN else self.model.rules
-
-    @property
-    def height(self) -> int:
-        """Of pictures whose request names none, in pixels."""
-        return self.model.defaults.height
-
-    @height.setter
-    def height(self, height: int) -> None:
-        self._size(height, None)
-
-    @property
-    def width(self) -> int:
-        """Likewise."""
-        return self.model.defaults.width
-
-    @width.setter
-    def width(self, width: int) -> None:
-        self._size(None, width)
-
-    def _size(self, height: int | None, width: int | None) -> None:
-        given = {"height": height, "width": width}
-        sizes: dict[str, Any] = {
-            name: check_size(name, size) for name, size in given.items() if size is not None
-        }
-        defaults = replace(self.model.defaults, **sizes)
-        check_area(defaults.height, defaults.width)
-        self.model.defaults = defaults
 
     # --- requests ---------------------------------------------------------------------
 
@@ -243,6 +180,7 @@ class StableDiffusion:
     ) -> Images:
         """Makes images of a prompt. The arguments are those of `request_of`, result and errors
         those of `draw`."""
+        _refuse("text_to_image", _OF_AN_IMAGE, settings)
         return self.draw(request_of(*args, **settings), callback)
 
     @takes(request_of, without=_OF_A_MASK)
@@ -258,6 +196,7 @@ class StableDiffusion:
         """Makes images of a prompt that begin at an image (Meng et al. 2022, "SDEdit"). The
         arguments are those of `request`, result and errors those of `draw`. Its size, any
         multiples of 8, is that of the result."""
+        _refuse("image_to_image", _OF_A_MASK, settings)
         request = request_of(prompt, *args, image=image, strength=strength, **settings)
         return self.draw(request, callback)
 
@@ -304,12 +243,12 @@ class StableDiffusion:
 
     # --- its parts alone --------------------------------------------------------------
 
-    encode_text = _method(Model.encode_text)
-    encode = _method(Model.encode)
-    decode = _method(Model.decode)
-    unknown_words = _method(Model.unknown_words)
-    save_preset = _method(Model.save_preset)
-    save_checkpoint = _method(Model.save_checkpoint)
+    encode_text = method_of("model", Model.encode_text)
+    encode = method_of("model", Model.encode)
+    decode = method_of("model", Model.decode)
+    unknown_words = method_of("model", Model.unknown_words)
+    save_preset = method_of("model", Model.save_preset)
+    save_checkpoint = method_of("model", Model.save_checkpoint)
 
     @takes(request_of)
     def invert(
@@ -325,19 +264,12 @@ class StableDiffusion:
     ) -> np.ndarray:
         """The noise that a run of `ddim` makes an image of: `diffusion_noise` for `text_to_image`
         with the same prompt, steps, schedule and guidance, or with another prompt, to edit it.
+        Result and errors are those of `keras_sd.run.inverted`.
 
         Args:
             prompt: what the image shows; `""` is a good one.
-            image: as in `image_to_image`.
             unconditional_guidance_scale: 1, no guidance, comes back well; more does not.
             num_refinements: see `keras_sd.inversion.invert`; 2 or 3 make few steps exact.
-
-        Returns:
-            float32 array `(images, height / factor, width / factor, channels)`.
-
-        Raises:
-            ValueError: an argument that does not fit, said before any step runs.
-            FloatingPointError: the result is not finite.
         """
         request = request_of(
             prompt,
@@ -361,3 +293,8 @@ class StableDiffusion:
         start = Start(pictures=(), strength=strength, steps_mode=steps_mode)
         request = Request.of("", num_steps=num_steps, schedule=schedule)
         return levels_of(self.model, replace(request, start=start).resolved(self.model.defaults))
+
+
+def _refuse(door: str, names: Sequence[str], settings: dict[str, Any]) -> None:
+    if wrong := next((name for name in settings if name in names), None):
+        raise TypeError(f"{door} has no argument {wrong!r}")

@@ -6,6 +6,7 @@ All that can be wrong with a request is found before the first step, and said be
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +29,8 @@ from keras_sd.request import Request
 from keras_sd.sampler import Denoise, Noise, Sampler
 from keras_sd.sampling import Step
 from keras_sd.start import Masking, Start
+
+logger = logging.getLogger("keras_sd")
 
 __all__ = ["Beginning", "NoiseSource", "inverted", "levels_of", "run"]
 
@@ -54,6 +57,9 @@ def run(model: Model, request: Request) -> Iterator[Step]:
     texts = model.tokens("prompt", request.prompts)
     negatives = model.tokens("negative_prompt", request.negative_prompts)
     model.note_unknown_words([*request.prompts, *request.negative_prompts])
+    schedule = request.schedule
+    if isinstance(schedule, str) and (why := registry.mismatch(sampler, schedule)):
+        logger.warning("%s", why)
 
     def steps() -> Iterator[Step]:
         x, shown, blend = begin.placed(levels[0])

@@ -107,7 +107,7 @@ class StableDiffusion(pipeline.StableDiffusion):
             # It is the default here, and so no wish that would have to be refused aloud.
             jit_compile=False if jit_compile is True and not HAS_XLA else jit_compile,
         )
-        self._size(img_height, img_width)
+        self.model.resize(img_height, img_width)
         if license is not None:
             _log.info("The weights of %s are under the license %s.", source.place, license)
 

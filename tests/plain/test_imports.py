@@ -18,6 +18,7 @@ BACKENDS = {"jax", "tensorflow", "torch"}
 RANK = {
     "choose": 0,
     "checks": 0,
+    "delegates": 0,
     "noise": 0,
     "files": 0,
     "lock": 0,
@@ -73,6 +74,7 @@ OF_THE_WING = ("keras_cv/", "models/")
 NEEDS_ONLY = {
     "choose": set(),
     "checks": set(),
+    "delegates": set(),
     "noise": set(),
     "files": set(),
     "lock": set(),

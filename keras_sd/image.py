@@ -370,6 +370,8 @@ def _decode(image: Image.Image, max_pixels: int, name: str) -> Image.Image:
         raise ValueError(f"{name} is damaged: {error}.") from error
     if frames != 1:
         raise ValueError(f"{name} has {frames} frames: save the one you mean as a picture.")
+    if image.mode == "La":  # premultiplied, which Pillow brings to LA alone
+        image = image.convert("LA")
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 

@@ -286,8 +286,8 @@ class Request(Checked):
         width = defaults.width if self.width is None else self.width
         check_area(height, width)
         num_steps = self.num_steps
-        if num_steps is None and not isinstance(schedule, tuple):  # which has its own number
-            num_steps = defaults.num_steps
+        if num_steps is None:
+            num_steps = len(schedule) if isinstance(schedule, tuple) else defaults.num_steps
         start = self.start
         if start is not None and start.strength is None:
             start = replace(start, strength=0.8 if start.masking is None else 1.0)

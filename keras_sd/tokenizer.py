@@ -41,6 +41,9 @@ START = "<|startoftext|>"
 END = "<|endoftext|>"
 END_OF_WORD = "</w>"
 
+MAX_CACHED = 2**16
+"""Words whose tokens a tokenizer remembers: a server reads strangers' words for months."""
+
 #: Size of the vocabulary of OpenAI's CLIP; its merges file is five times longer than what it uses.
 CLIP_VOCAB_SIZE = 49408
 
@@ -374,7 +377,7 @@ class Tokenizer:
         ids = self._cache.get(word)
         if ids is None:
             ids = [self._ids[symbol] for symbol in merge_symbols(word_symbols(word), self._ranks)]
-            if len(self._cache) < 65536:
+            if len(self._cache) < MAX_CACHED:
                 self._cache[word] = ids
         return ids
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -471,6 +472,44 @@ def test_settings_of_a_mask_without_one_are_an_error(pipeline):
         pipeline.stream("a cat", image=PICTURE, mask=MASK, mask_blurr=1)
     with pytest.raises(TypeError, match="no setting 'seeds'"):
         pipeline.stream("a cat", seeds=1)
+
+
+@pytest.mark.parametrize("num_resamples", [1, 2])
+def test_an_interval_walked_again_has_other_noise_even_on_a_path(pipeline, num_resamples):
+    drawn = {}
+
+    class Asks:
+        brownian = stochastic = True
+
+        def __call__(self, denoise, x, levels, noise):
+            for now, nxt in pairwise(levels):
+                denoise(x, now)
+                asked = [ops.convert_to_numpy(noise(now, nxt)) for _ in range(2)]
+                drawn.setdefault((now, nxt), []).extend(asked)
+                yield x
+
+    paint(pipeline, seed=0, num_steps=3, num_resamples=num_resamples, sampler=Asks())
+    first, *_ = drawn.values()
+    assert len(first) == 2 * num_resamples
+    # Of one path an interval has one noise; of a run that goes back, each time its own.
+    same = [np.array_equal(a, b) for a, b in combinations(first, 2)]
+    assert all(same) if num_resamples == 1 else not any(same)
+
+
+def test_given_noise_is_not_drawn_again(pipeline):
+    """What is drawn after noise that was given is not that of seed 0's first draw."""
+    noise = random.normal(0, 0, 0, (8, 6, 4))
+    drawn = []
+
+    def asks(denoise, x, levels, noise):
+        for now, nxt in pairwise(levels):
+            denoise(x, now)
+            drawn.append(ops.convert_to_numpy(noise(now, nxt))[0])
+            yield x
+
+    pipeline.text_to_image("a cat", diffusion_noise=noise, num_steps=2, sampler=asks)
+    assert not any(np.array_equal(each, noise) for each in drawn)
+    np.testing.assert_array_equal(drawn[0], random.normal(0, 0, 1, (8, 6, 4)))
 
 
 def test_what_is_drawn_later_can_be_had_again_with_noise_of_ones_own(pipeline):

@@ -169,6 +169,12 @@ def test_the_other_mode_is_the_end_of_the_schedule(schedule, strength, kept):
     assert part == whole[-kept[steps] - 1 :]
 
 
+def test_strength_times_timesteps_is_rounded_and_not_cut():
+    assert 0.29 * len(SD) < 290  # in floats
+    assert make_levels("trailing", SD, 5, strength=0.29)[0].t == 289
+    assert make_levels("trailing", SD, 5, strength=0.2896)[0].t == 289
+
+
 def test_strength_1_is_the_whole_schedule():
     for steps_mode in ("run", "schedule"):
         levels = make_levels("karras", SD, 7, strength=1.0, steps_mode=steps_mode)

@@ -113,6 +113,18 @@ def test_not_a_string(own: Tokenizer, wrong) -> None:
         own.encode(wrong)
 
 
+def test_words_are_remembered_up_to_a_number(monkeypatch) -> None:
+    monkeypatch.setattr("keras_sd.tokenizer.MAX_CACHED", 5)
+    fresh = Tokenizer(GOLDENS["merges"])
+    words = [f"w{number}" for number in range(40)]
+    for word in words:
+        fresh(word)
+    assert len(fresh._cache) == 5
+    expected = Tokenizer(GOLDENS["merges"])
+    for word in words:
+        np.testing.assert_array_equal(fresh(word), expected(word))
+
+
 def test_decode(own: Tokenizer) -> None:
     assert own.decode(own("A  Café, 日本 🚀 it's")[0]) == "a café , 日本 🚀 it 's"
     assert own.decode(own.encode("")) == ""

@@ -23,19 +23,22 @@ _NUMBER = re.compile(r"(?:os error|errno =) (\d+)")
 _log = logging.getLogger(__name__)
 
 
-def checked_path(path: str | os.PathLike[str], name: str) -> Path:
-    """What was given as the place of something to write.
+def checked_path(
+    path: str | os.PathLike[str], name: str, what: str = "the path to write to"
+) -> Path:
+    """What was given as the place of something.
 
     Args:
         path: of a file or a folder.
         name: of the argument, for messages.
+        what: it is, likewise.
 
     Raises:
         TypeError: it is no path.
         ValueError: it is empty, which would be the current folder.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"{name} is the path to write to, not {path!r}")
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise TypeError(f"{name} is {what}, not {path!r}")
     if not os.fspath(path):
         raise ValueError(f"{name} is empty; the current folder is '.'")
     return Path(path)

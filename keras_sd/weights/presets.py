@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any
 
+from keras_sd.files import checked_path
 from keras_sd.weights import fetch
 from keras_sd.weights.checkpoint import CONFIG, Checkpoint, open_checkpoint
 
@@ -29,9 +31,16 @@ def here(preset: str | Path) -> Path | None:
     Args:
         preset: see `locate`.
     """
+    if preset == "":
+        return None
+    path = checked_path(preset, "preset", "a name or a path").expanduser()
     packaged = isinstance(preset, str) and preset in list_presets()
-    path = Path(os.path.expanduser(preset))
-    if preset == "" or not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:  # it is too long, say
+        why = f"{error.strerror}: {shown(preset)}"
+        raise ValueError(f"preset is no name and no path: {why}") from None
+    if not there:
         return PRESETS / preset if packaged else None
     if packaged or (isinstance(preset, str) and preset in fetch.SOURCES):
         _log.warning(

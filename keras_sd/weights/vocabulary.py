@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_sd.files import replace_file
+from keras_sd.files import checked_path, replace_file
 from keras_sd.tokenizer import CLIP_VOCAB_SIZE, UNMERGED, Tokenizer, read_merges
 from keras_sd.weights.checkpoint import Checkpoint
 from keras_sd.weights.hub import FetchError, is_offline
@@ -116,7 +116,7 @@ def find_vocabulary(given: str | Path | None = None) -> Path:
 
 
 def _existing(given: str | Path) -> Path:
-    path = Path(given)
+    path = checked_path(given, "vocabulary", "the path of a file of merges")
     if not path.is_file():
         raise FileNotFoundError(f"There is no vocabulary file {path}")
     return path

@@ -29,7 +29,7 @@ from pathlib import Path
 import pytest
 
 from keras_sd.config import SD_1
-from keras_sd.weights import fetch, hub, notes, sources, vocabulary
+from keras_sd.weights import fetch, hub, notes, presets, sources, vocabulary
 from keras_sd.weights.checkpoint import Checkpoint
 from keras_sd.weights.fetch import FetchError
 
@@ -1195,3 +1195,24 @@ def test_asking_for_a_path_imports_neither_keras_nor_huggingface_hub(tmp_path):
         env=env,
     )
     assert not set(run.stdout.split()) & {"keras", "huggingface_hub", "jax", "torch", "tensorflow"}
+
+
+@pytest.mark.parametrize(
+    ("preset", "error", "message"),
+    [
+        (None, TypeError, "preset is a name or a path, not None"),
+        (3, TypeError, "preset is a name or a path, not 3"),
+        (b"emoji", TypeError, "preset is a name or a path, not b'emoji'"),
+        ("x" * 5000, ValueError, "preset is no name and no path: File name too long: 'xx"),
+    ],
+    ids=["None", "number", "bytes", "long"],
+)
+def test_what_is_no_preset(preset, error, message):
+    with pytest.raises(error, match=message) as caught:
+        presets.locate(preset)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_vocabulary_is_a_path():
+    with pytest.raises(TypeError, match="vocabulary is the path of a file of merges, not 5"):
+        vocabulary.find_vocabulary(5)

@@ -194,8 +194,8 @@ class StableDiffusion:
         **settings: Any,
     ) -> Images:
         """Makes images of a prompt that begin at an image (Meng et al. 2022, "SDEdit"). The
-        arguments are those of `request`, result and errors those of `draw`. Its size, any
-        multiples of 8, is that of the result."""
+        arguments are those of `request`, result and errors those of `draw`. The image's size, any
+        multiples of 8, is that of the result, unless `resize` brings it to another."""
         _refuse("image_to_image", _OF_A_MASK, settings)
         request = request_of(prompt, *args, image=image, strength=strength, **settings)
         return self.draw(request, callback)

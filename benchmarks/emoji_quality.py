@@ -18,8 +18,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from keras import ops
 
+from keras_sd.backend import to_numpy
 from keras_sd.training.measure import backgrounds, subjects
 from keras_sd.training.pictures import COLOURS, SIZE, SUBJECTS, Pictures, caption
 
@@ -49,7 +49,7 @@ def measure(preset: str | Path, font: str | Path | None = None, batch: int = 26)
     errors = []
     for _ in range(8):
         pictures = np.stack([source.random(rng)[0] for _ in range(26)])
-        decoded = ops.convert_to_numpy(pipeline.autoencoder(pictures))
+        decoded = to_numpy(pipeline.autoencoder(pictures))
         errors.append(np.abs(np.clip(decoded, -1, 1) - pictures).mean())
 
     shown = list(zip(shown_subjects, shown_colours, strict=True))

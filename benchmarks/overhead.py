@@ -23,7 +23,7 @@ import sys
 import time
 from itertools import pairwise
 
-import numpy as np
+from keras_sd.backend import to_numpy
 
 BACKENDS = ("jax", "tensorflow", "torch")
 SAMPLERS = ("euler", "euler_ancestral", "dpmpp_2m_sde")
@@ -51,7 +51,7 @@ def measure(num_steps: int, repeat: int) -> dict[str, list[float]]:
     x, x0 = (ops.convert_to_tensor(source.draw()) for _ in range(2))
 
     def wait(x):
-        return float(np.asarray(ops.convert_to_numpy(x))[0, 0, 0, 0])
+        return float(to_numpy(x)[0, 0, 0, 0])
 
     def bare(weights):
         latent = x

@@ -26,6 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_sd.backend import to_numpy
+
 MODELS = ("sd-1.5", "sd-2.1")
 BACKENDS = ("jax", "tensorflow", "torch")
 PROMPT, NEGATIVE = "a photograph of an astronaut riding a horse", "blurry, low quality"
@@ -128,7 +130,7 @@ def ours(model: Path) -> dict[str, np.ndarray]:
             diffusion_noise=given["latent"],
         )
         found[name] = last.latent
-    return {name: ops.convert_to_numpy(x) for name, x in found.items()}
+    return {name: to_numpy(x) for name, x in found.items()}
 
 
 def differences(found: dict[str, np.ndarray], known: dict[str, np.ndarray]) -> dict[str, float]:
@@ -151,7 +153,7 @@ def memory(file: Path, vocabulary: Path) -> dict[str, float]:
     from keras_sd import StableDiffusion
 
     StableDiffusion.from_preset("emoji")
-    ops.convert_to_numpy(ops.ones(3))
+    to_numpy(ops.ones(3))
     gc.collect()
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here

@@ -22,6 +22,8 @@ import time
 
 import numpy as np
 
+from keras_sd.backend import to_numpy
+
 BACKENDS = ("jax", "tensorflow", "torch")
 PROMPTS = ["a cat face", "a slice of pizza", "a red apple", "a rocket on a blue background"]
 COLUMNS = ("text encoder", "UNet", "encode", "decode", "pixels")
@@ -56,7 +58,7 @@ def measure(repeat: int) -> dict[str, dict[str, float]]:
             "decode": decode(exact.encode(image)),
         }
         pictures = pipeline.text_to_image(PROMPTS, diffusion_noise=noise)
-        numbers = {name: ops.convert_to_numpy(x) for name, x in found.items()}
+        numbers = {name: to_numpy(x) for name, x in found.items()}
         return numbers | {"pixels": np.asarray(pictures, np.float32)}
 
     def seconds(pipeline: StableDiffusion) -> float:

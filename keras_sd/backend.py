@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import keras
+import ml_dtypes
+import numpy as np
 from keras import ops
 
 logger = logging.getLogger("keras_sd")
@@ -105,6 +107,23 @@ def _torch_step(fn: Callable[..., Any]) -> Callable[..., Any]:
             return fn(*args)
 
     return step
+
+
+def to_numpy(x: Any) -> np.ndarray:
+    """The numbers of a tensor or variable on the host, in memory of their own.
+
+    It is `keras.ops.convert_to_numpy`, but on torch without the warning that NumPy 2 has for the
+    way in which Keras 3.15 copies.
+    """
+    if NAME == "torch":
+        import torch
+
+        value = getattr(x, "value", x)
+        if isinstance(value, torch.Tensor) and value.dtype != torch.bfloat16:
+            return value.detach().cpu().numpy().copy()
+        if isinstance(value, torch.Tensor):
+            return value.detach().cpu().float().numpy().astype(ml_dtypes.bfloat16)
+    return np.asarray(ops.convert_to_numpy(x))
 
 
 def structure(models: Sequence[keras.layers.Layer]) -> tuple[Any, ...]:

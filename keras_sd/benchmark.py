@@ -77,8 +77,7 @@ def measure(
     request = request_of(prompt, seed=0, num_steps=num_steps, **settings)
     clock = time.perf_counter
     began = clock()
-    from keras import ops
-
+    from keras_sd.backend import to_numpy
     from keras_sd.pipeline import StableDiffusion
 
     pipeline = StableDiffusion.from_preset(model, dtype=dtype)
@@ -92,7 +91,7 @@ def measure(
     first, *others = (picture() for _ in range(1 + warm))
     ends = []
     for step in pipeline.stream(request):
-        ops.convert_to_numpy(step.latent)  # a device may still be at work when a call returns
+        to_numpy(step.latent)  # a device may still be at work when a call returns
         ends.append(clock())
     steps = tuple(after - before for before, after in pairwise(ends))
     return Times(load, first, tuple(others), steps)

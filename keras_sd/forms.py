@@ -124,9 +124,9 @@ def as_float32(name: str, given: Any, *, finite: bool = True) -> np.ndarray:
         ValueError: one is not finite.
     """
     if hasattr(given, "shape") and not isinstance(given, np.ndarray):
-        from keras import ops  # of a tensor; what has none needs no Keras
+        from keras_sd.backend import to_numpy  # of a tensor; what has none needs no Keras
 
-        given = ops.convert_to_numpy(given)
+        given = to_numpy(given)
     try:
         array = np.asarray(given)
     except Exception as error:  # a ragged list, or a backend's own error

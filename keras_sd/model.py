@@ -18,7 +18,7 @@ import numpy as np
 from keras import ops
 
 from keras_sd import precision
-from keras_sd.backend import JitCompile, compile_step, resolve_jit_compile, structure
+from keras_sd.backend import JitCompile, compile_step, resolve_jit_compile, structure, to_numpy
 from keras_sd.checks import check_sizes
 from keras_sd.conditions import CONTEXT, Conditions
 from keras_sd.config import ModelConfig
@@ -35,13 +35,13 @@ from keras_sd.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from keras_sd.weights.files import Dtype
 
-__all__ = ["Model", "Tokens"]
+__all__ = ["Model", "Tokenized"]
 
 logger = logging.getLogger("keras_sd")
 
 
 @dataclass(frozen=True)
-class Tokens:
+class Tokenized:
     """Texts as the model reads them, one row an image.
 
     Attributes:
@@ -278,7 +278,7 @@ class Model:
 
     # --- what it can do ---------------------------------------------------------------
 
-    def tokens(self, name: str, texts: Sequence[str | Attachment]) -> Tokens:
+    def tokens(self, name: str, texts: Sequence[str | Attachment]) -> Tokenized:
         """Texts as the model reads them.
 
         Args:
@@ -293,7 +293,7 @@ class Model:
         if given:
             if len(given) != len(texts):
                 raise ValueError(f"{name} are texts or encodings of texts, not some of each")
-            return Tokens({}, np.stack([self._encoding(name, each) for each in given]))
+            return Tokenized({}, np.stack([self._encoding(name, each) for each in given]))
         strings = [each for each in texts if isinstance(each, str)]
         ids = {}
         for part in self.config.text_encoders:
@@ -304,9 +304,9 @@ class Model:
                     f"{name} has a token of number {rows.max()}, which the text encoder does not "
                     f"have: it has {known}. A token that was added needs one with room for it"
                 )
-        return Tokens(ids)
+        return Tokenized(ids)
 
-    def conditions(self, tokens: Tokens) -> Conditions:
+    def conditions(self, tokens: Tokenized) -> Conditions:
         """What the UNet is told of texts."""
         if tokens.given is not None:
             return Conditions({CONTEXT: ops.convert_to_tensor(tokens.given)})
@@ -401,7 +401,7 @@ class Model:
                 f"latents are (images, height, width, {channels}); these are of shape {array.shape}"
             )
         step = self._current("autoencoder", partial(self._finite, "decode"), "decode")
-        return self.rules.to_uint8(ops.convert_to_numpy(step(ops.convert_to_tensor(array))))
+        return self.rules.to_uint8(to_numpy(step(ops.convert_to_tensor(array))))
 
     # --- what is known of it ----------------------------------------------------------
 

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_sd.backend import NAME, JitCompile, compile_step
+from keras_sd.backend import NAME, JitCompile, compile_step, to_numpy
 from keras_sd.networks.initializers import weights_follow
 from keras_sd.sampling import Step
 
@@ -172,4 +172,4 @@ def _require_finite(checked: tuple[Step, Any] | None, policy: keras.DTypePolicy)
 
 
 def _is_true(flag: Any) -> bool:
-    return bool(ops.convert_to_numpy(flag))
+    return bool(to_numpy(flag))

@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_sd import inpainting, precision, random, registry, sampling
+from keras_sd.backend import to_numpy
 from keras_sd.conditions import PAINTED, Conditions
 from keras_sd.denoiser import Denoiser
 from keras_sd.forms import as_float32
@@ -133,9 +134,7 @@ def inverted(model: Model, request: Request, num_refinements: int) -> np.ndarray
     told, untold = model.conditions(texts), model.conditions(negatives)
     denoise = Denoiser(model.steps(), told, untold, _guidance(request))
     x = _repeated(model.latents(begin.pixels), len(request))
-    noise = np.asarray(
-        ops.convert_to_numpy(invert(denoise, x, levels, num_refinements)), np.float32
-    )
+    noise = np.asarray(to_numpy(invert(denoise, x, levels, num_refinements)), np.float32)
     if not np.isfinite(noise).all():
         raise FloatingPointError("The inversion is not finite: try another dtype or prompt")
     return noise

@@ -13,7 +13,7 @@ import typer
 
 from keras_sd import __version__
 from keras_sd.cli import backends, loading
-from keras_sd.cli.drawing import Prompt, Settings, draws, flag_of
+from keras_sd.cli.drawing import DrawOptions, Prompt, draws, flag_of
 from keras_sd.cli.terminal import Debug, say, steps_bar, table
 from keras_sd.request import Request
 from keras_sd.start import Attachment, Masking, Start
@@ -28,7 +28,7 @@ Source = Annotated[
 
 
 @draws(Request)
-def generate(prompt: Prompt, *, given: dict[str, Any], settings: Settings) -> None:
+def generate(prompt: Prompt, *, given: dict[str, Any], settings: DrawOptions) -> None:
     """Draw a picture of PROMPT, save it as PNG, print its path.
 
     How it was made, the whole request, is stored in the file.
@@ -38,7 +38,7 @@ def generate(prompt: Prompt, *, given: dict[str, Any], settings: Settings) -> No
 
 @draws(Request, Start)
 def image_to_image(
-    prompt: Prompt, image: Source, *, given: dict[str, Any], settings: Settings
+    prompt: Prompt, image: Source, *, given: dict[str, Any], settings: DrawOptions
 ) -> None:
     """Draw PROMPT beginning with a picture, save it as PNG, print its path.
 
@@ -65,7 +65,7 @@ def inpaint(
     extend_bottom: Annotated[int, typer.Option(min=0, help="Likewise.")] = 0,
     *,
     given: dict[str, Any],
-    settings: Settings,
+    settings: DrawOptions,
 ) -> None:
     """Paint PROMPT into a part of a picture, or around it, save it as PNG, print its path.
 
@@ -91,7 +91,7 @@ def inpaint(
     _draw(_request(prompt, given, settings), settings)
 
 
-def _request(prompt: str, given: dict[str, Any], settings: Settings) -> Request:
+def _request(prompt: str, given: dict[str, Any], settings: DrawOptions) -> Request:
     """What is asked for, as far as it can be checked without Keras and without the model."""
     from keras_sd.checks import SettingError
     from keras_sd.config import Defaults
@@ -114,7 +114,7 @@ def _request(prompt: str, given: dict[str, Any], settings: Settings) -> Request:
     return request
 
 
-def _draw(request: Request, settings: Settings) -> None:
+def _draw(request: Request, settings: DrawOptions) -> None:
     """Checks the rest, loads, draws and saves."""
     # 1. What can be known without Keras.
     options = loading.given(

@@ -22,7 +22,7 @@ Prompt = Annotated[str, typer.Argument(help="What the picture shows.")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class DrawOptions:
     """What was asked for on the command line, by the names of the options."""
 
     model: Annotated[
@@ -69,7 +69,7 @@ class Settings:
 
 
 def draws(*parts: type[Checked]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command that draws: its options are its own, those of `Settings`, and every setting of
+    """A command that draws: its options are its own, those of `DrawOptions`, and every setting of
     requests that it takes.
 
     Args:
@@ -79,13 +79,13 @@ def draws(*parts: type[Checked]) -> Callable[[Callable[..., None]], Callable[...
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True)
-        shared = inspect.signature(Settings, eval_str=True).parameters
+        shared = inspect.signature(DrawOptions, eval_str=True).parameters
         names = {_option(name, each): name for name, each in _of_requests(parts).items()}
 
         @functools.wraps(command)
         def spread(**options: object) -> None:
             given = {name: options.pop(option) for option, name in names.items()}
-            asked = Settings(**{name: options.pop(name) for name in shared})  # type: ignore[arg-type]
+            asked = DrawOptions(**{name: options.pop(name) for name in shared})  # type: ignore[arg-type]
             command(**options, given=given, settings=asked)
 
         parameters = {**own.parameters, **_parameters(parts), **shared}
@@ -108,7 +108,7 @@ def flag_of(name: str) -> str:
 
 
 def _of_requests(parts: Sequence[type[Checked]]) -> dict[str, Field]:
-    """Settings by name, but for height and width, which are one option."""
+    """DrawOptions by name, but for height and width, which are one option."""
     found = {name: each for part in parts for name, each in settings(part).items()}
     return {name: each for name, each in found.items() if name not in ("height", "width")}
 

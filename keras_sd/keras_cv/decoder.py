@@ -10,7 +10,7 @@ import keras
 
 from keras_sd import networks
 from keras_sd.config import SD_1, check_size
-from keras_sd.keras_cv.parts import PRESET, KerasCVPart, Source, building
+from keras_sd.keras_cv.parts import PRESET, KerasCVPart, PartSource, building
 from keras_sd.networks.layers import rows
 
 
@@ -45,14 +45,14 @@ class Decoder(KerasCVPart, networks.Autoencoder):
         name: str | None = None,
         download_weights: bool = True,
         *,
-        preset: str | Path | Source | None = None,
+        preset: str | Path | PartSource | None = None,
         weights: str | Path | None = None,
         compat: str | None = None,
         dtype: str | None = None,
     ):
         check_size("img_height", img_height)
         check_size("img_width", img_width)
-        source = Source.of(PRESET, SD_1, preset, weights, compat)
+        source = PartSource.of(PRESET, SD_1, preset, weights, compat)
         config = replace(source.config.autoencoder, encoder=False)
         with building(self, dtype, source, download_weights):
             super().__init__(config, name or "decoder")

@@ -9,9 +9,9 @@ import keras
 
 from keras_sd import networks
 from keras_sd.config import SD_1, SD_2_BASE, ModelConfig, check_size
-from keras_sd.keras_cv.parts import PRESET, PRESET_V2, KerasCVPart, Source, building
+from keras_sd.keras_cv.parts import PRESET, PRESET_V2, KerasCVPart, PartSource, building
 from keras_sd.networks.layers import rows
-from keras_sd.networks.unet import Level
+from keras_sd.networks.unet import Stage
 
 
 @keras.saving.register_keras_serializable(package="keras_sd.models")
@@ -51,14 +51,14 @@ class DiffusionModel(KerasCVPart, networks.UNet):
         name: str | None = None,
         download_weights: bool = True,
         *,
-        preset: str | Path | Source | None = None,
+        preset: str | Path | PartSource | None = None,
         weights: str | Path | None = None,
         compat: str | None = None,
         dtype: str | None = None,
     ):
         check_size("img_height", img_height)
         check_size("img_width", img_width)
-        source = Source.of(self._preset, self._config, preset, weights, compat)
+        source = PartSource.of(self._preset, self._config, preset, weights, compat)
         with building(self, dtype, source, download_weights):
             super().__init__(source.config.unet, name or "diffusion_model")
         self.img_height, self.img_width = img_height, img_width
@@ -85,7 +85,7 @@ class DiffusionModel(KerasCVPart, networks.UNet):
         )
         time = self.time2(self._silu(self.time1(timestep)))
 
-        def run(block: Level, x: Any) -> Any:
+        def run(block: Stage, x: Any) -> Any:
             # A graph needs other names than a tree. The variables have their paths by now.
             block.residual.name = f"{block.name}_residual_block"
             x = block.residual(x, time)

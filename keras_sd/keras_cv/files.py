@@ -19,7 +19,7 @@ from keras_sd.weights.parts import OF_TRAINING, shapes_of
 from keras_sd.weights.readers import TensorFile, WeightsError, hdf5, read_file
 
 
-def recognise(file: TensorFile) -> names.Recognised:
+def recognise(file: TensorFile) -> names.KnownPart:
     """What one of the files holds that KerasCV's classes write.
 
     Raises:
@@ -34,7 +34,7 @@ def recognise(file: TensorFile) -> names.Recognised:
     return found
 
 
-_Known = tuple[TensorFile, names.Recognised]
+_Known = tuple[TensorFile, names.KnownPart]
 
 
 def open_folder(folder: Path, paths: list[Path], given: Mapping[str, Path]) -> Checkpoint:
@@ -151,7 +151,7 @@ def _half_alone(files: Mapping[str, _Known]) -> dict[str, str]:
     }
 
 
-def _part(file: TensorFile, found: names.Recognised) -> Part:
+def _part(file: TensorFile, found: names.KnownPart) -> Part:
     """The names of two files may be the same, so each has its file's name before it."""
     prefix = f"{file.path.name}: "
     tensors = {n: tensor for n, tensor in file.tensors.items() if not OF_TRAINING.match(n)}

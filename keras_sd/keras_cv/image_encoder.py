@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_sd.config import SD_1, AutoencoderConfig
-from keras_sd.keras_cv.parts import PRESET, KerasCVPart, Source, building
+from keras_sd.keras_cv.parts import PRESET, KerasCVPart, PartSource, building
 from keras_sd.networks.autoencoder import NO_ENCODER, Encoder
 from keras_sd.networks.layers import build_parts, rows
 from keras_sd.networks.network import Network
@@ -65,7 +65,7 @@ class ImageEncoder(KerasCVPart, Network):
         img_width: int | None = None,
         download_weights: bool = True,
         name: str | None = None,
-        preset: str | Path | Source | None = None,
+        preset: str | Path | PartSource | None = None,
         weights: str | Path | None = None,
         compat: str | None = None,
         dtype: str | None = None,
@@ -78,7 +78,7 @@ class ImageEncoder(KerasCVPart, Network):
                     f"download_weights as in KerasCV 0.4; not {given}"
                 )
             download_weights = last
-        source = Source.of(PRESET, SD_1, preset, weights, compat)
+        source = PartSource.of(PRESET, SD_1, preset, weights, compat)
         if not source.config.autoencoder.encoder:
             raise ValueError(NO_ENCODER)
         with building(self, dtype, source, download_weights):

@@ -170,7 +170,7 @@ def in_order(table: Table, names: Sequence[str]) -> Table:
 
 
 @dataclass(frozen=True)
-class Recognised:
+class KnownPart:
     """What a file of KerasCV holds.
 
     Attributes:
@@ -186,7 +186,7 @@ class Recognised:
     table: Table
 
 
-def recognise(shapes: Shapes, order: Sequence[str] | None) -> Recognised | None:
+def recognise(shapes: Shapes, order: Sequence[str] | None) -> KnownPart | None:
     """Says which of KerasCV's files this is.
 
     The few tensors that tell one from the other are looked at; whether the file has everything
@@ -214,7 +214,7 @@ def recognise(shapes: Shapes, order: Sequence[str] | None) -> Recognised | None:
             if part == "text_encoder":
                 config = _with_vocabulary(config, there)
                 table = make(config.text_encoder)
-            return Recognised(part, config, table if order is None else in_order(table, order))
+            return KnownPart(part, config, table if order is None else in_order(table, order))
     return None
 
 

@@ -39,7 +39,7 @@ _TABLES: dict[str, Callable[[Any], Table]] = {
 _log = logging.getLogger(__name__)
 
 
-class Source:
+class PartSource:
     """A model that parts are of: its numbers, and its checkpoint, opened when it is first needed.
 
     Args:
@@ -82,12 +82,12 @@ class Source:
         cls,
         default: str,
         config: ModelConfig,
-        preset: str | Path | Source | None,
+        preset: str | Path | PartSource | None,
         weights: str | Path | None,
         compat: str | None,
-    ) -> Source:
+    ) -> PartSource:
         """The source of a part, which may be one that others are of already."""
-        if isinstance(preset, Source):
+        if isinstance(preset, PartSource):
             return preset
         return cls(default, config, preset, weights, compat)
 
@@ -110,7 +110,7 @@ class Source:
 
 @contextmanager
 def building(
-    model: KerasCVPart, dtype: str | None, source: Source, download_weights: bool
+    model: KerasCVPart, dtype: str | None, source: PartSource, download_weights: bool
 ) -> Iterator[None]:
     """A network is built inside, and loaded afterwards.
 
@@ -148,7 +148,7 @@ class KerasCVPart(Functional):
 
     @classmethod
     def _made_of(cls, config: Any, name: str, dtype: str, **sizes: int) -> Any:
-        source = Source(name, cls._model_with(config, name))
+        source = PartSource(name, cls._model_with(config, name))
         return cls(**sizes, name=name, download_weights=False, preset=source, dtype=dtype)  # type: ignore[call-arg]
 
     def share(self, whole: Part) -> Part:

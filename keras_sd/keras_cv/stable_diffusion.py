@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_sd import networks, pipeline
-from keras_sd.backend import HAS_XLA, JitCompile
+from keras_sd.backend import HAS_XLA, JitCompile, to_numpy
 from keras_sd.config import SD_1, SD_2_BASE, ModelConfig
 from keras_sd.gallery import Images
 from keras_sd.keras_cv.clip_tokenizer import SimpleTokenizer
@@ -22,7 +22,7 @@ from keras_sd.keras_cv.decoder import Decoder
 from keras_sd.keras_cv.diffusion_model import DiffusionModel, DiffusionModelV2
 from keras_sd.keras_cv.image_encoder import ImageEncoder
 from keras_sd.keras_cv.lazy import LazyModel, LazyParts, LazyTokenizers
-from keras_sd.keras_cv.parts import PRESET, PRESET_V2, Source
+from keras_sd.keras_cv.parts import PRESET, PRESET_V2, PartSource
 from keras_sd.keras_cv.text_encoder import TextEncoder, TextEncoderV2
 from keras_sd.networks.unet import timestep_embedding
 from keras_sd.precision import check_policy, policy_scope
@@ -89,7 +89,7 @@ class StableDiffusion(pipeline.StableDiffusion):
     ):
         self.dtype_policy = check_policy(dtype)
         self.jit_compile = jit_compile
-        source = Source(self._preset, self._config, preset, weights, compat)
+        source = PartSource(self._preset, self._config, preset, weights, compat)
         words, license = None, None
         if "checkpoint" in vars(source):
             words, license = source.checkpoint.words, source.checkpoint.license
@@ -257,7 +257,7 @@ class StableDiffusion(pipeline.StableDiffusion):
         Raises:
             ValueError: a prompt is too long (`PromptTooLongError`).
         """
-        return ops.convert_to_numpy(super().encode_text(prompt))
+        return to_numpy(super().encode_text(prompt))
 
     def generate_image(
         self,
@@ -294,7 +294,7 @@ class StableDiffusion(pipeline.StableDiffusion):
             ValueError: shapes that do not fit, both `diffusion_noise` and `seed`, and more as
                 `text_to_image`.
         """
-        encoded_text = np.asarray(ops.convert_to_numpy(encoded_text), np.float32)
+        encoded_text = np.asarray(to_numpy(encoded_text), np.float32)
         count = len(encoded_text) if encoded_text.ndim == 3 else 1
         if count > 1:
             if batch_size not in (1, count):
@@ -433,7 +433,7 @@ def _plain_array(array: Any) -> Any:
     """A tensor as an array, without a batch of one; what is no array as it is."""
     if not hasattr(array, "shape"):
         return array
-    array = ops.convert_to_numpy(array)
+    array = to_numpy(array)
     return array[0] if len(array) == 1 else array
 
 

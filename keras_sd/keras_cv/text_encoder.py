@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_sd import networks
 from keras_sd.config import SD_1, SD_2_BASE, ModelConfig
-from keras_sd.keras_cv.parts import PRESET, PRESET_V2, KerasCVPart, Source, building
+from keras_sd.keras_cv.parts import PRESET, PRESET_V2, KerasCVPart, PartSource, building
 from keras_sd.networks.text_encoder import TextEmbedding
 
 
@@ -68,12 +68,12 @@ class TextEncoder(KerasCVPart, networks.TextEncoder):
         name: str | None = None,
         download_weights: bool = True,
         *,
-        preset: str | Path | Source | None = None,
+        preset: str | Path | PartSource | None = None,
         weights: str | Path | None = None,
         compat: str | None = None,
         dtype: str | None = None,
     ):
-        source = Source.of(self._preset, self._config, preset, weights, compat)
+        source = PartSource.of(self._preset, self._config, preset, weights, compat)
         known = source.config.text_encoder
         if download_weights and (max_length, vocab_size) != (known.max_length, known.vocab_size):
             raise ValueError(

@@ -71,8 +71,7 @@ def emoji_fidelity(
         ValueError: The same, for a name that several distributions claim; or a sampler's name has a
             schedule in it.
     """
-    from keras import ops
-
+    from keras_sd.backend import to_numpy
     from keras_sd.pipeline import StableDiffusion
     from keras_sd.training.measure import backgrounds, subjects
     from keras_sd.training.pictures import COLOURS, SUBJECTS, Pictures, caption
@@ -90,8 +89,8 @@ def emoji_fidelity(
         steps = pipeline.stream(
             prompts, seed=_SEED, sampler=sampler, schedule=ended, num_steps=count
         )
-        last = last_step(steps, ops.convert_to_numpy)
-        return last, np.asarray(ops.convert_to_numpy(last.latent))
+        last = last_step(steps, to_numpy)
+        return last, to_numpy(last.latent)
 
     _, converged = run(*_CONVERGED)
     rows: list[Row] = []

@@ -40,7 +40,7 @@ def timestep_embedding(timesteps, width: int, max_period: float = 10000.0):
     return ops.concatenate([ops.cos(angles), ops.sin(angles)], axis=-1)
 
 
-class Level(Block):
+class Stage(Block):
     """One residual block and, where `depth` is not 0, the transformer after it."""
 
     def __init__(self, config: UNetConfig, level: int, width_in: int, depth: int, name: str):
@@ -91,29 +91,29 @@ class UNet(Network):
         self.conv_in = conv(config.in_channels, widths[0], "conv_in")
 
         skips = [widths[0]]
-        self.down: list[Level] = []
+        self.down: list[Stage] = []
         self.downsamples: list[Downsample] = []
         for level, width in enumerate(widths):
             for i in range(config.blocks):
-                block = Level(config, level, skips[-1], depths[level], f"down_{level}_{i}")
+                block = Stage(config, level, skips[-1], depths[level], f"down_{level}_{i}")
                 self.down.append(block)
                 skips.append(width)
             if level < last:
                 self.downsamples.append(Downsample(width, f"downsample_{level}"))
                 skips.append(width)
 
-        self.middle = Level(config, last, widths[last], max(depths[last], 1), "middle")
+        self.middle = Stage(config, last, widths[last], max(depths[last], 1), "middle")
         self.middle_residual = ResidualBlock(
             widths[last], widths[last], config.groups, 1e-5, "middle_residual", config.time_width
         )
 
-        self.up: list[Level] = []
+        self.up: list[Stage] = []
         self.upsamples: list[Upsample] = []
         width_in = widths[last]
         for level in range(last, -1, -1):
             for i in range(config.blocks + 1):
                 width_in += skips.pop()
-                block = Level(config, level, width_in, depths[level], f"up_{level}_{i}")
+                block = Stage(config, level, width_in, depths[level], f"up_{level}_{i}")
                 self.up.append(block)
                 width_in = widths[level]
             if level > 0:

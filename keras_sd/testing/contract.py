@@ -6,7 +6,6 @@ import ast
 import inspect
 import math
 import textwrap
-import warnings
 from functools import partial
 from typing import Any
 
@@ -332,6 +331,8 @@ def check_backend_tensors(sampler: Sampler | str) -> None:
     sampler = resolved(sampler)
     try:
         from keras import ops
+
+        from keras_sd.backend import to_numpy
     except ImportError as error:
         raise ImportError(
             f"This check runs the sampler on the tensors of Keras' backend, but {error}: install "
@@ -348,10 +349,7 @@ def check_backend_tensors(sampler: Sampler | str) -> None:
             x=ops.convert_to_tensor(x, "float32"),
             noise=lambda now, nxt: ops.convert_to_tensor(source(now, nxt), "float32"),
         )
-        with warnings.catch_warnings():
-            # Keras 3.15 copies a torch tensor in a way that NumPy 2 warns about.
-            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-            latents = [ops.convert_to_numpy(step.latent) for step in found]
+        latents = [to_numpy(step.latent) for step in found]
         for step, latent, reference in zip(found, latents, expected, strict=True):
             off = np.abs(latent - reference.latent).max() / np.abs(reference.latent).max()
             if not off < 1e-4:

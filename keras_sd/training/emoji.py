@@ -23,6 +23,7 @@ import numpy as np
 from keras import ops
 
 from keras_sd import image
+from keras_sd.backend import to_numpy
 from keras_sd.config import EMOJI, ModelConfig
 from keras_sd.files import replace_file
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
@@ -205,7 +206,7 @@ class _Run:
         held_out = make(np.random.default_rng((self.recipe.seed, 2**32)))[1]
 
         def sheet_of_pictures():
-            decoded = ops.convert_to_numpy(autoencoder(held_out))
+            decoded = to_numpy(autoencoder(held_out))
             error = np.abs(np.clip(decoded, -1, 1) - held_out).mean()
             self.report(f"{stage}: mean absolute error {error:.4f}")
             rows = np.concatenate([held_out[:8], decoded[:8], held_out[8:16], decoded[8:16]])
@@ -336,7 +337,7 @@ class _Run:
             drawn = [self.source.random(rng) for _ in range(min(48, self.recipe.latents - start))]
             captions += [(subject, colour) for _, subject, colour in drawn]
             means, _ = autoencoder.moments(np.stack([picture for picture, _, _ in drawn]))
-            latents.append(ops.convert_to_numpy(ops.cast(means, "float32")).astype(np.float16))
+            latents.append(to_numpy(ops.cast(means, "float32")).astype(np.float16))
         stacked = np.concatenate(latents)
         scale = float(1 / stacked.astype(np.float32).std())
         replace_file(path, lambda at: np.savez(at, latents=stacked, captions=captions, scale=scale))

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_sd.backend import to_numpy
 from keras_sd.files import replace_file
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
 
@@ -149,7 +150,7 @@ def fit(
     first = 0
     if state.exists():
         load_weights(trainer, state)
-        first = int(ops.convert_to_numpy(trainer.optimizer.iterations)) // steps_per_epoch
+        first = int(to_numpy(trainer.optimizer.iterations)) // steps_per_epoch
     trainer.fit(
         Batches(make, steps_per_epoch, seed, first),
         initial_epoch=first,

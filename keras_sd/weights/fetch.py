@@ -17,7 +17,7 @@ from pathlib import Path
 from keras_sd.weights import vocabulary
 from keras_sd.weights.hub import (
     FetchError,
-    Request,
+    Wanted,
     hub_cache,
     is_offline,
     obtain,
@@ -192,7 +192,7 @@ def list_sources() -> list[SourceStatus]:
 # --- What is wanted --------------------------------------------------------------------
 
 
-def _parse(address: str, variant: str | None) -> Request:
+def _parse(address: str, variant: str | None) -> Wanted:
     match = _HF.fullmatch(address)
     parts = match["path"].split("/") if match and match["path"] else []
     if match is None or any(part in ("", ".", "..") for part in parts):
@@ -202,10 +202,10 @@ def _parse(address: str, variant: str | None) -> Request:
         )
     if parts and variant:
         raise ValueError(f"variant={variant!r} is for whole repositories; {address} is one file")
-    return Request(match["repo"], match["revision"] or "main", "/".join(parts) or None, variant)
+    return Wanted(match["repo"], match["revision"] or "main", "/".join(parts) or None, variant)
 
 
-def _requests(name: str, variant: str | None) -> list[Request]:
+def _requests(name: str, variant: str | None) -> list[Wanted]:
     source = SOURCES[name]
     if variant is not None and variant not in source.variants:
         has = ", ".join(source.variants) or "none"
@@ -213,9 +213,9 @@ def _requests(name: str, variant: str | None) -> list[Request]:
     return _places(source.file if variant is None else source.variants[variant])
 
 
-def _places(pinned: Pinned) -> list[Request]:
+def _places(pinned: Pinned) -> list[Wanted]:
     return [
-        Request(
+        Wanted(
             place.repo,
             place.revision,
             place.path,

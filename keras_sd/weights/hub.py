@@ -50,7 +50,7 @@ class FetchError(OSError):
 
 
 @dataclass(frozen=True)
-class Request:
+class Wanted:
     """A model in a repository: a file (`path`), or the model that the repository is."""
 
     repo: str
@@ -95,7 +95,7 @@ class Failure(Exception):
 # --- Getting it ------------------------------------------------------------------------
 
 
-def obtain(name: str, requests: list[Request], anew: bool = False) -> Path:
+def obtain(name: str, requests: list[Wanted], anew: bool = False) -> Path:
     """The path of what was asked for, from wherever it comes cheapest.
 
     Args:
@@ -132,7 +132,7 @@ def obtain(name: str, requests: list[Request], anew: bool = False) -> Path:
     _give_up(name, requests, failures)
 
 
-def _noted(request: Request, failures: list[str], in_full: bool = False) -> Path | None:
+def _noted(request: Wanted, failures: list[str], in_full: bool = False) -> Path | None:
     """What was checked before, if it is still as it was."""
     note = read_note(request.note)
     if note is None:
@@ -150,7 +150,7 @@ def _noted(request: Request, failures: list[str], in_full: bool = False) -> Path
     return request.at(note.commit)
 
 
-def _adopt_pinned(request: Request, failures: list[str]) -> Path | None:
+def _adopt_pinned(request: Wanted, failures: list[str]) -> Path | None:
     """The file as another program, or a run that was killed, has left it, of whatever commit."""
     expected = request.expected
     assert expected is not None
@@ -170,7 +170,7 @@ def _adopt_pinned(request: Request, failures: list[str]) -> Path | None:
     return None
 
 
-def _adopt(request: Request, failures: list[str]) -> Path | None:
+def _adopt(request: Wanted, failures: list[str]) -> Path | None:
     """A model as another program has left it: better than nothing, and checked all the same."""
     commit = request.revision
     if not is_commit(commit):
@@ -196,7 +196,7 @@ def _adopt(request: Request, failures: list[str]) -> Path | None:
     return request.at(commit)
 
 
-def _download(hub: Any, name: str, request: Request) -> Path:
+def _download(hub: Any, name: str, request: Wanted) -> Path:
     """Fetches the files of a request that are missing, checks them and notes it."""
     commit, files = _listing(hub, request)
     chosen = _choose(files, request)
@@ -212,7 +212,7 @@ def _download(hub: Any, name: str, request: Request) -> Path:
     return request.at(commit)
 
 
-def _get(hub: Any, request: Request, commit: str, file: File) -> None:
+def _get(hub: Any, request: Wanted, commit: str, file: File) -> None:
     def get() -> Path:
         return Path(
             _ask(
@@ -239,7 +239,7 @@ def _get(hub: Any, request: Request, commit: str, file: File) -> None:
     raise Failure(failures[-1])
 
 
-def _listing(hub: Any, request: Request) -> tuple[str, dict[str, File]]:
+def _listing(hub: Any, request: Wanted) -> tuple[str, dict[str, File]]:
     """The commit that a revision is now, and its files."""
     info = _ask(
         lambda: hub.HfApi().model_info(
@@ -287,7 +287,7 @@ def _reason(error: BaseException) -> str:
     return f"{type(chain[-1]).__name__}: {said}"
 
 
-def _huggingface_hub(name: str, requests: list[Request], failures: list[str]) -> Any:
+def _huggingface_hub(name: str, requests: list[Wanted], failures: list[str]) -> Any:
     try:
         import huggingface_hub
     except ImportError:
@@ -296,7 +296,7 @@ def _huggingface_hub(name: str, requests: list[Request], failures: list[str]) ->
     return huggingface_hub
 
 
-def _give_up(name: str, requests: list[Request], failures: list[str]) -> NoReturn:
+def _give_up(name: str, requests: list[Wanted], failures: list[str]) -> NoReturn:
     first = requests[0]
     if first.expected:
         size, digest = human_size(first.expected.size), first.expected.digest
@@ -323,7 +323,7 @@ def _give_up(name: str, requests: list[Request], failures: list[str]) -> NoRetur
 # --- Which files of a repository -------------------------------------------------------
 
 
-def _choose(files: Mapping[str, File], request: Request) -> list[File]:
+def _choose(files: Mapping[str, File], request: Wanted) -> list[File]:
     """The files of a request, small ones first: the last to come is what makes it usable."""
     if request.path is not None:
         chosen = {request.path}
@@ -422,7 +422,7 @@ def _discard(path: Path) -> None:
         path = path.parent / target
 
 
-def _write_note(request: Request, commit: str, files: list[File]) -> None:
+def _write_note(request: Wanted, commit: str, files: list[File]) -> None:
     snapshot = request.folder / "snapshots" / commit
     note = Note(
         str(request),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_sd.keras_cv.files import write_keras_cv
-    from keras_sd.keras_cv.names import Recognised
+    from keras_sd.keras_cv.names import KnownPart
     from keras_sd.weights.checkpoint import Checkpoint
     from keras_sd.weights.readers import TensorFile
 
@@ -26,7 +26,7 @@ CLASSES = {
 """What one file holds, in KerasCV's words: the autoencoder is in two of them."""
 
 
-def recognise(file: TensorFile) -> Recognised:
+def recognise(file: TensorFile) -> KnownPart:
     """See `keras_sd.keras_cv.files.recognise`."""
     from keras_sd.keras_cv import files
 

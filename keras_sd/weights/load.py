@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import ml_dtypes
 import numpy as np
-from keras import ops
 
+from keras_sd.backend import to_numpy
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
 from keras_sd.networks.initializers import host_zeros, weights_follow
 from keras_sd.weights.checkpoint import Checkpoint, Part, refuse
@@ -115,7 +115,7 @@ def arrays_of(models: Mapping[str, keras.Model]) -> dict[str, np.ndarray]:
         models: the networks by their part's name.
     """
     return {
-        f"{part}/{path}": np.ascontiguousarray(ops.convert_to_numpy(variable.value))
+        f"{part}/{path}": np.ascontiguousarray(to_numpy(variable.value))
         for part, model in models.items()
         for path, variable in variables_of(model).items()
     }

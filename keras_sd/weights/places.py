@@ -19,7 +19,7 @@ _OLD_ATTENTION = {
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorPlace:
     """Where a file may have a network.
 
     Attributes:
@@ -100,16 +100,16 @@ _MARKS = {
 those of whole models first."""
 
 
-def places_of(part: str) -> Iterator[Place]:
+def places_of(part: str) -> Iterator[TensorPlace]:
     """Where a part may be, what goes before others first."""
     for (of, names), (_, prefixes) in _MARKS.items():
         if of == part:
-            yield from (Place(part, names, prefix) for prefix in prefixes)
+            yield from (TensorPlace(part, names, prefix) for prefix in prefixes)
 
 
-def marked_in(shapes: Shapes) -> dict[str, list[Place]]:
+def marked_in(shapes: Shapes) -> dict[str, list[TensorPlace]]:
     """The parts in a file, each with the places where it is."""
-    found: dict[str, list[Place]] = {}
+    found: dict[str, list[TensorPlace]] = {}
     for part in PARTS:
         for place in places_of(part):
             if place.name(_MARKS[part, place.names][0]) in shapes:
@@ -132,12 +132,12 @@ class Found:
         beyond: what the names of its layers begin with that we do not run.
     """
 
-    place: Place
+    place: TensorPlace
     facts: dict[str, Any]
     beyond: str = ""
 
 
-def _read(place: Place, shapes: Shapes, source: str) -> Found:
+def _read(place: TensorPlace, shapes: Shapes, source: str) -> Found:
     telling = Telling(place.names, shapes, source, place.name)
     facts = numbers_of(place.part, telling)
     if (place.part, place.names) != ("text_encoder", "original"):
@@ -151,7 +151,7 @@ def _read(place: Place, shapes: Shapes, source: str) -> Found:
     return Found(place, {**facts, "depth": depth - 1}, beyond)
 
 
-def chosen(places: list[Place], shapes: Shapes, source: str) -> Found:
+def chosen(places: list[TensorPlace], shapes: Shapes, source: str) -> Found:
     """The network in the first of the places where it is whole."""
     for place in places if len(places) > 1 else ():
         try:

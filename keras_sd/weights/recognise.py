@@ -18,7 +18,7 @@ from keras_sd.config import SD_1, SD_2, SD_2_BASE, ModelConfig
 from keras_sd.weights.architecture import PARTS, Shapes, part_config
 from keras_sd.weights.families import BESIDE, family_of, kind_of, unsupported
 from keras_sd.weights.names import Table, Weight, original
-from keras_sd.weights.places import Found, Place, chosen, marked_in, places_of
+from keras_sd.weights.places import Found, TensorPlace, chosen, marked_in, places_of
 from keras_sd.weights.prediction import (
     ASSUMED,
     ASSUMED_NOTE,
@@ -287,7 +287,7 @@ def _ignored(
     return tuple(sorted(ignored)), tuple(sorted(others - ignored))
 
 
-def _averages(place: Place, config: ModelConfig, shapes: Shapes) -> dict[str, str]:
+def _averages(place: TensorPlace, config: ModelConfig, shapes: Shapes) -> dict[str, str]:
     """What the average of each weight of the UNet is called, by what the weight is called."""
     table = replace(place, average=False).table(config.unet, shapes)
     return {entry.name: original.ema_name(entry.name) for entry in table}

@@ -20,7 +20,7 @@ from PIL import Image
 
 from keras_sd import choose, cli, image, registry
 from keras_sd.cli import draw
-from keras_sd.cli.drawing import Settings, flag_of
+from keras_sd.cli.drawing import DrawOptions, flag_of
 from keras_sd.config import Defaults
 from keras_sd.gallery import Images
 from keras_sd.image import read_metadata
@@ -498,7 +498,7 @@ assert not {{"keras", "jax", "tensorflow", "torch"}} & set(sys.modules)
 
 def test_dtypes_are_those_of_the_library() -> None:
     # Said again in the command, which must not import Keras for its help.
-    dtypes, _ = get_args(get_type_hints(Settings)["dtype"])
+    dtypes, _ = get_args(get_type_hints(DrawOptions)["dtype"])
     assert get_args(dtypes) == POLICIES
 
 

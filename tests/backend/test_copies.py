@@ -14,7 +14,7 @@ from keras import ops
 from tiny import AUTOENCODER, TEXT, TINY, TINY_2
 
 from keras_sd.config import UNetConfig
-from keras_sd.keras_cv.parts import Source
+from keras_sd.keras_cv.parts import PartSource
 from keras_sd.models.stable_diffusion import (
     Decoder,
     DiffusionModel,
@@ -26,8 +26,8 @@ from keras_sd.models.stable_diffusion import (
 from keras_sd.networks import Autoencoder, UNet
 from keras_sd.networks import TextEncoder as OurTextEncoder
 
-SMALL = Source("small", replace(TINY, autoencoder=AUTOENCODER))
-SMALL_2 = Source("small", TINY_2)
+SMALL = PartSource("small", replace(TINY, autoencoder=AUTOENCODER))
+SMALL_2 = PartSource("small", TINY_2)
 RANDOM = np.random.default_rng(0)
 LATENTS = RANDOM.standard_normal((1, 8, 6, 4), np.float32)
 IMAGES = RANDOM.standard_normal((1, 16, 8, 3), np.float32)

@@ -12,7 +12,7 @@ from tiny import TINY, TINY_2
 
 from keras_sd.config import SD_1, AutoencoderConfig
 from keras_sd.keras_cv import constants, names
-from keras_sd.keras_cv.parts import Source
+from keras_sd.keras_cv.parts import PartSource
 from keras_sd.models.stable_diffusion import Decoder, DiffusionModel, ImageEncoder, TextEncoder
 from keras_sd.networks.initializers import weights_follow
 from keras_sd.precision import policy_scope
@@ -37,7 +37,7 @@ both = pytest.mark.parametrize("config", MODELS, ids=["1.x", "2.x"])
 
 
 def made(kind, config, sizes=(24, 40)):
-    source = Source("small", config)
+    source = PartSource("small", config)
     cls, numbers = {
         "text_encoder": (TextEncoder, (77, config.text_encoder.vocab_size)),
         "unet": (DiffusionModel, (*sizes, 77)),
@@ -186,9 +186,9 @@ def test_constants():
 @pytest.mark.parametrize("given", [(), (False,), (24, 40), (24, 40, False)])
 def test_an_image_encoder_is_called_as_in_every_version(given, monkeypatch):
     asked = []
-    monkeypatch.setattr(Source, "load", lambda self, model: asked.append(model))
-    monkeypatch.setattr(Source, "checkpoint", None)
-    encoder = ImageEncoder(*given, preset=Source("small", MODELS[0]))
+    monkeypatch.setattr(PartSource, "load", lambda self, model: asked.append(model))
+    monkeypatch.setattr(PartSource, "checkpoint", None)
+    encoder = ImageEncoder(*given, preset=PartSource("small", MODELS[0]))
     assert bool(asked) == (False not in given)
     assert encoder(np.zeros((1, 8, 8, 3), "float32")).shape == (1, 2, 2, 4)
 

@@ -30,7 +30,7 @@ from keras_sd.config import (
     UNetConfig,
 )
 from keras_sd.keras_cv import names as keras_cv
-from keras_sd.keras_cv.parts import Source
+from keras_sd.keras_cv.parts import PartSource
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
 from keras_sd.networks.unet import timestep_embedding
 from keras_sd.pipeline import StableDiffusion
@@ -197,7 +197,7 @@ def of_keras_cv(file, source):
 @all_files
 def test_our_classes_load_their_files_and_give_the_same(folder, file):
     known = goldens(folder, file)
-    network = of_keras_cv(file, Source("", compat(FILES[file][0])))
+    network = of_keras_cv(file, PartSource("", compat(FILES[file][0])))
     network.load_weights(folder / f"{file}.h5")
     if file.startswith("text_encoder"):
         positions = np.arange(TEXT["max_length"])[None]

@@ -345,9 +345,9 @@ def test_numbers_of_tokens_are_not_rounded(policy):
 
 
 def _source(text_encoder):
-    from keras_sd.keras_cv.parts import Source
+    from keras_sd.keras_cv.parts import PartSource
 
-    source = Source("", replace(CONFIG, text_encoder=text_encoder))
+    source = PartSource("", replace(CONFIG, text_encoder=text_encoder))
     return source
 
 
@@ -947,7 +947,7 @@ def test_a_file_of_another_class_is_named(preset, tmp_path, monkeypatch):
     """They are known by their shapes, at full size."""
     from keras_sd.keras_cv import files, names
 
-    found = names.Recognised("decoder", SD_1, [])
+    found = names.KnownPart("decoder", SD_1, [])
     monkeypatch.setattr(files, "recognise", lambda file: found)
     encoder = PARTS["image_encoder"](preset=preset)
     encoder.save_weights(tmp_path / "x.h5")

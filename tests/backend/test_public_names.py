@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import keras
 import pytest
 
 
@@ -13,3 +17,14 @@ def test_every_public_name_can_be_had():
     assert set(keras_sd.__all__) <= set(dir(keras_sd))
     with pytest.raises(AttributeError, match="'keras_sd' has no attribute 'StableDifusion'"):
         _ = keras_sd.StableDifusion
+
+
+def test_a_picture_is_drawn_where_warnings_are_errors():
+    code = (
+        "import keras_sd; pipeline = keras_sd.StableDiffusion.from_preset('emoji'); "
+        "pipeline.text_to_image('a cat face', seed=1, num_steps=1)"
+    )
+    # TensorFlow's own modules warn when they are imported, whoever imports them.
+    run = [sys.executable, "-W", "error::DeprecationWarning:keras", "-W", "error::UserWarning"]
+    strict = [sys.executable, "-W", "error"] if keras.backend.backend() != "tensorflow" else run
+    subprocess.run([*strict, "-c", code], check=True, capture_output=True, text=True)

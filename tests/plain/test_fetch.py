@@ -937,7 +937,7 @@ def test_only_names_can_be_fetched(home):
 
 def choose(names: set[str], variant: str | None = None) -> set[str]:
     files = {name: notes.File(name, 1, "0" * 40) for name in names}
-    return {f.name for f in hub._choose(files, hub.Request("a/b", "main", None, variant))}
+    return {f.name for f in hub._choose(files, hub.Wanted("a/b", "main", None, variant))}
 
 
 BASE = PLAIN - {UNET}
@@ -981,7 +981,7 @@ def test_the_files_of_a_part(there, variant, taken):
 
 def test_what_makes_a_model_usable_comes_last():
     files = {name: notes.File(name, len(FOLDER[name]), "0" * 40) for name in PLAIN}
-    order = [file.name for file in hub._choose(files, hub.Request("a/b", "main"))]
+    order = [file.name for file in hub._choose(files, hub.Wanted("a/b", "main"))]
     assert order[-1] == UNET
     assert order[-2] == "text_encoder/model.safetensors"
 

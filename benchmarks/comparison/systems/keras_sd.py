@@ -48,7 +48,7 @@ class System:
         }
         if laps is None:
             return np.asarray(pipeline.text_to_image(job.prompt, **settings))
-        from keras import ops
+        from keras_sd.backend import to_numpy
 
         # Encodings that are given are float32 in every policy, and would be compiled for once more.
         model: Any = pipeline.model
@@ -56,14 +56,14 @@ class System:
 
         def timed(*arguments):
             conditions = encode(*arguments)
-            ops.convert_to_numpy(conditions["context"])
+            to_numpy(conditions["context"])
             laps.lap("text")
             return conditions
 
         model.conditions = timed
         try:
             for step in pipeline.stream(job.prompt, **settings):
-                ops.convert_to_numpy(step.latent)
+                to_numpy(step.latent)
                 laps.lap("step")
         finally:
             del model.conditions

@@ -21,7 +21,7 @@ from keras_sd.weights.diffusers_folder.configs import (
     read_config,
 )
 from keras_sd.weights.diffusers_folder.files import PartFiles, find_weights, read_tensors
-from keras_sd.weights.diffusers_folder.settings import Settings
+from keras_sd.weights.diffusers_folder.settings import FolderSettings
 from keras_sd.weights.diffusers_folder.tokens import read_tokenizer
 from keras_sd.weights.diffusers_folder.write import write_folder
 from keras_sd.weights.families import family_of, unsupported
@@ -98,7 +98,7 @@ def read_folder(
                 f"{folder / name} is missing; a folder of diffusers' has {', '.join(needed)}"
             )
     there = (*needed, SCHEDULER) if (folder / SCHEDULER).is_file() else needed
-    jsons = {name: Settings.read(folder / name) for name in there}
+    jsons = {name: FolderSettings.read(folder / name) for name in there}
     notes: list[str] = []
     tokens = read_tokenizer(folder / "tokenizer", notes)
     config = read_config(folder, jsons, tokens, notes)

@@ -27,7 +27,7 @@ from keras_sd.config import (
     UNetConfig,
 )
 from keras_sd.weights.diffusers_folder.schedulers import read_scheduler
-from keras_sd.weights.diffusers_folder.settings import Settings
+from keras_sd.weights.diffusers_folder.settings import FolderSettings
 from keras_sd.weights.diffusers_folder.tokens import Tokens, check_tokens
 from keras_sd.weights.readers import WeightsError, shown
 
@@ -67,7 +67,7 @@ _FOREIGN = ("text_encoder_2", "text_encoder_3", "transformer", "prior", "decoder
 _LEFT_OUT = ("feature_extractor", "image_encoder", "safety_checker", "depth_estimator")
 """Components that take no part in making a picture from a text."""
 
-# Settings that have to be one of these; the first is diffusers' default.
+# FolderSettings that have to be one of these; the first is diffusers' default.
 _UNET: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
     "addition_embed_type": (None,),
@@ -118,7 +118,7 @@ _AUTOENCODER_IDLE = ("force_upcast", "sample_size")
 
 
 def read_config(
-    folder: Path, jsons: Mapping[str, Settings], tokens: Tokens, notes: list[str]
+    folder: Path, jsons: Mapping[str, FolderSettings], tokens: Tokens, notes: list[str]
 ) -> ModelConfig:
     """Reads the settings of all components.
 
@@ -169,7 +169,7 @@ def read_config(
     return config
 
 
-def _read_index(index: Settings, notes: list[str]) -> str | None:
+def _read_index(index: FolderSettings, notes: list[str]) -> str | None:
     """The class of the scheduler, where the components are those of Stable Diffusion."""
     # Code of one's own is [module, class].
     pipeline = index.take("_class_name")
@@ -200,7 +200,7 @@ def _read_index(index: Settings, notes: list[str]) -> str | None:
     return _class_of(index, "scheduler")
 
 
-def _class_of(index: Settings, name: str) -> str | None:
+def _class_of(index: FolderSettings, name: str) -> str | None:
     """The class of a component, or None where the folder leaves it out."""
     value = index.take(name, [None, None])
     if (
@@ -212,7 +212,7 @@ def _class_of(index: Settings, name: str) -> str | None:
     return value[1]
 
 
-def _read_unet(given: Settings, notes: list[str]) -> tuple[UNetConfig, tuple[int, int]]:
+def _read_unet(given: FolderSettings, notes: list[str]) -> tuple[UNetConfig, tuple[int, int]]:
     """The config, and the usual height and width of a latent."""
     given.fixed({"_class_name": (CLASSES["unet"][0],), **_UNET})
     levels = _level_count(given, (320, 640, 1280, 1280))
@@ -255,7 +255,7 @@ def _read_unet(given: Settings, notes: list[str]) -> tuple[UNetConfig, tuple[int
     return config, (sizes[0], sizes[1])
 
 
-def _read_autoencoder(given: Settings, notes: list[str]) -> AutoencoderConfig:
+def _read_autoencoder(given: FolderSettings, notes: list[str]) -> AutoencoderConfig:
     given.fixed({"_class_name": (CLASSES["vae"][0],), **_AUTOENCODER})
     levels = _level_count(given, (64,))
     _block_types(given, "down_block_types", ("DownEncoderBlock2D",), levels)
@@ -273,12 +273,12 @@ def _read_autoencoder(given: Settings, notes: list[str]) -> AutoencoderConfig:
     return config
 
 
-def _read_text_encoder(given: Settings) -> TextEncoderConfig:
+def _read_text_encoder(given: FolderSettings) -> TextEncoderConfig:
     if given.values.get("model_type") == "clip":  # of a whole CLIP: the text's settings are inside
         inner = given.take("text_config")
         if not isinstance(inner, dict):
             given.refuse("text_config", "an object")
-        given = Settings(given.path, inner)
+        given = FolderSettings(given.path, inner)
     given.fixed({"model_type": ("clip_text_model",)})
     config: TextEncoderConfig = _made(
         given,
@@ -297,14 +297,14 @@ def _read_text_encoder(given: Settings) -> TextEncoderConfig:
     return config
 
 
-def _level_count(given: Settings, default: Sequence[int]) -> int:
+def _level_count(given: FolderSettings, default: Sequence[int]) -> int:
     value = given.take("block_out_channels", default)
     if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= MAX_LEVELS:
         given.refuse("block_out_channels", f"a list of 1 to {MAX_LEVELS} widths")
     return len(value)
 
 
-def _block_types(given: Settings, key: str, types: Sequence[str], levels: int) -> list[bool]:
+def _block_types(given: FolderSettings, key: str, types: Sequence[str], levels: int) -> list[bool]:
     """For each level whether it is of the first of the `types`."""
     cross, plain = types[0], types[-1]
     default: list[str] = [cross]
@@ -320,14 +320,14 @@ def _block_types(given: Settings, key: str, types: Sequence[str], levels: int) -
     return [item == cross for item in value]
 
 
-def _made(given: Settings, config: Any, **values: Any) -> Any:
+def _made(given: FolderSettings, config: Any, **values: Any) -> Any:
     try:
         return config(**values)
     except ValueError as error:
         raise WeightsError(f"{given.path}: {error}") from error
 
 
-def _note_unknown(given: Settings, idle: Iterable[str], notes: list[str]) -> None:
+def _note_unknown(given: FolderSettings, idle: Iterable[str], notes: list[str]) -> None:
     unknown = [shown(key) for key in given.untaken() if key not in idle]
     if unknown:
         more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""

@@ -17,7 +17,7 @@ from keras_sd.weights.diffusers_folder.choice import (
     named,
     stems,
 )
-from keras_sd.weights.diffusers_folder.settings import Settings
+from keras_sd.weights.diffusers_folder.settings import FolderSettings
 from keras_sd.weights.readers import WeightsError, read_file, shown
 
 
@@ -91,7 +91,7 @@ def _variants(found: Mapping[str, Mapping[str | None, Candidate]]) -> str:
 
 
 def _sharded(path: Path) -> PartFiles:
-    index = Settings.read(path)
+    index = FolderSettings.read(path)
     shards = index.take("weight_map")
     if not isinstance(shards, dict) or not shards:
         index.refuse("weight_map", "an object with the file of every tensor")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from keras_sd.config import MAX_TIMESTEPS, Defaults, NoiseConfig
 from keras_sd.specs import format_spec
-from keras_sd.weights.diffusers_folder.settings import Settings
+from keras_sd.weights.diffusers_folder.settings import FolderSettings
 from keras_sd.weights.readers import WeightsError, shown
 
 SIGMAS = {
@@ -24,7 +24,7 @@ SIGMAS = {
 }
 SPACINGS = {name: name for name in ("leading", "linspace", "trailing")}
 
-# Settings that have to be one of these; the first is diffusers' default.
+# FolderSettings that have to be one of these; the first is diffusers' default.
 FIXED: dict[str, tuple[Any, ...]] = {
     "timestep_type": ("discrete",),
     "trained_betas": (None,),
@@ -69,7 +69,7 @@ class Kind:
         spacing: the default of `timestep_spacing`.
     """
 
-    sampler: str | Callable[[Settings, list[str]], Spec]
+    sampler: str | Callable[[FolderSettings, list[str]], Spec]
     grid: Literal["each", "multistep", "steps", "distilled"]
     end: str = "zero"
     betas: tuple[str, float, float] = ("linear", 0.0001, 0.02)
@@ -80,7 +80,9 @@ class Kind:
         return self.spacing or ("leading" if self.grid in ("steps", "distilled") else "linspace")
 
 
-def _one_of(given: Settings, key: str, default: Any, known: Mapping[Any, Any], notes: list) -> Any:
+def _one_of(
+    given: FolderSettings, key: str, default: Any, known: Mapping[Any, Any], notes: list
+) -> Any:
     """What a value is here; another is noted, and the default's taken."""
     value = given.take(key, default)
     if isinstance(value, (str, int, bool)) and value in known:
@@ -89,16 +91,16 @@ def _one_of(given: Settings, key: str, default: Any, known: Mapping[Any, Any], n
     return known[default]
 
 
-def _note(given: Settings, key: str, notes: list[str], why: str = "") -> None:
+def _note(given: FolderSettings, key: str, notes: list[str], why: str = "") -> None:
     why = why or "which runs here do not follow"
     notes.append(f"the scheduler's {key} is {shown(given.values.get(key))}, {why}")
 
 
-def _order(given: Settings, default: int, notes: list[str]) -> int:
+def _order(given: FolderSettings, default: int, notes: list[str]) -> int:
     return int(_one_of(given, "solver_order", default, {1: 1, 2: 2, 3: 3}, notes))
 
 
-def _pndm(given: Settings, notes: list[str]) -> Spec:
+def _pndm(given: FolderSettings, notes: list[str]) -> Spec:
     if not given.flag("skip_prk_steps", False):
         notes.append("the scheduler's skip_prk_steps is False; 'pndm' here skips those steps")
     # It averages what the model predicts.
@@ -106,7 +108,7 @@ def _pndm(given: Settings, notes: list[str]) -> Spec:
     return "pndm", {"combine": "v"} if v else {}
 
 
-def _ddpm(given: Settings, notes: list[str]) -> Spec:
+def _ddpm(given: FolderSettings, notes: list[str]) -> Spec:
     known = {"fixed_small": "small", "fixed_large": "large"}
     variance = _one_of(given, "variance_type", "fixed_small", known, notes)
     if variance == "small":
@@ -115,12 +117,12 @@ def _ddpm(given: Settings, notes: list[str]) -> Spec:
     return "ddpm", {"variance": variance}
 
 
-def _lcm(given: Settings, notes: list[str]) -> Spec:
+def _lcm(given: FolderSettings, notes: list[str]) -> Spec:
     scaling = given.number("timestep_scaling", 10.0)
     return "lcm", {} if scaling == 10 else {"timestep_scaling": scaling}
 
 
-def _multistep(given: Settings, notes: list[str]) -> Spec:
+def _multistep(given: FolderSettings, notes: list[str]) -> Spec:
     order = _order(given, 2, notes)
     kinds = {"dpmsolver++": 0, "sde-dpmsolver++": 1, "dpmsolver": 0, "sde-dpmsolver": 1, "deis": 0}
     stochastic = bool(_one_of(given, "algorithm_type", "dpmsolver++", kinds, notes))
@@ -148,7 +150,7 @@ def _multistep(given: Settings, notes: list[str]) -> Spec:
     return name, {} if solver == "midpoint" else {"solver": solver}
 
 
-def _singlestep(given: Settings, notes: list[str]) -> Spec:
+def _singlestep(given: FolderSettings, notes: list[str]) -> Spec:
     order = _order(given, 2, notes)
     given.flag("lower_order_final", False)
     kinds = {"dpmsolver++": 0, "dpmsolver": 0, "sde-dpmsolver++": 1}
@@ -164,12 +166,12 @@ def _singlestep(given: Settings, notes: list[str]) -> Spec:
     return "dpmpp_2s_ancestral", {"eta": eta}
 
 
-def _note_variance(given: Settings, notes: list[str]) -> None:
+def _note_variance(given: FolderSettings, notes: list[str]) -> None:
     if given.take("variance_type") is not None:
         _note(given, "variance_type", notes)
 
 
-def _unipc(given: Settings, notes: list[str]) -> Spec:
+def _unipc(given: FolderSettings, notes: list[str]) -> Spec:
     settings: dict[str, Any] = {}
     if (order := _order(given, 2, notes)) != 2:
         settings["solver_order"] = order
@@ -181,7 +183,7 @@ def _unipc(given: Settings, notes: list[str]) -> Spec:
     return "unipc", settings
 
 
-def _deis(given: Settings, notes: list[str]) -> Spec:
+def _deis(given: FolderSettings, notes: list[str]) -> Spec:
     order = _order(given, 2, notes)
     if given.take("algorithm_type", "deis") not in ("deis", "dpmsolver", "dpmsolver++"):
         _note(given, "algorithm_type", notes)
@@ -226,7 +228,7 @@ _TO_ONE = ("DDIMScheduler", "DDIMParallelScheduler")
 
 
 def read_scheduler(
-    given: Settings | None, name: str | None, notes: list[str]
+    given: FolderSettings | None, name: str | None, notes: list[str]
 ) -> tuple[NoiseConfig, Defaults]:
     """The noise of a model, and what a run does where the caller says nothing.
 
@@ -262,7 +264,7 @@ def read_scheduler(
     return noise, Defaults(sampler=format_spec(*sampler), schedule=format_spec(*schedule))
 
 
-def _read_noise(given: Settings, name: str, kind: Kind) -> NoiseConfig:
+def _read_noise(given: FolderSettings, name: str, kind: Kind) -> NoiseConfig:
     schedule, first, last = kind.betas
     start = given.number("beta_start", first, below=1.0)
     end = given.number("beta_end", last, below=1.0)
@@ -295,7 +297,7 @@ def _read_noise(given: Settings, name: str, kind: Kind) -> NoiseConfig:
         raise WeightsError(f"{given.path}: {error}") from error
 
 
-def _read_schedule(given: Settings, kind: Kind, noise: NoiseConfig, notes: list[str]) -> Spec:
+def _read_schedule(given: FolderSettings, kind: Kind, noise: NoiseConfig, notes: list[str]) -> Spec:
     if kind.grid == "distilled":
         steps = given.size("original_inference_steps", 50, most=noise.num_train_timesteps)
         skip = noise.num_train_timesteps // steps

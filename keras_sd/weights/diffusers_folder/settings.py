@@ -11,7 +11,7 @@ from keras_sd.weights.files import read_json
 from keras_sd.weights.readers import WeightsError, shown
 
 
-class Settings:
+class FolderSettings:
     """A JSON object of a file, whose settings are taken one by one; each is checked."""
 
     def __init__(self, path: Path, values: Mapping[str, Any]):
@@ -20,7 +20,7 @@ class Settings:
         self._taken: set[str] = set()
 
     @classmethod
-    def read(cls, path: Path) -> Settings:
+    def read(cls, path: Path) -> FolderSettings:
         """Those of a file; raises what `read_json` does."""
         return cls(path, read_json(path))
 
@@ -79,7 +79,7 @@ class Settings:
         return ours[value]
 
     def fixed(self, table: Mapping[str, Sequence[Any]]) -> None:
-        """Settings with values that we know nothing else than."""
+        """FolderSettings with values that we know nothing else than."""
         for key, allowed in table.items():
             if self.take(key, allowed[0]) not in allowed:
                 self.refuse(key, " or ".join(map(repr, allowed)))

@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_sd.config import TextEncoderConfig
 from keras_sd.tokenizer import END, Tokenizer, read_merges
-from keras_sd.weights.diffusers_folder.settings import Settings
+from keras_sd.weights.diffusers_folder.settings import FolderSettings
 from keras_sd.weights.readers import WeightsError, shown
 
 PADS = {END: "end", "!": "zero"}
@@ -53,10 +53,10 @@ def read_tokenizer(folder: Path, notes: list[str]) -> Tokens:
     if source.is_file():
         merges = source
         if (path := folder / "vocab.json").is_file():
-            vocabulary = Settings.read(path).values
+            vocabulary = FolderSettings.read(path).values
     elif (path := folder / "tokenizer.json").is_file():
         source = path
-        merges, vocabulary, added = _read_tokenizer_json(Settings.read(path))
+        merges, vocabulary, added = _read_tokenizer_json(FolderSettings.read(path))
     else:
         notes.append("the folder has no tokenizer: CLIP's is taken, where no other is given")
     settings = _optional(folder / "tokenizer_config.json")
@@ -101,12 +101,12 @@ def read_tokenizer(folder: Path, notes: list[str]) -> Tokens:
     return Tokens(merges, ours, tuple(sorted(names)), ours_pad, length)
 
 
-def _optional(path: Path) -> Settings:
-    return Settings.read(path) if path.is_file() else Settings(path, {})
+def _optional(path: Path) -> FolderSettings:
+    return FolderSettings.read(path) if path.is_file() else FolderSettings(path, {})
 
 
 def _read_tokenizer_json(
-    given: Settings,
+    given: FolderSettings,
 ) -> tuple[tuple[str, ...], Mapping[str, Any], dict[str, Any]]:
     """Merges, vocabulary and added tokens of the one file that newer versions write."""
     model = given.take("model")

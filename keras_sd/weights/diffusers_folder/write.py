@@ -25,7 +25,7 @@ from keras_sd.weights.diffusers_folder.configs import (
     read_config,
 )
 from keras_sd.weights.diffusers_folder.schedulers import KINDS, SIGMAS, SPACINGS
-from keras_sd.weights.diffusers_folder.settings import Settings
+from keras_sd.weights.diffusers_folder.settings import FolderSettings
 from keras_sd.weights.diffusers_folder.tokens import PADS, Tokens
 from keras_sd.weights.files import (
     Dtype,
@@ -158,7 +158,7 @@ def to_jsons(
     }
 
     def read() -> ModelConfig:
-        given = {name: Settings(folder / name, values) for name, values in jsons.items()}
+        given = {name: FolderSettings(folder / name, values) for name, values in jsons.items()}
         tokens = Tokens(vocabulary=tuple(vocabulary), pad=config.pad_token)
         return read_config(folder, given, tokens, [])
 

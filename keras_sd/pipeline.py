@@ -132,8 +132,6 @@ class StableDiffusion:
         """Whose steps, noise and rounding a run has; None is our own."""
         return None if self.model.rules is OWN else self.model.rules
 
-    # --- requests ---------------------------------------------------------------------
-
     request = staticmethod(request_of)
 
     def draw(self, request: Request, callback: Callback | None = None) -> Images:
@@ -241,8 +239,7 @@ class StableDiffusion:
         )
         return self.draw(request, callback)
 
-    # --- its parts alone --------------------------------------------------------------
-
+    # Its parts alone.
     encode_text = method_of("model", Model.encode_text)
     encode = method_of("model", Model.encode)
     decode = method_of("model", Model.decode)

@@ -33,7 +33,8 @@ def here(preset: str | Path) -> Path | None:
     """
     if preset == "":
         return None
-    path = checked_path(preset, "preset", "a name or a path").expanduser()
+    # Path.expanduser raises where a user is unknown; here that is a path like any other.
+    path = Path(os.path.expanduser(checked_path(preset, "preset", "a name or a path")))
     packaged = isinstance(preset, str) and preset in list_presets()
     try:
         there = path.exists()

@@ -56,7 +56,7 @@ def quantize(pipeline):
 
 
 def load_weights(pipeline, tmp_path):
-    other = make()
+    other = make(jit_compile=False)
     assign(other)
     other.unet.save_weights(tmp_path / "unet.weights.h5")
     pipeline.unet.load_weights(tmp_path / "unet.weights.h5")
@@ -142,6 +142,7 @@ def test_the_next_picture_is_of_the_new_state(change):
         pipeline.autoencoder,
         pipeline.tokenizer,
         compat=pipeline.compat,
+        jit_compile=False,
     )
     assert differ(after, fresh.draw(REQUEST)) <= 1
 
@@ -156,11 +157,16 @@ def test_weights_of_a_file_are_seen(tmp_path):
 def test_quantized_layers_are_seen():
     pipeline = make()
     quantize(pipeline)
-    whole = make()
+    whole = make(jit_compile=False)
     for layer in attention_layers(whole):
         layer.kernel.assign(ops.convert_to_numpy(layer.kernel.value) * 20)
     fresh = type(pipeline)(
-        TINY, pipeline.text_encoder, pipeline.unet, pipeline.autoencoder, pipeline.tokenizer
+        TINY,
+        pipeline.text_encoder,
+        pipeline.unet,
+        pipeline.autoencoder,
+        pipeline.tokenizer,
+        jit_compile=False,
     )
     after = pipeline.draw(REQUEST)
     assert differ(after, fresh.draw(REQUEST)) <= 1
@@ -201,7 +207,8 @@ def test_threads_share_a_pipeline():
         for size in (16, 32)
         for text in ("a cat", "a rocket")
     ]
-    expected = [make().draw(request) for request in requests]
+    plain = make(jit_compile=False)
+    expected = [plain.draw(request) for request in requests]
     wrong: list[str] = []
     ready = threading.Barrier(12)
 

@@ -7,16 +7,18 @@ belongs to a run, its conditions and its guidance, comes in as arguments.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from keras import ops
 
+from keras_sd.backend import JitCompile, compile_step
 from keras_sd.conditions import CONTEXT, PAINTED, Conditions
 from keras_sd.guidance import Guidance
 from keras_sd.noise import Level
 
-__all__ = ["STEPS", "Denoiser", "predict", "to_x0"]
+__all__ = ["STEPS", "Denoiser", "compiled_steps", "predict", "to_x0"]
 
 
 class Denoiser:
@@ -141,6 +143,22 @@ STEPS: dict[str, Callable[..., Any]] = {
 }
 """Functions of `(unet, kind, x, t, alpha, sigma, conditions, ...)` that give clean latents: of one
 half, of both, guided (with the scale), and rescaled (with scale and rescale)."""
+
+
+def compiled_steps(
+    unet: Any, kind: str, jit_compile: JitCompile = "auto"
+) -> dict[str, Callable[..., Any]]:
+    """`STEPS` of one UNet, compiled.
+
+    Args:
+        unet: the network.
+        kind: what it predicts, see `to_x0`.
+        jit_compile: see `keras_sd.backend.compile_step`.
+    """
+    return {
+        name: compile_step(partial(step, unet, kind), [unet], jit_compile)
+        for name, step in STEPS.items()
+    }
 
 
 def _scalars(*values: float) -> list[Any]:

@@ -22,7 +22,7 @@ from keras_sd.backend import JitCompile, compile_step, resolve_jit_compile, stru
 from keras_sd.checks import check_sizes
 from keras_sd.conditions import CONTEXT, Conditions
 from keras_sd.config import ModelConfig
-from keras_sd.denoiser import STEPS
+from keras_sd.denoiser import compiled_steps
 from keras_sd.forms import as_float32, attach_pictures
 from keras_sd.image import from_uint8
 from keras_sd.inpainting import check_pictures, stacked
@@ -324,10 +324,7 @@ class Model:
         kind = self.config.noise.prediction
 
         def make(unet: Any) -> dict[str, Callable[..., Any]]:
-            return {
-                name: compile_step(partial(step, unet, kind), [unet], self.jit)
-                for name, step in STEPS.items()
-            }
+            return compiled_steps(unet, kind, self.jit)
 
         return self._current("unet", make)
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_sd.backend import compile_step
 from keras_sd.conditions import Conditions
-from keras_sd.denoiser import STEPS, Denoiser
+from keras_sd.denoiser import Denoiser, compiled_steps
 from keras_sd.guidance import Guidance
 from keras_sd.noise import Level
 
@@ -39,11 +36,7 @@ def denoised(guidance, prediction="epsilon"):
 
 
 def denoiser(context, unconditional, guidance, prediction="epsilon"):
-    network = Network()
-    steps = {
-        name: compile_step(partial(step, network, prediction), [network])
-        for name, step in STEPS.items()
-    }
+    steps = compiled_steps(Network(), prediction)
     told, untold = (Conditions({"context": each}) for each in (context, unconditional))
     return Denoiser(steps, told, untold, guidance)
 

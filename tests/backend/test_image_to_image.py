@@ -223,7 +223,10 @@ def no_steps(monkeypatch):
         ({"strength": -0.5}, "above 0"),
         ({"strength": float("nan")}, "not nan"),
         ({"steps_mode": "suffix"}, "'run', 'schedule', not 'suffix'"),
-        ({"strength": 0.02, "num_steps": 21}, "more than 13 steps fit strength 0.02.*'schedule'"),
+        (
+            {"strength": 0.02, "num_steps": 21},
+            "0.02 has 20 of .* 21 steps .* do not fit.*'schedule'",
+        ),
         ({"num_steps": 0}, "from 1 to 1000"),
         ({"schedule": [900, 500, 100]}, "give strength=1"),
         ({"image": PICTURE[:31]}, r"height 31 is not a multiple of 8.*resize='stretch'.*24x32"),

@@ -16,8 +16,9 @@ from keras import ops
 
 from keras_sd import get_sampler
 from keras_sd.backend import compile_step
+from keras_sd.conditions import Conditions
 from keras_sd.config import AutoencoderConfig, TextEncoderConfig, UNetConfig
-from keras_sd.denoiser import Denoiser
+from keras_sd.denoiser import Denoiser, compiled_steps
 from keras_sd.guidance import Guidance
 from keras_sd.levels import make_levels
 from keras_sd.networks import Autoencoder, TextEncoder, UNet, layers
@@ -192,8 +193,8 @@ def test_encode_and_decode_apply_the_scale():
 
 
 @cache
-def denoiser(model):
-    return Denoiser(network(model, "unet"), "epsilon")
+def steps_of(model):
+    return compiled_steps(network(model, "unet"), "epsilon")
 
 
 RUNS = {
@@ -209,11 +210,13 @@ def run_difference(model, run):
     sampler, settings, schedule, final_sigma = RUNS[run]
     known = goldens(model)
     levels = make_levels(schedule, NoiseTable.scaled_linear(), STEPS, final_sigma=final_sigma)
-    prompt, negative = (ops.convert_to_tensor(known["context"][i : i + 1]) for i in (0, 1))
+    told, untold = (
+        Conditions({"context": ops.convert_to_tensor(known["context"][i : i + 1])}) for i in (0, 1)
+    )
     given = {level: last(noise) for level, noise in zip(levels, known["noise"], strict=False)}
     steps = sample(
         get_sampler(sampler, **settings),
-        denoiser(model)(prompt, negative, Guidance(GUIDANCE)),
+        Denoiser(steps_of(model), told, untold, Guidance(GUIDANCE)),
         ops.convert_to_tensor(np.ascontiguousarray(last(known["start"]))),
         levels,
         lambda now, nxt: ops.convert_to_tensor(np.ascontiguousarray(given[now])),

@@ -10,8 +10,9 @@ import pytest
 from keras import ops
 
 from keras_sd import StableDiffusion, backend
+from keras_sd.conditions import Conditions
 from keras_sd.config import AutoencoderConfig
-from keras_sd.denoiser import Denoiser
+from keras_sd.denoiser import Denoiser, compiled_steps
 from keras_sd.guidance import Guidance
 from keras_sd.networks import Autoencoder
 from keras_sd.networks.layers import layer_norm
@@ -229,9 +230,10 @@ def test_guidance_is_float32():
         def __call__(self, x, t, context):
             return ops.zeros_like(x) + context
 
-    context = [ops.convert_to_tensor(np.full((1, 1, 1, 1), v, "float32")) for v in (1 / 7, 1 / 3)]
+    contexts = [ops.convert_to_tensor(np.full((1, 1, 1, 1), v, "float32")) for v in (1 / 7, 1 / 3)]
     with policy_scope("bfloat16"):
-        denoise = Denoiser(Network(), "v")(*context, Guidance(7.5))
+        told = (Conditions({"context": each}) for each in contexts)
+        denoise = Denoiser(compiled_steps(Network(), "v"), *told, Guidance(7.5))
         found = array(denoise(ops.ones((1, 2, 2, 4)), Level(501.0, 0.6, 0.8)))
     np.testing.assert_allclose(found, 0.6 - 0.8 * (1 / 3 + 7.5 * (1 / 7 - 1 / 3)), rtol=1e-6)
 

@@ -515,6 +515,9 @@ def test_the_config_goes_first_and_comes_last(preset, models, monkeypatch):
 
     monkeypatch.setattr(Path, "rename", rename)
     save_preset(preset, TINY, arrays_of(models), MERGES)
+    whole, *moved = moved  # first the new folder is said to be whole, by its name
+    assert whole[0]
+    assert whole[1].endswith(".new")
     assert len(moved) == 6
     assert moved[0] == (True, "config.json")
     assert moved[-1] == (False, "config.json")

@@ -73,6 +73,10 @@ def prepare(session: nox.Session, backend: str) -> None:
         TF_CPP_MIN_LOG_LEVEL="3",
         TF_ENABLE_ONEDNN_OPTS="0",
     )
+    if backend == "jax":  # compiling small models takes most of the time, and running them none
+        session.env["XLA_FLAGS"] = (
+            "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        )
 
 
 def absent(session: nox.Session, *modules: str) -> None:

@@ -1361,7 +1361,7 @@ def runs_of_both(name, values, steps):
         del given["steps_offset"]
     notes = []
     noise, defaults = schedulers.read_scheduler(
-        settings.Settings(Path("x"), {"_class_name": name, **given}), None, notes
+        settings.FolderSettings(Path("x"), {"_class_name": name, **given}), None, notes
     )
     levels = make_levels(defaults.schedule, noise.table(), steps, final_sigma=noise.final_sigma)
     start, draws = script.inputs()

@@ -11,7 +11,7 @@ from keras_sd import networks
 from keras_sd.config import SD_1, SD_2_BASE, ModelConfig, check_size
 from keras_sd.keras_cv.parts import PRESET, PRESET_V2, KerasCVPart, PartSource, building
 from keras_sd.networks.layers import rows
-from keras_sd.networks.unet import Stage
+from keras_sd.networks.unet import Level
 
 
 @keras.saving.register_keras_serializable(package="keras_sd.models")
@@ -85,7 +85,7 @@ class DiffusionModel(KerasCVPart, networks.UNet):
         )
         time = self.time2(self._silu(self.time1(timestep)))
 
-        def run(block: Stage, x: Any) -> Any:
+        def run(block: Level, x: Any) -> Any:
             # A graph needs other names than a tree. The variables have their paths by now.
             block.residual.name = f"{block.name}_residual_block"
             x = block.residual(x, time)

@@ -40,8 +40,11 @@ def timestep_embedding(timesteps, width: int, max_period: float = 10000.0):
     return ops.concatenate([ops.cos(angles), ops.sin(angles)], axis=-1)
 
 
-class Stage(Block):
-    """One residual block and, where `depth` is not 0, the transformer after it."""
+class Level(Block):
+    """One residual block and, where `depth` is not 0, the transformer after it.
+
+    The class's name is in every `.weights.h5` file of a UNet, so it cannot be another.
+    """
 
     def __init__(self, config: UNetConfig, level: int, width_in: int, depth: int, name: str):
         super().__init__(name=name)
@@ -91,29 +94,29 @@ class UNet(Network):
         self.conv_in = conv(config.in_channels, widths[0], "conv_in")
 
         skips = [widths[0]]
-        self.down: list[Stage] = []
+        self.down: list[Level] = []
         self.downsamples: list[Downsample] = []
         for level, width in enumerate(widths):
             for i in range(config.blocks):
-                block = Stage(config, level, skips[-1], depths[level], f"down_{level}_{i}")
+                block = Level(config, level, skips[-1], depths[level], f"down_{level}_{i}")
                 self.down.append(block)
                 skips.append(width)
             if level < last:
                 self.downsamples.append(Downsample(width, f"downsample_{level}"))
                 skips.append(width)
 
-        self.middle = Stage(config, last, widths[last], max(depths[last], 1), "middle")
+        self.middle = Level(config, last, widths[last], max(depths[last], 1), "middle")
         self.middle_residual = ResidualBlock(
             widths[last], widths[last], config.groups, 1e-5, "middle_residual", config.time_width
         )
 
-        self.up: list[Stage] = []
+        self.up: list[Level] = []
         self.upsamples: list[Upsample] = []
         width_in = widths[last]
         for level in range(last, -1, -1):
             for i in range(config.blocks + 1):
                 width_in += skips.pop()
-                block = Stage(config, level, width_in, depths[level], f"up_{level}_{i}")
+                block = Level(config, level, width_in, depths[level], f"up_{level}_{i}")
                 self.up.append(block)
                 width_in = widths[level]
             if level > 0:

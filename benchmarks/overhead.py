@@ -38,7 +38,8 @@ def measure(num_steps: int, repeat: int) -> dict[str, list[float]]:
 
     from keras_sd import get_sampler
     from keras_sd.noise import NoiseTable
-    from keras_sd.pipeline import NoiseSource
+    from keras_sd.random import normal
+    from keras_sd.run import NoiseSource
     from keras_sd.sampling import sample
     from keras_sd.schedules import karras
 
@@ -47,8 +48,7 @@ def measure(num_steps: int, repeat: int) -> dict[str, list[float]]:
 
         torch.set_num_threads(2)
     levels = karras(NoiseTable.scaled_linear(), num_steps)
-    source = NoiseSource(0, range(1), SHAPE)
-    x, x0 = (ops.convert_to_tensor(source.draw()) for _ in range(2))
+    x, x0 = (ops.convert_to_tensor(normal(0, 0, draw, SHAPE)[None]) for draw in range(2))
 
     def wait(x):
         return float(to_numpy(x)[0, 0, 0, 0])
@@ -62,7 +62,7 @@ def measure(num_steps: int, repeat: int) -> dict[str, list[float]]:
         return wait(latent)
 
     def ours(sampler):
-        noise = NoiseSource(1, range(1), SHAPE)
+        noise = NoiseSource(((1, 0),), SHAPE)
         draw = noise.path if getattr(sampler, "brownian", False) else noise
         *_, last = sample(sampler, lambda x, level: x0, x, levels, draw)
         return wait(last.latent)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from keras_sd.noise import FinalSigma, Levels, NoisePath, Size, for_run
 from keras_sd.registry import get_schedule
 from keras_sd.sampler import label
 from keras_sd.schedules import Schedule, checked_steps, from_timesteps
+from keras_sd.start import StepsMode
 
 __all__ = ["StepsMode", "make_levels"]
-
-StepsMode = Literal["run", "schedule"]
 
 
 def make_levels(

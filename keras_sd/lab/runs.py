@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_sd.aliases import resolve, resolve_schedule
 from keras_sd.registry import get_sampler, get_schedule, list_samplers
-from keras_sd.sampler import Sampler
+from keras_sd.sampler import Sampler, label
 from keras_sd.sampling import Step
 from keras_sd.schedules import Schedule
 
@@ -98,6 +98,4 @@ def _made(name: str) -> Sampler | Exception:
 
 
 def _label(given: Any) -> str:
-    if isinstance(given, str):
-        return given
-    return getattr(given, "__name__", None) or repr(given)
+    return given if isinstance(given, str) else label(given)

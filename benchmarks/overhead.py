@@ -75,7 +75,7 @@ def measure(num_steps: int, repeat: int) -> dict[str, list[float]]:
         for now, nxt in pairwise(levels):
             fresh = nxt.sigma * (1 - (nxt.ratio / now.ratio) ** 2) ** 0.5 if stochastic else 0.0
             kept = (nxt.sigma**2 - fresh**2) ** 0.5 / now.sigma
-            drawn = ops.convert_to_tensor(source.draw()) if fresh else None
+            drawn = ops.convert_to_tensor(normal(0, 0, 2, SHAPE)[None]) if fresh else None
             weights.append((kept, nxt.alpha - kept * now.alpha, fresh, drawn))
         bare(weights), ours(sampler)
         pairs = []

@@ -30,6 +30,7 @@ RANK = {
     "installed": 1,
     "guidance": 1,
     "start": 1,
+    "prompts": 1,
     "conditions": 2,
     "networks": 2,
     "config": 2,
@@ -223,6 +224,13 @@ def test_pure_tables_of_weight_names_need_only_the_standard_library():
     for path in tables:
         names = CORE_FILES[path]
         assert not strangers(names), path
+
+
+def test_prompts_are_read_with_the_standard_library_alone():
+    readers = [path for path in CORE_FILES if path.startswith("prompts/")]
+    assert len(readers) > 3
+    for path in readers:
+        assert not strangers(CORE_FILES[path]), path
 
 
 def test_of_the_weights_only_loading_needs_keras():

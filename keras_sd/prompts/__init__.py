@@ -1,0 +1,56 @@
+r"""Prompts as people write them: weights, long texts, edits over the steps, several parts, tags.
+
+`parse` reads a text in one of five styles:
+
+- "plain": the text is text.
+- "keras_sd": the grammar of A1111's web UI without its faults, which are below.
+- "a1111": that grammar as the web UI reads it, for the pictures made with it.
+- "comfy": ComfyUI's.
+- "compel": compel's, which InvokeAI has too.
+
+| in | "keras_sd" | "a1111" |
+|---|---|---|
+| `(a BREAK b:1.2)` | a new chunk | the word `BREAK` with weight -1.2 |
+| `[a:b:3]` | b from step 4 on | b from the fifth call of the model on |
+| `[a:b:0.29]` of 100 steps | b after step 29 | b after step 28: the product is cut off |
+| `a ratio of 16:9` | text | `a ratio of 16` with weight 9, as if there were an AND |
+| `[a:b:3] c\|d` | the edit is one, the bar is text | all of it is text |
+| `[(a:b:1.4):c:3]` | an edit | text: in an edit, brackets hold one colon |
+
+In both a weight that is no number, `(a:1.2.3)`, is a `PromptError`; the web UI crashes. Where
+brackets do not match, its parser may take one edit for text and the next one not; here each edit is
+one. In ComfyUI they make text of what follows; here they are text, and what follows is read.
+
+The values are plain and frozen, and need no model: which tokens a text has is the tokenizer's to
+say, and what a weight does to an encoding the model's.
+"""
+
+from keras_sd.prompts.grammar import Part, Prompt, Range, parse, sections
+from keras_sd.prompts.values import (
+    STYLES,
+    Alternation,
+    Edit,
+    Join,
+    PromptError,
+    Section,
+    Segment,
+    Tag,
+    Written,
+)
+
+__all__ = [
+    "STYLES",
+    "Alternation",
+    "Edit",
+    "Join",
+    "Part",
+    "Prompt",
+    "PromptError",
+    "Range",
+    "Section",
+    "Segment",
+    "Tag",
+    "Written",
+    "parse",
+    "sections",
+]

@@ -295,9 +295,20 @@ class Tokenizer:
             TypeError: `text` is not a string.
         """
         ids = [self.start_id]
-        for word in self._split(text):
-            ids += self._word_ids(word)
+        for word in self.words(text):
+            ids += word
         return [*ids, self.end_id]
+
+    def words(self, text: str) -> list[list[int]]:
+        """The ids of a text word by word, without start and end mark.
+
+        Args:
+            text: of any length.
+
+        Raises:
+            TypeError: `text` is not a string.
+        """
+        return [list(self._word_ids(word)) for word in self._split(text)]
 
     def _split(self, text: str) -> list[str]:
         return split_words(text)

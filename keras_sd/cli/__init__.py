@@ -18,6 +18,7 @@ from keras_sd.cli.checkpoints import convert, fetch, inspect, models
 from keras_sd.cli.draw import generate, image_to_image, inpaint, samplers, schedules
 from keras_sd.cli.lab import lab
 from keras_sd.cli.new_sampler import new_sampler
+from keras_sd.cli.prompt import prompt
 from keras_sd.cli.terminal import run
 from keras_sd.cli.train import train_emoji
 
@@ -48,6 +49,7 @@ for _command in (
     inpaint,
     samplers,
     schedules,
+    prompt,
     models,
     fetch,
     inspect,

@@ -21,10 +21,12 @@ In both a weight that is no number, `(a:1.2.3)`, is a `PromptError`; the web UI 
 brackets do not match, its parser may take one edit for text and the next one not; here each edit is
 one. In ComfyUI they make text of what follows; here they are text, and what follows is read.
 
-The values are plain and frozen, and need no model: which tokens a text has is the tokenizer's to
-say, and what a weight does to an encoding the model's.
+`chunks` breaks what was read into chunks of tokens, and `explain` shows all of it. The values are
+plain and frozen; of a model they need its tokenizer.
 """
 
+from keras_sd.prompts.chunking import Chunk, chunks
+from keras_sd.prompts.explanation import Explanation, explain
 from keras_sd.prompts.grammar import Part, Prompt, Range, parse, sections
 from keras_sd.prompts.values import (
     STYLES,
@@ -41,7 +43,9 @@ from keras_sd.prompts.values import (
 __all__ = [
     "STYLES",
     "Alternation",
+    "Chunk",
     "Edit",
+    "Explanation",
     "Join",
     "Part",
     "Prompt",
@@ -51,6 +55,8 @@ __all__ = [
     "Segment",
     "Tag",
     "Written",
+    "chunks",
+    "explain",
     "parse",
     "sections",
 ]

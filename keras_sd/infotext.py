@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_sd.aliases import display_name
-from keras_sd.specs import parse_spec
+from keras_sd.specs import format_spec, parse_spec
 
 __all__ = ["infotext"]
 
@@ -18,7 +18,8 @@ def infotext(made: Mapping[str, Any]) -> str:
 
     Args:
         made: what a file holds: `request`, a `keras_sd.request.Request.to_dict` of one picture, and
-            `model`, `width`, `height`, `backend`, `version`.
+            `model`, `width`, `height`, `backend`, `version`; and if they are known, `weights`, the
+            SHA-256 of files by what they are, and `autoencoder`, the path of one.
     """
     request = made["request"]
     (prompt,), (negative,) = request["prompts"], request["negative_prompts"]
@@ -35,16 +36,30 @@ def _settings(made: Mapping[str, Any]) -> dict[str, Any]:
     ((seed, number),) = request["images"]
     start = request.get("start") or {}
     masking = start.get("masking") or {}
+    weights = made.get("weights") or {}
+    sampler, with_sampler = _named(request["sampler"])
+    schedule, with_schedule = _named(request["schedule"])
+    only_masked = masking.get("only_masked")
+    eta = with_sampler.get("eta")
     found = {
         "Steps": request["num_steps"],
-        "Sampler": _display(request["sampler"]),
-        "Schedule type": _display(request["schedule"]),
+        "Sampler": sampler,
+        "Schedule type": schedule,
         "CFG scale": request["guidance_scale"],
         "Seed": seed,
         "Size": f"{made['width']}x{made['height']}",
+        "Model hash": _short(weights.get("model")),
         "Model": _stem(made["model"]),
+        "VAE hash": _short(weights.get("autoencoder")),
+        "VAE": _stem(made["autoencoder"]) if made.get("autoencoder") else None,
         "Denoising strength": start.get("strength"),
         "Mask blur": masking.get("mask_blur") or None,
+        "Inpaint area": "Only masked" if only_masked else None,
+        "Masked area padding": masking.get("padding") if only_masked else None,
+        "Schedule rho": with_schedule.get("rho"),
+        "Eta DDIM" if sampler == "DDIM" else "Eta": eta,
+        "Sampler settings": _of_spec(with_sampler),
+        "Schedule settings": _of_spec(with_schedule),
         "Guidance rescale": request["guidance_rescale"] or None,
         "Image number": number or None,
         "Backend": made.get("backend"),
@@ -53,11 +68,27 @@ def _settings(made: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _display(spec: Any) -> str | None:
+# What web UIs call these, where it is not what people read elsewhere.
+_THEIRS = {"trailing": "Turbo"}
+
+
+def _named(spec: Any) -> tuple[str | None, dict[str, Any]]:
+    """The name that web UIs have, and the settings that it does not say."""
     if not isinstance(spec, str):
-        return None
+        return None, {}
     name, settings = parse_spec(spec)
-    return spec if settings else display_name(name)
+    if (name, settings) == ("dpmpp_2m_sde", {"solver": "heun"}):
+        return "DPM++ 2M SDE Heun", {}
+    return _THEIRS.get(name) or display_name(name), settings
+
+
+def _of_spec(settings: Mapping[str, Any]) -> str | None:
+    return format_spec("", settings).removeprefix(":") or None
+
+
+def _short(digest: str | None) -> str | None:
+    """As much of a SHA-256 as is written there."""
+    return digest[:10] if digest else None
 
 
 def _stem(model: str) -> str:

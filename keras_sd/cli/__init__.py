@@ -19,6 +19,7 @@ from keras_sd.cli.draw import generate, image_to_image, inpaint, samplers, sched
 from keras_sd.cli.lab import lab
 from keras_sd.cli.new_sampler import new_sampler
 from keras_sd.cli.prompt import prompt
+from keras_sd.cli.replay import info, replay
 from keras_sd.cli.terminal import run
 from keras_sd.cli.train import train_emoji
 
@@ -47,6 +48,8 @@ for _command in (
     generate,
     image_to_image,
     inpaint,
+    info,
+    replay,
     samplers,
     schedules,
     prompt,

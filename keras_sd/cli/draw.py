@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,8 @@ from keras_sd.request import Request
 from keras_sd.start import Attachment, Masking, Start
 
 if TYPE_CHECKING:
+    from keras_sd.gallery import Images
+    from keras_sd.pipeline import StableDiffusion
     from keras_sd.registry import Declared
 
 Source = Annotated[
@@ -46,7 +49,7 @@ def image_to_image(
     """
     from keras_sd.forms import attach_pictures
 
-    given["image"] = _read("--image", attach_pictures, image)
+    given["image"] = read_given("--image", attach_pictures, image)
     _draw(_request(prompt, given, settings), settings)
 
 
@@ -80,15 +83,16 @@ def inpaint(
             "give --mask, the part that is painted, or --extend-left, -right, -top or -bottom, "
             "what is painted around the picture: one of the two"
         )
-    (picture,) = _read("--image", attach_pictures, image)
+    (picture,) = read_given("--image", attach_pictures, image)
     if mask is not None:
-        given["image"], given["mask"] = picture, _read("--mask", attach_masks, mask)
+        given["image"], given["mask"] = picture, read_given("--mask", attach_masks, mask)
     elif given["mask_convention"] != "white_repaints":
         raise ValueError("--mask-convention says what --mask means, and there is none")
     else:
         wider, painted = extend_canvas(picture.data, **sides)
         given["image"], given["mask"] = Attachment.of(wider, picture.name), painted
-    _draw(_request(prompt, given, settings), settings)
+    extended = {side: pixels for side, pixels in sides.items() if pixels}
+    _draw(_request(prompt, given, settings), settings, extended)
 
 
 def _request(prompt: str, given: dict[str, Any], settings: DrawOptions) -> Request:
@@ -114,67 +118,101 @@ def _request(prompt: str, given: dict[str, Any], settings: DrawOptions) -> Reque
     return request
 
 
-def _draw(request: Request, settings: DrawOptions) -> None:
-    """Checks the rest, loads, draws and saves."""
+def _draw(request: Request, settings: DrawOptions, extended: dict[str, int] | None = None) -> None:
+    """Checks the rest, loads, draws and saves.
+
+    Args:
+        request: what to draw.
+        settings: the options.
+        extended: by how many pixels the picture that it begins at was extended, by sides.
+    """
     # 1. What can be known without Keras.
-    options = loading.given(
-        variant=settings.variant,
-        prediction=settings.prediction,
-        ema=settings.ema,
-        strict=settings.strict,
-        autoencoder=settings.autoencoder,
-        unet=settings.unet,
-        text_encoder=settings.text_encoder,
-        vocabulary=settings.vocabulary,
-        compat=settings.compat,
-        dtype=settings.dtype,
-    )
-    if settings.compat is not None:
-        from keras_sd import compat
-
-        compat.get(settings.compat)
+    options = loading.of(settings)
     prompt, seed = str(request.prompts[0]), int(request.images[0][0] or 0)
-    _check_output(settings.output, prompt, seed, settings.count)
+    check_output(settings.output, prompt, seed, settings.count)
     backends.select(settings.backend)
-    from keras_sd.weights.presets import locate
-
-    locate(settings.model, settings.variant, needs_vocabulary=settings.vocabulary is None)
-
     # 2. The model.
-    backends.silence()
-    from keras_sd.pipeline import StableDiffusion
-
-    # That a path goes before a name was noted above, and a Path is never a name.
-    source = Path(settings.model) if os.path.exists(settings.model) else settings.model
-    pipeline = StableDiffusion.from_preset(source, **options)
-
+    pipeline, weights = loaded(settings.model, options)
     # 3. The pictures.
     with steps_bar() as advance:
         images = pipeline.draw(request, advance)
-
     # 4. The files. Names are chosen now: others may have appeared while the pictures were drawn.
-    import keras
-
-    from keras_sd.image import save_png
-    from keras_sd.infotext import infotext
-
-    made = {
-        "model": settings.model,
-        **{name: str(v) if isinstance(v, Path) else v for name, v in options.items()},
-        "width": int(images.shape[2]),
-        "height": int(images.shape[1]),
-        "backend": keras.backend.backend(),
-        "version": __version__,
-    }
-    paths = _output_paths(settings.output, prompt, seed, settings.count)
+    made = made_of(images, settings.model, options, weights())
+    if extended:
+        made["extended"] = extended
+    paths = output_paths(settings.output, prompt, seed, settings.count)
     for index, path in enumerate(paths):
-        this = {"request": images[index].request.to_dict(), **made}
-        save_png(path, images[index], this, infotext(this))
+        save(path, images[index], made)
         typer.echo(path)
     drawn = images.request
     told = {"seed": seed, **made, "sampler": drawn.sampler, "schedule": drawn.schedule}
     told |= {"steps": drawn.num_steps, "guidance": drawn.guidance_scale}
+    for name in ("weights", "extended"):
+        told.pop(name, None)
     say(", ".join(f"{name} {value}" for name, value in told.items() if value is not None))
+
+
+def loaded(
+    model: str | Path, options: dict[str, Any]
+) -> tuple[StableDiffusion, Callable[[], dict[str, str]]]:
+    """The pipeline of a model, and what gives the SHA-256 of its files, which are read meanwhile.
+
+    Args:
+        model: a name, or a path, which goes before a name; a Path is never a name.
+        options: about loading, see `loading.of`.
+    """
+    from keras_sd.weights.presets import fingerprints, locate
+
+    place = locate(model, options.get("variant"), needs_vocabulary="vocabulary" not in options)
+    backends.silence()
+    from keras_sd.pipeline import StableDiffusion
+
+    # That a path goes before a name was noted above.
+    source = Path(model) if os.path.exists(model) else model
+    pipeline = StableDiffusion.from_preset(source, **options)
+    files = {name: options[name] for name in PARTS if name in options}
+    pool = ThreadPoolExecutor(1)
+    digests = pool.submit(fingerprints, {"model": place, **files})
+    pool.shutdown(wait=False)
+
+    def weights() -> dict[str, str]:
+        try:
+            return digests.result()
+        except OSError as error:  # No reason to lose a picture.
+            say(f"note: the weights' SHA-256 is not written: {error}")
+            return {}
+
+    return pipeline, weights
+
+
+PARTS = ("text_encoder", "unet", "autoencoder")
+"""Options about loading that name files of weights beside the model's."""
+
+
+def made_of(
+    images: Images, model: str, options: dict[str, Any], weights: dict[str, str]
+) -> dict[str, Any]:
+    """What the files of pictures hold, but for the request of each."""
+    import keras
+
+    return {
+        "model": model,
+        **{name: str(v) if isinstance(v, Path) else v for name, v in options.items()},
+        **({"weights": weights} if weights else {}),
+        "width": int(images.shape[-2]),
+        "height": int(images.shape[-3]),
+        "backend": keras.backend.backend(),
+        "version": __version__,
+    }
+
+
+def save(path: Path, picture: Images, made: dict[str, Any]) -> None:
+    """Writes one picture, with how it was made."""
+    from keras_sd.image import save_png
+    from keras_sd.infotext import infotext
+
+    this = {"request": picture.request.to_dict(), **made}
+    save_png(path, picture, this, infotext(this))
 
 
 def samplers(debug: Debug = False) -> None:
@@ -201,7 +239,7 @@ def _list(found: Iterable[Declared]) -> None:
 # --- input ----------------------------------------------------------------------------
 
 
-def _read(
+def read_given(
     option: str, read: Callable[[str], tuple[Attachment, ...]], path: str
 ) -> tuple[Attachment, ...]:
     try:
@@ -226,7 +264,7 @@ def parse_size(text: str | None) -> tuple[int | None, int | None]:
     return width, check_size("--size: height", int(match[2] or match[1]))
 
 
-def _output_paths(output: Path | None, prompt: str, seed: int, count: int) -> list[Path]:
+def output_paths(output: Path | None, prompt: str, seed: int, count: int) -> list[Path]:
     """Where `count` images go. A file that was named may exist already; a name made here is new."""
     if output is not None and not os.path.isdir(output):
         if count == 1:
@@ -244,14 +282,14 @@ def _output_paths(output: Path | None, prompt: str, seed: int, count: int) -> li
     return paths
 
 
-def _check_output(output: Path | None, prompt: str, seed: int, count: int) -> None:
+def check_output(output: Path | None, prompt: str, seed: int, count: int) -> None:
     from keras_sd.image import check_writable
 
     if output is not None and not os.path.isdir(output) and output.suffix.lower() != ".png":
         raise ValueError(
             f"--output is {output}: neither a folder that exists nor a name that ends in .png."
         )
-    for path in _output_paths(output, prompt, seed, count):
+    for path in output_paths(output, prompt, seed, count):
         try:
             check_writable(path)
         except OSError as error:

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -56,37 +56,34 @@ class DrawOptions:
     unet: loading.Unet = None
     text_encoder: loading.TextEncoder = None
     vocabulary: loading.Vocabulary = None
-    compat: Annotated[
-        str | None,
-        typer.Option(help="Draw as KerasCV did: keras_cv, or a version as keras_cv==0.9."),
-    ] = None
-    dtype: Annotated[
-        Literal["float32", "mixed_float16", "mixed_bfloat16", "float16", "bfloat16"] | None,
-        typer.Option(help="Of the networks, a Keras policy. Default: as Keras is configured."),
-    ] = None
+    compat: loading.Compat = None
+    dtype: loading.Dtype = None
     backend: Backend = None
     debug: Debug = False
 
 
-def draws(*parts: type[Checked]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command that draws: its options are its own, those of `DrawOptions`, and every setting of
-    requests that it takes.
+def draws(
+    *parts: type[Checked], options: type = DrawOptions
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command that draws: its options are its own, those that it shares with others, and every
+    setting of requests that it takes.
 
     Args:
         *parts: `Request`, `Start`, `Masking`: those whose settings it takes. The command gets them
             in its parameter `given`, by the names that they have there.
+        options: those that it shares, which it gets in its parameter `settings`.
     """
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True)
-        shared = inspect.signature(DrawOptions, eval_str=True).parameters
+        shared = inspect.signature(options, eval_str=True).parameters
         names = {_option(name, each): name for name, each in _of_requests(parts).items()}
 
         @functools.wraps(command)
-        def spread(**options: object) -> None:
-            given = {name: options.pop(option) for option, name in names.items()}
-            asked = DrawOptions(**{name: options.pop(name) for name in shared})  # type: ignore[arg-type]
-            command(**options, given=given, settings=asked)
+        def spread(**typed: object) -> None:
+            given = {name: typed.pop(option) for option, name in names.items()}
+            asked = options(**{name: typed.pop(name) for name in shared})
+            command(**typed, given=given, settings=asked)
 
         parameters = {**own.parameters, **_parameters(parts), **shared}
         del parameters["settings"], parameters["given"]

@@ -34,6 +34,42 @@ Vocabulary = Annotated[
     Path | None,
     typer.Option(help="CLIP's merges, where none lie beside the weights: .txt or .txt.gz."),
 ]
+Compat = Annotated[
+    str | None,
+    typer.Option(help="Draw as KerasCV did: keras_cv, or a version as keras_cv==0.9."),
+]
+Dtype = Annotated[
+    Literal["float32", "mixed_float16", "mixed_bfloat16", "float16", "bfloat16"] | None,
+    typer.Option(help="Of the networks, a Keras policy. Default: as Keras is configured."),
+]
+
+OPTIONS = (
+    "variant",
+    "prediction",
+    "ema",
+    "strict",
+    "autoencoder",
+    "unet",
+    "text_encoder",
+    "vocabulary",
+    "compat",
+    "dtype",
+)
+"""Those above, by the names that `Model.from_preset` and the text of a picture have for them."""
+
+
+def of(settings: Any) -> dict[str, Any]:
+    """Those that were given, of an object with all of them; see `given`.
+
+    Raises:
+        ValueError: there is no such version of KerasCV.
+    """
+    found = given(**{name: getattr(settings, name) for name in OPTIONS})
+    if "compat" in found:
+        from keras_sd import compat
+
+        compat.get(found["compat"])
+    return found
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from reprlib import repr as shown
 from typing import Any
 
 from keras_sd.files import checked_path
 from keras_sd.weights import fetch
-from keras_sd.weights.checkpoint import CONFIG, Checkpoint, open_checkpoint
+from keras_sd.weights.checkpoint import CONFIG, WEIGHTS, Checkpoint, open_checkpoint
+from keras_sd.weights.readers import sha256
 
 PRESETS = Path(__file__).parent.parent / "presets"
 """The presets in the package."""
@@ -99,3 +101,17 @@ def open_preset(
     # Of a name, the variant is a file of its own; in a folder it is looked for.
     fetched = path != Path(os.path.expanduser(preset)) and path.is_file()
     return open_checkpoint(path, variant=None if fetched else variant, strict=strict, **options)
+
+
+def fingerprints(places: Mapping[str, Path]) -> dict[str, str]:
+    """The SHA-256 of files of weights, in hexadecimal; of a folder of ours that of its weights. A
+    folder of another layout has many files, and is left out.
+
+    Args:
+        places: paths by name.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    files = {name: path / WEIGHTS if path.is_dir() else path for name, path in places.items()}
+    return {name: sha256(path) for name, path in files.items() if path.is_file()}

@@ -30,6 +30,8 @@ from keras_sd.registry import SamplerInfo
 from keras_sd.request import Request
 from keras_sd.settings import settings
 from keras_sd.start import Attachment, Masking, Start
+from keras_sd.weights.presets import PRESETS
+from keras_sd.weights.readers import sha256
 
 
 class FakePipeline:
@@ -122,6 +124,8 @@ def test_generate_with_defaults(fake, capsys) -> None:
     assert request == Request(("A cat face, on blue!",), images=((7, 0),))
     made = read_metadata("a-cat-face-on-blue-7.png")
     assert made.pop("version")
+    (weights,) = made.pop("weights").values()
+    assert weights == sha256(PRESETS / "emoji" / "model.safetensors")
     assert Request.from_dict(made.pop("request")) == request.resolved(fake.defaults)
     assert made == {"model": "emoji", "width": 16, "height": 8, "backend": "as configured"}
 
@@ -172,6 +176,8 @@ def test_generate_with_everything(fake, capsys) -> None:
     assert {name: made[name] for name in loading} == {
         name: str(value) if isinstance(value, Path) else value for name, value in loading.items()
     }
+    empty = sha256("m")
+    assert made["weights"] == dict.fromkeys(("model", "autoencoder", "unet", "text_encoder"), empty)
     with image.Image.open("cat-2.png") as second:
         assert np.asarray(second).max() == 1
     assert read_metadata("cat-1.png")["backend"] == os.environ["KERAS_BACKEND"] == "torch"
@@ -183,6 +189,15 @@ def test_what_draws_as_keras_cv_has_a_schedule_of_its_own(fake, capsys) -> None:
     assert fake.requests[0].schedule is None
     assert read_metadata("cat.png")["request"]["schedule"] is None
     assert "schedule" not in capsys.readouterr().err
+
+
+def test_weights_that_cannot_be_read_again_are_no_reason_to_lose_a_picture(fake, capsys) -> None:
+    Path("m").touch()
+    gone = lambda cls, model, **settings: (Path("m").unlink(), cls())[1]  # noqa: E731
+    fake.from_preset = classmethod(gone)
+    Path("vae.pt").touch()
+    assert cli.main(["generate", "cat", "--model", "m", "--output", "cat.png"]) == 0
+    assert "weights" not in read_metadata("cat.png")
 
 
 def test_seed_is_new_each_time_and_told(fake, capsys) -> None:

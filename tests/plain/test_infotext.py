@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from keras_sd.aliases import resolve_schedule
 from keras_sd.config import Defaults
 from keras_sd.forms import request_of
 from keras_sd.infotext import infotext
+from keras_sd.registry import list_schedules
 
 FIELD = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 DEFAULTS = Defaults(64, 48, "ddim", "leading", 20, 7.5)
@@ -85,8 +87,53 @@ def test_what_has_commas_or_colons_is_read_back(model: str, name: str) -> None:
     assert found["Version"] == "keras_sd 0.1.0"
 
 
-def test_settings_of_a_sampler_stay_with_its_name() -> None:
+def test_settings_of_a_sampler_stand_beside_its_name() -> None:
     _, found = written(sampler="ddim:eta=0.5", schedule=[900, 500])
-    assert found["Sampler"] == "ddim:eta=0.5"
+    assert (found["Sampler"], found["Sampler settings"]) == ("DDIM", "eta=0.5")
+    assert found["Eta DDIM"] == "0.5"  # as web UIs say it
     assert "Schedule type" not in found
     assert found["Steps"] == "2"
+    _, found = written(sampler="euler_ancestral:eta=0.5", schedule="karras:rho=5")
+    assert (found["Sampler"], found["Eta"], found["Schedule rho"]) == ("Euler a", "0.5", "5")
+    assert (found["Schedule type"], found["Schedule settings"]) == ("Karras", "rho=5")
+    _, found = written(sampler="dpmpp_2m_sde:solver=heun,eta=0.5")
+    assert found["Sampler"] == "DPM++ 2M SDE"
+    assert found["Sampler settings"] == "solver=heun,eta=0.5"
+
+
+# What A1111's and Forge's menus have; a schedule that is not among them is shown by our own name.
+MENU = {
+    *("Automatic", "Uniform", "Karras", "Exponential", "Polyexponential", "SGM Uniform"),
+    *("KL Optimal", "Align Your Steps", "Simple", "Normal", "DDIM", "Beta", "Turbo"),
+}
+OURS_ALONE = {"leading": "Leading", "linspace": "Linspace", "lcm": "LCM"}
+
+
+@pytest.mark.parametrize("own", [each.name for each in list_schedules() if each.is_ours])
+def test_schedules_have_the_names_of_web_uis_where_they_have_one(own: str) -> None:
+    _, found = written(schedule=own)
+    if own in OURS_ALONE:
+        assert found["Schedule type"] == OURS_ALONE[own]
+    else:
+        assert found["Schedule type"] in MENU
+        assert resolve_schedule(found["Schedule type"]) == own
+
+
+def test_a_sampler_of_theirs_with_settings_of_ours_has_their_name() -> None:
+    _, found = written(sampler="dpmpp_2m_sde:solver=heun", schedule="karras")
+    assert found["Sampler"] == "DPM++ 2M SDE Heun"
+    assert "Sampler settings" not in found
+
+
+def test_of_weights_there_are_name_and_hash() -> None:
+    weights = {"model": "6ce0161689" + "b" * 54, "autoencoder": "735e4c3a44" + "c" * 54}
+    _, found = written({**MADE, "weights": weights, "autoencoder": "/a/vae.pt"})
+    assert list(found)[5:10] == ["Size", "Model hash", "Model", "VAE hash", "VAE"]
+    assert (found["Model hash"], found["VAE hash"]) == ("6ce0161689", "735e4c3a44")
+    assert found["VAE"] == "vae"
+
+
+def test_of_a_mask_alone_there_is_its_area() -> None:
+    picture, mask = np.zeros((64, 48, 3), np.uint8), np.ones((64, 48), np.float32)
+    _, found = written(image=picture, mask=mask, only_masked=True, padding=4)
+    assert (found["Inpaint area"], found["Masked area padding"]) == ("Only masked", "4")

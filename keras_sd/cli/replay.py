@@ -1,0 +1,282 @@
+"""`keras-sd info` and `replay`: how a picture says that it was made, and the picture made again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from keras_sd.cli import backends, loading
+from keras_sd.cli.backends import Backend
+from keras_sd.cli.draw import check_output, loaded, made_of, output_paths, save
+from keras_sd.cli.drawing import draws
+from keras_sd.cli.terminal import Debug, printable, steps_bar, table
+
+if TYPE_CHECKING:
+    from keras_sd.provenance import Provenance
+    from keras_sd.provenance.difference import Difference
+
+Picture = Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
+
+
+# --- info -----------------------------------------------------------------------------
+
+
+def info(image: Picture, json_: Json = False, debug: Debug = False) -> None:
+    """Say how a picture was made: by keras_sd, A1111, ComfyUI, InvokeAI or NovelAI.
+
+    It needs no backend, and opens nothing but the picture.
+    """
+    from keras_sd.provenance import read_provenance
+
+    found = read_provenance(image)
+    if json_:
+        typer.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False))
+        return
+    typer.echo(printable(f"{image}: {found.program}"))
+    for line in table([(f"  {name}", text) for name, text in _said(found)]):
+        typer.echo(line)
+
+
+def _said(found: Provenance) -> Iterator[tuple[str, str]]:
+    """A row a fact; of a text, a row a line."""
+    size = f"{found.width}x{found.height}" if found.width and found.height else None
+    facts: dict[str, Any] = {
+        "prompt": found.prompt,
+        "negative prompt": found.negative_prompt or None,
+        "steps": found.num_steps,
+        "sampler": found.sampler,
+        "schedule": found.schedule,
+        "guidance": found.guidance_scale,
+        "seed": found.seed,
+        "size": size,
+        "model": found.model,
+        "model hash": found.model_hash,
+        "strength": found.strength,
+        **{name.replace("_", " "): value for name, value in found.loading.items()},
+        **{f"extended, {side}": pixels for side, pixels in found.extended.items()},
+    }
+    rows = [(name, value) for name, value in facts.items() if value is not None]
+    for each in found.request.attachments() if found.request else ():
+        rows.append(("made of", f"{each.name or 'an array'}, SHA-256 {each.sha256}"))
+    if found.starts and found.request is None:
+        rows.append(("began at", "a picture" + (" and a mask" if found.masked else "")))
+    rows += found.others.items()
+    rows += (("not understood", sentence) for sentence in found.unread)
+    for name, value in rows:
+        for line in str(value).splitlines() or [""]:
+            yield name, line
+            name = ""
+
+
+# --- replay ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayOptions:
+    """What was asked for on the command line, by the names of the options."""
+
+    model: Annotated[
+        str | None,
+        typer.Option(help="As for generate. Default: the picture's, where it is one by name."),
+    ] = None
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .png file, or a folder. Default: a new name here, made from the prompt."
+        ),
+    ] = None
+    variant: loading.Variant = None
+    prediction: loading.Prediction = None
+    ema: loading.Ema = False
+    strict: loading.Strict = False
+    autoencoder: loading.Autoencoder = None
+    unet: loading.Unet = None
+    text_encoder: loading.TextEncoder = None
+    vocabulary: loading.Vocabulary = None
+    compat: loading.Compat = None
+    dtype: loading.Dtype = None
+    backend: Backend = None
+    debug: Debug = False
+
+
+@draws(options=ReplayOptions)
+def replay(
+    image: Picture,
+    start: Annotated[
+        str | None, typer.Option(help="The picture that it began at, where it began at one.")
+    ] = None,
+    mask: Annotated[str | None, typer.Option(help="What of that was painted, likewise.")] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Exit status 1 unless every pixel is the same.")
+    ] = False,
+    json_: Json = False,
+    *,
+    given: dict[str, Any],
+    settings: ReplayOptions,
+) -> None:
+    """Make a picture again from what its file says, and say how far the new one is from it.
+
+    A picture of keras_sd is made of its request; of another program's the settings that have a
+    counterpart here are followed, and the others are listed.
+    """
+    from keras_sd.checks import SettingError
+    from keras_sd.image import read_image, read_mask
+    from keras_sd.provenance import read_provenance
+    from keras_sd.provenance.difference import difference
+    from keras_sd.provenance.follow import follow
+
+    # 1. What can be known without Keras.
+    found = read_provenance(image)
+    original = read_image(image)
+    arrays: dict[str, Any] = {}
+    for name, path, read in (("start", start, read_image), ("mask", mask, read_mask)):
+        try:
+            arrays[name] = None if path is None else read(path)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"--{name}: {error}") from error
+    try:
+        followed = follow(found, **arrays)
+    except SettingError as error:
+        if error.name not in arrays:
+            raise
+        raise ValueError(f"--{error.name} {error.problem}") from error
+    request, left = followed.request, [*found.unread, *followed.left]
+    options = {**_loading_of(found, settings, left), **loading.of(settings)}
+    model, variant = _model(found, settings)
+    options |= {"variant": variant} if variant else {}
+    prompt, seed = str(request.prompts[0]), int(request.images[0][0] or 0)
+    (planned,) = output_paths(settings.output, prompt, seed, 1)
+    if planned.exists() and os.path.samefile(planned, image):
+        raise ValueError(f"--output: {planned} is the picture itself, which would be replaced.")
+    check_output(settings.output, prompt, seed, 1)
+    backends.select(settings.backend)
+
+    # 2. The model and the picture.
+    one_file = isinstance(model, Path) and model.is_file()  # of a variant, if it has some
+    load = {name: v for name, v in options.items() if not (one_file and name == "variant")}
+    pipeline, weights = loaded(model, load)
+    with steps_bar() as advance:
+        images = pipeline.draw(request, advance)
+
+    # 3. The file, and how far it is.
+    made = made_of(images, settings.model or found.model or "", options, weights())
+    if found.extended:
+        made["extended"] = dict(found.extended)
+    left += _others(found, made)
+    (place,) = output_paths(settings.output, prompt, seed, 1)
+    save(place, images[0], made)
+    apart = difference(original, images[0])
+    _tell(image, place, (original.shape, images[0].shape), apart, left, json_)
+    if exact and (apart is None or apart.largest):
+        raise typer.Exit(1)
+
+
+def _loading_of(found: Provenance, settings: ReplayOptions, left: list[str]) -> dict[str, Any]:
+    """The options about loading that the file holds, but for paths, which are its maker's."""
+    from keras_sd import compat
+
+    allowed: dict[str, tuple[Any, ...]] = {
+        "prediction": ("epsilon", "v"),
+        "ema": (True,),
+        "strict": (True,),
+        "compat": tuple(compat.NAMES),
+        "dtype": get_args(get_args(get_args(loading.Dtype)[0])[0]),
+    }
+    options: dict[str, Any] = {}
+    for name, value in found.loading.items():
+        if name == "variant" or getattr(settings, name):
+            continue
+        if value in allowed.get(name, ()):
+            options[name] = value
+        else:
+            option = f"--{name.replace('_', '-')}"
+            left.append(f"{option}: it was {value!r}; give the option for the same")
+    return options
+
+
+def _model(found: Provenance, settings: ReplayOptions) -> tuple[str | Path, str | None]:
+    """What is loaded, and the variant of it: what was asked for, else the path of the model that
+    the picture names, where that is in the package or was fetched. No path and no address in a
+    picture is ever followed.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    from keras_sd.weights.fetch import list_sources
+    from keras_sd.weights.presets import PRESETS, list_presets
+
+    if settings.model is not None:
+        return settings.model, settings.variant
+    if found.model in list_presets():
+        return PRESETS / str(found.model), None
+    variant = settings.variant or found.loading.get("variant")
+    for source in list_sources():
+        if source.path and (source.name, source.variant) == (found.model, variant):
+            return source.path, source.variant
+    said = f"it says {found.model!r}, which is no model by name on this machine"
+    raise ValueError(
+        f"--model is needed: {said if found.model else 'the picture does not say its model'}. "
+        "Give a name that `keras-sd models` lists, or the path of a file or folder"
+    )
+
+
+def _others(found: Provenance, made: dict[str, Any]) -> Iterator[str]:
+    """What differs beside the request: the weights, and what they were run on."""
+    weights = made.get("weights", {})
+    said = {"model": found.model_hash}
+    said |= {name: found.others.get(f"{name} SHA-256") for name in weights if name != "model"}
+    for name, digest in said.items():
+        here = weights.get(name)
+        given = str(digest or "").lower().removeprefix("sha256:")
+        if not digest or not here:
+            whose = "the picture's" if not digest else "those here"
+            yield f"weights: of the {name}, the SHA-256 of {whose} is not known"
+        elif len(given) < 10 or set(given) - set("0123456789abcdef"):
+            yield f"weights: {digest} is no SHA-256, so the {name} is not compared"
+        elif not here.startswith(given):
+            yield f"weights: the {name} is another: {here[: len(given)]}, not {given}"
+    for name in ("backend", "version"):
+        was = found.others.get(name, made[name]) if found.program == "keras_sd" else made[name]
+        if was != made[name]:
+            yield f"{name}: it was {was}, this is {made[name]}; the last bits may differ"
+
+
+def _tell(
+    image: Path,
+    path: Path,
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    apart: Difference | None,
+    left: list[str],
+    json_: bool,
+) -> None:
+    sizes = [f"{shape[1]}x{shape[0]}" for shape in shapes]
+    if json_:
+        told = {
+            "picture": str(path),
+            "original": str(image),
+            "sizes": {"picture": sizes[1], "original": sizes[0]},
+            "difference": apart and apart.to_dict(),
+            "not_followed": left,
+        }
+        typer.echo(json.dumps(told, indent=1))
+        return
+    if apart is None:
+        far = f"not known: the picture is {sizes[1]}, the original {sizes[0]}"
+    elif not apart.largest:
+        far = "none: every pixel is the same"
+    else:
+        far = (
+            f"at most {apart.largest} of 255, {apart.mean:.3g} on average; "
+            f"{apart.pixels:.1%} of the pixels differ"
+        )
+    rows = [("picture", str(path)), ("size", sizes[1]), ("difference", far)]
+    rows += [("not followed", sentence) for sentence in left]
+    for line in table(rows):
+        typer.echo(line)

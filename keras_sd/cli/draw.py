@@ -6,8 +6,9 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -171,9 +172,16 @@ def loaded(
     source = Path(model) if os.path.exists(model) else model
     pipeline = StableDiffusion.from_preset(source, **options)
     files = {name: options[name] for name in PARTS if name in options}
-    pool = ThreadPoolExecutor(1)
-    digests = pool.submit(fingerprints, {"model": place, **files})
-    pool.shutdown(wait=False)
+    digests: Future[dict[str, str]] = Future()
+
+    def read() -> None:
+        try:
+            digests.set_result(fingerprints({"model": place, **files}))
+        except BaseException as error:
+            digests.set_exception(error)
+
+    # A daemon, so that Ctrl-C does not wait for gigabytes.
+    Thread(target=read, daemon=True).start()
 
     def weights() -> dict[str, str]:
         try:

@@ -118,8 +118,10 @@ def _of_workflow(made: Any) -> dict[str, Node]:
         if isinstance(values, dict):
             inputs.update(values)
         elif isinstance(values, list):
-            named = zip(_WIDGETS.get(node["type"], ()), values, strict=False)
-            inputs.update((name, value) for name, value in named if name)
+            names = _WIDGETS.get(node["type"], ())
+            if len(values) == len(names) - 1:  # as drawn before there was a choice behind a seed
+                names = tuple(filter(None, names))
+            inputs.update((n, value) for n, value in zip(names, values, strict=False) if n)
         joined = node.get("inputs")
         for each in joined if isinstance(joined, list) else ():
             number = each.get("link") if isinstance(each, dict) else None
@@ -280,6 +282,9 @@ class _Reader:
                 self._clip(here)
                 continue
             inputs = here["inputs"]
+            if isinstance(inputs.get(side), str):  # a node that loads and encodes at once
+                found.append(inputs[side])
+                continue
             if "positive" in inputs and "negative" in inputs:
                 side = ("positive", "negative")[slot] if slot in (0, 1) else side
                 follow: tuple[str, ...] = (side,)
@@ -348,7 +353,8 @@ class _Reader:
                 found["masked"] = True
             if kind == "LoadImage":
                 self.others.setdefault("image", plain(self._value(self.nodes[number], "image")))
-            if "width" in inputs and "height" in inputs and "width" not in found:
-                found["width"] = self._value(self.nodes[number], "width")
-                found["height"] = self._value(self.nodes[number], "height")
+            for before in ("", "empty_latent_"):
+                names = {side: f"{before}{side}" for side in ("width", "height")}
+                if inputs.keys() >= set(names.values()) and "width" not in found:
+                    found |= {side: self._value(self.nodes[number], n) for side, n in names.items()}
         return found

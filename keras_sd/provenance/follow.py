@@ -9,6 +9,7 @@ from typing import Any
 
 from keras_sd import aliases, registry
 from keras_sd.checks import SettingError
+from keras_sd.prompts import parse, sections
 from keras_sd.provenance.origin import Provenance
 from keras_sd.request import Request
 from keras_sd.start import Attachment
@@ -125,29 +126,12 @@ _INVOKEAI = {
 
 _NOVELAI = {"native": "normal"}
 
-# What is read as plain text here, and what it is.
-_WEIGHTS = re.compile(r"\((?:[^()\\\n]|\\.){1,400}:\s*[\d.]+\s*\)")
-_GRAMMAR = {
-    "A1111": (
-        (re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>"), "an adapter"),
-        (_WEIGHTS, "a weight"),
-        (re.compile(r"(?<!\\)[(\[]"), "a weight"),
-        (re.compile(r"\b(?:BREAK|AND)\b"), "a part of a prompt"),
-    ),
-    "ComfyUI": (
-        (_WEIGHTS, "a weight"),
-        (re.compile(r"(?<!\\)\("), "a weight"),
-        (re.compile(r"\bembedding:\S{1,100}"), "an embedding"),
-    ),
-    "InvokeAI": (
-        (re.compile(r"\)\s?(?:[+-]{1,8}|\d)|\w[+]{1,8}|\w-{2,8}"), "a weight"),
-        (re.compile(r"\.(?:and|blend|swap)\("), "a part of a prompt"),
-        (re.compile(r"<[\w \-]{1,100}>"), "an embedding"),
-    ),
-    "NovelAI": (
-        (re.compile(r"[{\[]"), "a weight"),
-        (re.compile(r"-?\d+(?:\.\d+)?::"), "a weight"),
-    ),
+# Whose grammar a prompt is written in; it is read as words here.
+_STYLES = {"A1111": "a1111", "ComfyUI": "comfy", "InvokeAI": "compel"}
+_UNKNOWN_GRAMMAR = {
+    "ComfyUI": (re.compile(r"\bembedding:\S{1,100}"), "an embedding"),
+    "InvokeAI": (re.compile(r"<[\w \-]{1,100}>"), "an embedding"),
+    "NovelAI": (re.compile(r"[{}\[\]]|-?\d+(?:\.\d+)?::"), "a weight"),
 }
 
 # Settings that change no picture, or that are followed by another way.
@@ -385,12 +369,30 @@ class _Foreign:
 
 def _grammar(program: str, prompt: str) -> list[str]:
     """What of a prompt is grammar there and words here."""
-    said = {}
-    for pattern, what in _GRAMMAR.get(program, ()):
-        match = pattern.search(prompt)
-        if match and what not in said:
-            said[what] = f"prompt: {match[0][:60]!r} is {what} there, and read as words here"
-    return list(said.values())
+    said = []
+    style = _STYLES.get(program)
+    if style is not None and not _is_plain(prompt, style):
+        said.append(
+            "prompt: it has weights or other grammar, which is read as words here; "
+            f"`keras-sd prompt --style {style}` shows what it means there"
+        )
+    pattern, what = _UNKNOWN_GRAMMAR.get(program, (None, ""))
+    if pattern is not None and (match := pattern.search(prompt)):
+        said.append(f"prompt: {match[0]!r} is {what} there, and read as words here")
+    return said
+
+
+def _is_plain(prompt: str, style: str) -> bool:
+    """Whether a grammar finds nothing in a prompt but its words."""
+    try:
+        read = parse(prompt, style)
+        found = [segment for section in sections(prompt, style) for segment in section]
+    except ValueError:  # it has no meaning there
+        return False
+    words = [(" ".join(each.text.split()), each.weight) for each in found if each.text.strip()]
+    said = " ".join(prompt.split())
+    one = len(read.parts) == 1 and not read.parts[0].changes and not read.tags
+    return one and words == ([(said, 1)] if said else [])
 
 
 def _number(value: Any) -> float:

@@ -134,7 +134,7 @@ def test_a_picture_of_others_is_followed_as_far_as_it_goes(loads, capsys):
     for words in (
         "noise: A1111",
         "Clip skip: 2",
-        "prompt: '('",
+        "prompt: it has weights",
         "weights: the model is another: 28e3c3df33, not 6ce0161689",
     ):
         assert any(each.startswith(words) for each in told["not_followed"]), words

@@ -191,24 +191,30 @@ def test_other_settings_are_said_unless_they_change_nothing():
 
 
 GRAMMAR = [
-    ("A1111", "a (red:1.2) fox", "(red:1.2)"),
-    ("A1111", "a [red|blue] fox", "["),
-    ("A1111", "a fox <lora:style:0.5>", "<lora:style:0.5>"),
-    ("A1111", "a fox BREAK snow", "BREAK"),
-    ("ComfyUI", "a fox, embedding:snow", "embedding:snow"),
-    ("ComfyUI", "a (red:1.2) fox", "(red:1.2)"),
-    ("InvokeAI", "a red++ fox", "d++"),
-    ("InvokeAI", '("a fox", "snow").blend(1, 2)', ".blend("),
-    ("NovelAI", "a {red} fox", "{"),
-    ("NovelAI", "1.5::red:: fox", "1.5::"),
+    ("A1111", "a (red:1.2) fox"),
+    ("A1111", "a [red|blue] fox"),
+    ("A1111", "a fox <lora:style:0.5>"),
+    ("A1111", "a fox BREAK snow"),
+    ("A1111", "a fox AND snow"),
+    ("A1111", r"a \(red\) fox"),  # of which the backslashes would be words
+    ("A1111", "a (red:1.2.3) fox"),
+    ("ComfyUI", "a fox, embedding:snow"),
+    ("ComfyUI", "a (red:1.2) fox"),
+    ("InvokeAI", "a red++ fox"),
+    ("InvokeAI", "a fox, <snow>"),
+    ("InvokeAI", '("a fox", "snow").blend(1, 2)'),
+    ("NovelAI", "a {red} fox"),
+    ("NovelAI", "1.5::red:: fox"),
 ]
 
 
-@pytest.mark.parametrize(("program", "prompt", "part"), GRAMMAR)
-def test_grammar_of_a_prompt_is_words_here_and_that_is_said(program, prompt, part):
+@pytest.mark.parametrize(("program", "prompt"), GRAMMAR)
+def test_grammar_of_a_prompt_is_words_here_and_that_is_said(program, prompt):
     for name in ("prompt", "negative_prompt"):
-        assert f"prompt: {part!r} is" in left(said(program, **{name: prompt}))
-    assert "prompt:" not in left(said(program, prompt=r"a red fox, snow-white"))
+        assert "prompt: " in left(said(program, **{name: prompt}))
+        assert follow(said(program, **{name: prompt})).request
+    for plain in ("a red fox, snow-white", "a fox\nin  snow", ""):
+        assert "prompt: " not in left(said(program, prompt=plain)), plain
 
 
 def test_a_picture_that_began_at_another_needs_it():

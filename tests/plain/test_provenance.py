@@ -431,6 +431,15 @@ def test_of_comfyui_the_sampler_in_parts(tmp_path):
     usual(read(tmp_path, prompt=made))
 
 
+def test_of_comfyui_a_node_that_loads_and_encodes_at_once(tmp_path):
+    """The nodes of some packages hold model, texts and size together."""
+    made = graph(model=["4", 0], positive=["4", 1], negative=["4", 2], latent_image=["4", 3])
+    size = {"empty_latent_width": 512, "empty_latent_height": 768}
+    texts = {"positive": "a fox", "negative": "blurry"}
+    made["4"] = node("Efficient Loader", ckpt_name="sd/v1-5.safetensors", **texts, **size)
+    usual(read(tmp_path, prompt=made))
+
+
 def test_of_comfyui_the_drawn_graph_alone(tmp_path):
     """`workflow` lists values without names, and links by number."""
     drawn = []
@@ -458,6 +467,8 @@ def test_of_comfyui_the_drawn_graph_alone(tmp_path):
                 "widgets_values": values[number],
             }
         )
+    usual(read(tmp_path, workflow={"nodes": drawn, "links": links}))
+    drawn[0]["widgets_values"].remove("fixed")
     usual(read(tmp_path, workflow={"nodes": drawn, "links": links}))
     drawn[0]["mode"] = 4  # bypassed
     found = read(tmp_path, workflow={"nodes": drawn, "links": links})

@@ -32,8 +32,18 @@ _CONDITIONS = (
     "negative",
 )
 _LATENTS = ("latent_image", "latent", "samples")
+_PICTURES = (*_LATENTS, "image", "images", "pixels")
+_VALUES = ("value", "seed", "noise_seed", "int", "float", "string", "text", "populated_text")
 _TEXTS = ("text", "text_g", "text_l", "prompt", "clip_l", "t5xxl", "string", "value")
 _MODELS = ("ckpt_name", "unet_name", "model_name")
+
+# Inputs of a sampler that runs a part of its steps, and the values with which it runs all.
+_PART_OF_STEPS: dict[str, tuple[Any, ...]] = {
+    "add_noise": ("enable", True),
+    "start_at_step": (0,),
+    "end_at_step": (10_000,),
+    "return_with_leftover_noise": ("disable", False),
+}
 
 # What a node of `workflow` calls the values that it lists without names.
 _WIDGETS = {
@@ -164,6 +174,10 @@ class _Reader:
         starts = bool(latent.get("starts"))
         if not starts and strength is not None and strength != 1:
             self.others["denoise"] = strength
+        for name, usual in _PART_OF_STEPS.items():
+            value = plain(self._value(node, name))
+            if value is not None and value not in usual and value != self._value(sigmas, "steps"):
+                self.others[name] = value
         return Provenance(
             program="ComfyUI",
             prompt=positive,
@@ -208,7 +222,7 @@ class _Reader:
 
     def _reached(self, starts: Collection[str], seen: set[str] | None = None) -> Iterator[str]:
         """Some nodes and all behind them, the nearest first. Of a sampler, what is behind is the
-        latent that it begins with, or else a graph would have no order.
+        latent or picture that it begins with, or else a graph would have no order.
 
         Args:
             starts: their numbers.
@@ -219,7 +233,7 @@ class _Reader:
         seen.update(order)
         for number in order:  # which grows meanwhile
             yield number
-            for each in self._behind(number, _LATENTS if self._samples(number) else None):
+            for each in self._behind(number, _PICTURES if self._samples(number) else None):
                 if each not in seen:
                     seen.add(each)
                     order.append(each)
@@ -235,7 +249,7 @@ class _Reader:
             if (found := self._link(value)) is None:
                 break
             inputs = self.nodes[found[0]]["inputs"]
-            for each in (name, "value", "seed", "noise_seed", "int", "float", "string", "text"):
+            for each in (name, *_VALUES):
                 if each in inputs:
                     value = inputs[each]
                     break
@@ -304,14 +318,16 @@ class _Reader:
         """The text that a node encodes; of several encoders', the first."""
         if "clip" not in node["inputs"] and "Encode" not in str(node["class_type"]):
             return None
-        said = [
-            value
-            for name in _TEXTS
-            if name in node["inputs"] and isinstance(value := self._value(node, name), str)
-        ]
-        if len(set(said)) > 1:
+        inputs = node["inputs"]
+        values = {name: self._value(node, name) for name in _TEXTS if name in inputs}
+        said = [value for value in values.values() if isinstance(value, str)]
+        for name in values:
+            if values[name] is None and (link := self._link(inputs[name])):
+                self.unread.append(f"a text is made by node {link[0]} ({self._class(link[0])})")
+        several = list(dict.fromkeys(filter(None, said))) or said
+        if len(several) > 1:
             self.unread.append("a text encoder of two has a text of its own: it is left out")
-        return said[0] if said else None
+        return several[0] if several else None
 
     def _clip(self, node: Node) -> None:
         for number in self._reached(self._line_of(node, "clip"), self.walked):

@@ -24,6 +24,10 @@ _FEWEST = 3  # settings, that a line is one of settings
 
 _DECODER = json.JSONDecoder()
 
+_KNOWN = ("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model hash", "Model")
+_STRENGTH = "Denoising strength"
+_SPELLED = {name.lower(): name for name in (*_KNOWN, _STRENGTH)}  # some write "CFG Scale"
+
 # Settings that belong to a second pass, in which "Denoising strength" is that pass's.
 _SECOND_PASS = ("Hires upscale", "Hires resize", "Hires steps", "Hires upscaler")
 _OF_A_MASK = ("Mask blur", "Inpaint area", "Masked area padding", "Masked content", "Mask mode")
@@ -49,19 +53,11 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
         unread.append(f"Size is {found['Size'][:60]!r}, not a width and a height")
     version = found.get("Version", "")
     second = any(name in found for name in _SECOND_PASS)
-    strength = real("Denoising strength", found.get("Denoising strength"), unread)
+    strength = real(_STRENGTH, found.get(_STRENGTH), unread)
     masked = any(name in found for name in _OF_A_MASK)
-    known = (
-        "Steps",
-        "Sampler",
-        "Schedule type",
-        "CFG scale",
-        "Seed",
-        "Size",
-        "Model hash",
-        "Model",
-        *(() if second else ("Denoising strength",)),
-    )
+    # Some programs write a strength of 1 where there was no picture; with one it changes nothing.
+    starts = strength is not None and not second and (strength < 1 or masked)
+    known = (*_KNOWN, *(() if second else (_STRENGTH,)))
     return Provenance(
         program="keras_sd" if version.startswith("keras_sd ") else "A1111",
         prompt=prompt,
@@ -76,7 +72,7 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
         model=text(found.get("Model")),
         model_hash=text(found.get("Model hash")),
         strength=None if second else strength,
-        starts=strength is not None and not second,
+        starts=starts,
         masked=masked,
         others=settings_of(dict(found), *known),
         unread=tuple(unread),
@@ -121,10 +117,11 @@ def _settings(line: str, unread: list[str]) -> dict[str, str]:
                 unread.append(f"{piece.strip()[:60]!r} is no setting")
             continue
         value, position = _value(line, key.end())
-        if key[1] not in found:
-            found[key[1]] = value
+        name = _SPELLED.get(key[1].lower(), key[1])
+        if name not in found:
+            found[name] = value
         else:
-            unread.append(f"{key[1]} comes twice: the second, {value[:60]!r}, is left out")
+            unread.append(f"{name} comes twice: the second, {value[:60]!r}, is left out")
     return found
 
 

@@ -272,11 +272,12 @@ def _read_hidden(path: Path, found: _Found) -> None:
     from keras_sd.image import MAX_PIXELS
 
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=("PNG", "WEBP")) as image:
-            warnings.simplefilter("ignore")
-            if image.mode not in ("RGB", "RGBA") or image.width * image.height > MAX_PIXELS:
-                return
-            pixels = np.asarray(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a size that is checked here
+            with Image.open(path, formats=("PNG", "WEBP")) as image:
+                if image.mode not in ("RGB", "RGBA") or image.width * image.height > MAX_PIXELS:
+                    return
+                pixels = np.asarray(image)
     except (
         Exception
     ):  # A picture that cannot be decoded hides nothing; who draws of it will say so.

@@ -10,7 +10,7 @@ import struct
 import sys
 import time
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -137,6 +137,14 @@ def test_texts_in_the_lowest_bits_are_read(tmp_path, where, packed):
     path = hide(tmp_path / "q.png", made.encode(), where=where, packed=packed)
     found = read_provenance(path)
     assert (found.program, found.prompt, found.seed) == ("NovelAI", "a fox", 9)
+
+
+def test_of_a_picture_with_too_many_pixels_none_is_decoded(tmp_path, monkeypatch):
+    path = hide(tmp_path / "p.png", LINE.encode())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 96 - 1)  # where Pillow begins to warn
+    assert read_provenance(path).prompt == "a fox"
+    monkeypatch.setattr("keras_sd.image.MAX_PIXELS", 64 * 96 - 1)
+    assert read_texts(path) == ({}, [])
 
 
 def test_a_hidden_text_that_is_damaged_or_too_long_is_said(tmp_path):
@@ -337,7 +345,7 @@ def test_a_text_that_is_too_long_to_take_apart_is_said(tmp_path, name):
     assert any("is not taken apart" in each for each in found.unread)
 
 
-def test_no_path_in_a_picture_is_opened(tmp_path):
+def test_no_path_in_a_picture_is_opened(tmp_path, imported):
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
     made = {"model": str(secret), "autoencoder": str(secret), "request": {"prompts": ["a"]}}
@@ -406,9 +414,21 @@ def examples(tmp_path) -> list[bytes]:
     return [path.read_bytes() for path in made]
 
 
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """Pillow imports the readers of formats when it first needs them, Python its encodings."""
+    for encoding in ("utf-8", "latin-1", "utf-16-be", "utf-16-le"):
+        "".encode(encoding)
+    folder = tmp_path_factory.mktemp("first")
+    for data in (*examples(folder), b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBP"):
+        (folder / "one").write_bytes(data)
+        with suppress(ValueError):
+            read_provenance(folder / "one")
+
+
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.fuzz)])
 @pytest.mark.parametrize("which", range(4), ids=["png", "jpg", "webp", "hidden"])
-def test_damaged_files_are_refused_or_read(tmp_path, which, count):
+def test_damaged_files_are_refused_or_read(tmp_path, which, count, imported):
     data = examples(tmp_path)[which]
     pixels = np.asarray(Image.open(io.BytesIO(data)))
     read = 0

@@ -50,7 +50,7 @@ def _settings(made: Mapping[str, Any]) -> dict[str, Any]:
         "Size": f"{made['width']}x{made['height']}",
         "Model hash": _short(weights.get("model")),
         "Model": _stem(made["model"]),
-        "VAE hash": _short(weights.get("autoencoder")),
+        "VAE hash": _short(weights.get("autoencoder")) if made.get("autoencoder") else None,
         "VAE": _stem(made["autoencoder"]) if made.get("autoencoder") else None,
         "Denoising strength": start.get("strength"),
         "Mask blur": masking.get("mask_blur") or None,

@@ -162,21 +162,21 @@ def loaded(
         model: a name, or a path, which goes before a name; a Path is never a name.
         options: about loading, see `loading.of`.
     """
-    from keras_sd.weights.presets import fingerprints, locate
+    from keras_sd.weights.presets import fingerprints, locate, open_preset
 
-    place = locate(model, options.get("variant"), needs_vocabulary="vocabulary" not in options)
+    locate(model, options.get("variant"), needs_vocabulary="vocabulary" not in options)
     backends.silence()
     from keras_sd.pipeline import StableDiffusion
 
     # That a path goes before a name was noted above.
     source = Path(model) if os.path.exists(model) else model
     pipeline = StableDiffusion.from_preset(source, **options)
-    files = {name: options[name] for name in PARTS if name in options}
     digests: Future[dict[str, str]] = Future()
+    files = {name: value for name, value in options.items() if name not in ("vocabulary", "dtype")}
 
     def read() -> None:
         try:
-            digests.set_result(fingerprints({"model": place, **files}))
+            digests.set_result(fingerprints(open_preset(source, needs_vocabulary=False, **files)))
         except BaseException as error:
             digests.set_exception(error)
 
@@ -186,15 +186,11 @@ def loaded(
     def weights() -> dict[str, str]:
         try:
             return digests.result()
-        except OSError as error:  # No reason to lose a picture.
+        except (OSError, ValueError) as error:  # No reason to lose a picture.
             say(f"note: the weights' SHA-256 is not written: {error}")
             return {}
 
     return pipeline, weights
-
-
-PARTS = ("text_encoder", "unet", "autoencoder")
-"""Options about loading that name files of weights beside the model's."""
 
 
 def made_of(

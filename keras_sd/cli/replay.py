@@ -227,13 +227,21 @@ def _model(found: Provenance, settings: ReplayOptions) -> tuple[str | Path, str 
     )
 
 
+_SHA256 = " SHA-256"
+
+
 def _others(found: Provenance, made: dict[str, Any]) -> Iterator[str]:
     """What differs beside the request: the weights, and what they were run on."""
     weights = made.get("weights", {})
-    said = {"model": found.model_hash}
-    said |= {name: found.others.get(f"{name} SHA-256") for name in weights if name != "model"}
-    for name, digest in said.items():
-        here = weights.get(name)
+    said: dict[str, Any] = {
+        name.removesuffix(_SHA256): value
+        for name, value in found.others.items()
+        if name.endswith(_SHA256)
+    }
+    if found.model_hash or not said:
+        said["model"] = found.model_hash
+    for name in {**said, **weights}:
+        digest, here = said.get(name), weights.get(name)
         given = str(digest or "").lower().removeprefix("sha256:")
         if not digest or not here:
             whose = "the picture's" if not digest else "those here"

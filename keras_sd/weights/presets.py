@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from reprlib import repr as shown
 from typing import Any
@@ -103,15 +102,24 @@ def open_preset(
     return open_checkpoint(path, variant=None if fetched else variant, strict=strict, **options)
 
 
-def fingerprints(places: Mapping[str, Path]) -> dict[str, str]:
-    """The SHA-256 of files of weights, in hexadecimal; of a folder of ours that of its weights. A
-    folder of another layout has many files, and is left out.
+def fingerprints(checkpoint: Checkpoint) -> dict[str, str]:
+    """The SHA-256 of the files that weights are in, in hexadecimal.
 
     Args:
-        places: paths by name.
+        checkpoint: whose files are read, each of them whole.
+
+    Returns:
+        By `"model"` that of the file of a model, or of our folder; by `"unet"` and the like that of
+        a file with one part; by `"unet-1"`, `"unet-2"` those of a part in several files.
 
     Raises:
         OSError: a file cannot be read.
     """
-    files = {name: path / WEIGHTS if path.is_dir() else path for name, path in places.items()}
-    return {name: sha256(path) for name, path in files.items() if path.is_file()}
+    files: dict[str, Path] = {}
+    for name, part in checkpoint.parts.items():
+        for number, path in enumerate(part.files, 1):
+            if path in (checkpoint.path, checkpoint.path / WEIGHTS):
+                files["model"] = path
+            else:
+                files[name if len(part.files) == 1 else f"{name}-{number}"] = path
+    return {name: sha256(path) for name, path in files.items()}

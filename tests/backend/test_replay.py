@@ -203,6 +203,10 @@ def test_other_weights_backends_and_versions_are_said(loads, capsys):
     told = replayed(capsys, "one.png", "--exact")
     for words in ("weights: the model is another", "backend: it was abacus", "version: it was 0.0"):
         assert any(each.startswith(words) for each in told["not_followed"]), words
+    again("one.png", weights={"unet": "b" * 64})  # of a folder with a file a part
+    told = "\n".join(replayed(capsys, "one.png")["not_followed"])
+    assert "of the unet, the SHA-256 of those here is not known" in told
+    assert "of the model, the SHA-256 of the picture's is not known" in told
     again("one.png", weights="zorb")
     assert any("is not known" in each for each in replayed(capsys, "one.png")["not_followed"])
     again("one.png", weights={"model": "zorb"})

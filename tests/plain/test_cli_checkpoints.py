@@ -1268,3 +1268,26 @@ def test_the_vocabulary_is_fetched_before_weights_that_come_without_one(monkeypa
     monkeypatch.setattr(fetch, "find_vocabulary", lambda: Path("here"))
     presets.locate("sd-1.5")
     assert calls == ["sd-1.5", "sd-1.5"]
+
+
+def test_the_fingerprints_of_all_layouts():
+    def digest(path):
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+    write_preset("ours")
+    assert presets.fingerprints(open_checkpoint("ours")) == {
+        "model": digest("ours/model.safetensors")
+    }
+    save_checkpoint("one.safetensors", TINY, random_arrays(TINY))
+    assert presets.fingerprints(open_checkpoint("one.safetensors")) == {
+        "model": digest("one.safetensors")
+    }
+    convert(open_checkpoint("ours"), "parts", to="diffusers")
+    found = presets.fingerprints(open_checkpoint("parts"))
+    assert found.keys() == set(PARTS)
+    assert found["text_encoder"] == digest("parts/text_encoder/model.safetensors")
+    vae = "parts/vae/diffusion_pytorch_model.safetensors"
+    assert presets.fingerprints(open_checkpoint("ours", autoencoder=vae)) == {
+        "model": digest("ours/model.safetensors"),
+        "autoencoder": digest(vae),
+    }

@@ -247,12 +247,15 @@ def group_norm_plain(x, groups: int, scale, offset, epsilon: float):
     return ops.cast(pixels * gain[:, None, None, :] + shift[:, None, None, :], x.dtype)
 
 
-def attention(query, key, value, causal: bool = False):
+def attention(query, key, value, causal: bool = False, seen=None):
     """Softmax attention of `(batch, tokens, heads, features)`, scaled by `features ** -0.5`.
 
+    `causal` hides later tokens, `seen`, bool `(batch, tokens)`, those keys where it is False.
     torch has a fused kernel. Elsewhere a plain product and softmax is faster than
     `keras.ops.dot_product_attention` on a CPU; long ones go in chunks of queries on jax.
     """
+    if seen is not None:
+        return attention_plain(query, key, value, causal, seen)
     if NAME == "torch":
         import torch
 
@@ -283,13 +286,15 @@ def matmul_float32(a, b):
     return ops.matmul(ops.cast(a, "float32"), ops.cast(b, "float32"))
 
 
-def attention_plain(query, key, value, causal: bool = False):
+def attention_plain(query, key, value, causal: bool = False, seen=None):
     """`attention` without a fused kernel; the scores, their softmax and its sums are float32."""
     query = ops.transpose(query, (0, 2, 1, 3)) * query.shape[-1] ** -0.5
     scores = matmul_float32(query, ops.transpose(key, (0, 2, 3, 1)))
     if causal:
         tokens = query.shape[2]
         scores = ops.where(ops.tril(ops.ones((tokens, tokens), "bool")), scores, -1e30)
+    if seen is not None:
+        scores = ops.where(seen[:, None, None, :], scores, -1e30)
     mixed = _softmax_product(scores, ops.transpose(value, (0, 2, 1, 3)))
     return ops.transpose(mixed, (0, 2, 1, 3))
 

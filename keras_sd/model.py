@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +20,7 @@ from keras import ops
 from keras_sd import precision
 from keras_sd.backend import JitCompile, compile_step, resolve_jit_compile, structure, to_numpy
 from keras_sd.checks import check_sizes
-from keras_sd.conditions import CONTEXT, Conditions
+from keras_sd.conditions import CONTEXT
 from keras_sd.config import ModelConfig
 from keras_sd.denoiser import compiled_steps
 from keras_sd.forms import as_float32, attach_pictures
@@ -29,32 +29,15 @@ from keras_sd.inpainting import check_pictures, stacked
 from keras_sd.networks.autoencoder import NO_ENCODER
 from keras_sd.request import Request
 from keras_sd.rules import OWN, Rules
-from keras_sd.start import Attachment
+from keras_sd.texts import Texts, Tokenized
 from keras_sd.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from keras_sd.weights.files import Dtype
 
-__all__ = ["Model", "Tokenized"]
+__all__ = ["Model"]
 
 logger = logging.getLogger("keras_sd")
-
-
-@dataclass(frozen=True)
-class Tokenized:
-    """Texts as the model reads them, one row an image.
-
-    Attributes:
-        ids: by text encoder, int32 `(images, tokens)`; empty where encodings were given.
-        given: encodings, float32 `(images, tokens, features)`; None where texts were given.
-    """
-
-    ids: Mapping[str, np.ndarray]
-    given: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        """Rows."""
-        return len(next(iter(self.ids.values())) if self.given is None else self.given)
 
 
 class Model:
@@ -278,46 +261,10 @@ class Model:
 
     # --- what it can do ---------------------------------------------------------------
 
-    def tokens(self, name: str, texts: Sequence[str | Attachment]) -> Tokenized:
-        """Texts as the model reads them.
-
-        Args:
-            name: of the argument that they came in, for errors.
-            texts: strings, or encodings `(tokens, features)`, one an image.
-
-        Raises:
-            ValueError: a text is too long (`PromptTooLongError`), has a token that the text encoder
-                does not have, or an encoding is of another shape or not finite.
-        """
-        given = [each for each in texts if isinstance(each, Attachment)]
-        if given:
-            if len(given) != len(texts):
-                raise ValueError(f"{name} are texts or encodings of texts, not some of each")
-            return Tokenized({}, np.stack([self._encoding(name, each) for each in given]))
-        strings = [each for each in texts if isinstance(each, str)]
-        ids = {}
-        for part in self.config.text_encoders:
-            ids[part] = rows = self.tokenizers[part](strings)
-            known = self.parts[part].config.vocab_size
-            if rows.max() >= known:
-                raise ValueError(
-                    f"{name} has a token of number {rows.max()}, which the text encoder does not "
-                    f"have: it has {known}. A token that was added needs one with room for it"
-                )
-        return Tokenized(ids)
-
-    def conditions(self, tokens: Tokenized) -> Conditions:
-        """What the UNet is told of texts."""
-        if tokens.given is not None:
-            return Conditions({CONTEXT: ops.convert_to_tensor(tokens.given)})
-        encoded = [
-            self._current(part, lambda encoder: compile_step(encoder, [encoder], self.jit))(
-                ops.convert_to_tensor(ids)
-            )
-            for part, ids in tokens.ids.items()
-        ]
-        one = len(encoded) == 1
-        return Conditions({CONTEXT: encoded[0] if one else ops.concatenate(encoded, axis=-1)})
+    @property
+    def texts(self) -> Texts:
+        """From prompts to what the UNet is told of them."""
+        return Texts(self.config, self.parts, self.tokenizers, self._encode)
 
     def steps(self) -> Mapping[str, Callable[..., Any]]:
         """The UNet's compiled steps by the names of `keras_sd.denoiser.STEPS`."""
@@ -328,17 +275,23 @@ class Model:
 
         return self._current("unet", make)
 
-    def encode_text(self, prompt: Any) -> Any:
-        """Text encodings, a float32 tensor `(prompts, max_length, features)`.
+    def encode_text(self, prompt: Any, prompt_style: str = "plain", clip_skip: int = 1) -> Any:
+        """Text encodings, a float32 tensor `(prompts, tokens, features)`; the tokens are those of
+        the text encoder, or a multiple of them where a text has several chunks.
 
         Args:
             prompt: a text, or several in a list, an array or a column of a table.
+            prompt_style: see `keras_sd.prompts`.
+            clip_skip: see `keras_sd.request.Request`.
 
         Raises:
-            ValueError: a prompt is too long (`PromptTooLongError`).
+            ValueError: a prompt is too long (`PromptTooLongError`), or has no meaning in its style
+                (`keras_sd.prompts.PromptError`).
         """
-        tokens = self.tokens("prompt", Request.of(prompt).prompts)
-        return ops.cast(self.conditions(tokens)[CONTEXT], "float32")
+        request = Request.of(prompt, prompt_style=prompt_style, clip_skip=clip_skip)
+        texts = self.texts
+        tokens = texts.tokens("prompt", request.prompts, request.prompt_style, request.clip_skip)
+        return ops.cast(texts.told(tokens)[0][CONTEXT], "float32")
 
     def encode(self, images: Any, noise: Any = None) -> Any:
         """Latents of images, scaled as the UNet knows them; `decode` is about the inverse.
@@ -418,10 +371,10 @@ class Model:
             return []
         return self.tokenizers["text_encoder"].unknown_words(text, self.words)
 
-    def note_unknown_words(self, texts: Iterable[str | Attachment]) -> None:
+    def note_unknown_words(self, *tokens: Tokenized) -> None:
         """Logs the words that the model does not know."""
-        strings = dict.fromkeys(text for text in texts if isinstance(text, str))
-        unknown = dict.fromkeys(word for text in strings for word in self.unknown_words(text))
+        texts = dict.fromkeys(text for each in tokens for text in each.words)
+        unknown = dict.fromkeys(word for text in texts for word in self.unknown_words(text))
         if unknown:
             logger.warning(
                 "The model %r does not know: %s. It draws something all the same.",
@@ -445,16 +398,16 @@ class Model:
     def _finite(self, method: str, autoencoder: Any) -> precision.FiniteStep:
         return precision.FiniteStep(autoencoder, method, self.jit)
 
-    def _encoding(self, name: str, given: Attachment) -> np.ndarray:
-        length = self.config.text_encoder.max_length
-        wanted = length, self.config.unet.context_width
-        if given.data is None:
-            raise ValueError(f"{name} has an encoding without its numbers: see Request.attached")
-        rows = as_float32(name, given.data)
-        if rows.shape != wanted:
-            shape = ", ".join(map(str, wanted))
-            raise ValueError(
-                f"Encodings are ({shape}) or (prompts, {shape}), as encode_text gives them; "
-                f"{name} is of shape {rows.shape}"
-            )
-        return rows
+    def _encode(self, part: str, skip: int, ids: np.ndarray, *seen: np.ndarray) -> Any:
+        """A text encoder's output."""
+
+        def make(encoder: Any) -> Callable[..., Any]:
+            def call(ids: Any, *seen: Any) -> Any:
+                # What others put in place of ours need not know these.
+                options = dict(zip(("seen",), seen, strict=False))
+                return encoder(ids, **options, **({} if skip == 1 else {"skip": skip}))
+
+            return compile_step(call, [encoder], self.jit)
+
+        step = self._current(part, make, f"{part}, clip_skip {skip}")
+        return step(*(ops.convert_to_tensor(each) for each in (ids, *seen)))

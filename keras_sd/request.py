@@ -22,11 +22,13 @@ from keras_sd.checks import (
     SettingTypeError,
     check_area,
     check_size,
+    choice,
     real,
     whole,
 )
 from keras_sd.guidance import check_interval, check_rescale, check_scale
 from keras_sd.noise import Levels
+from keras_sd.prompts.values import STYLES
 from keras_sd.settings import Checked, setting, settings
 from keras_sd.specs import format_spec, parse_spec
 from keras_sd.start import Attachment, Masking, Start, read_attachments
@@ -131,6 +133,16 @@ class Request(Checked):
     )
     guidance_interval: tuple[float, float] | None = setting(
         None, "Lowest and highest sigma / alpha with guidance; by itself, all.", check_interval
+    )
+    prompt_style: str = setting(
+        "plain",
+        f"Whose grammar the prompts are written in: {', '.join(STYLES)}.",
+        partial(choice, choices=STYLES),
+    )
+    clip_skip: int = setting(
+        1,
+        "Which layer of the text encoder is its last, counted from the end: 2 leaves one out.",
+        partial(whole, least=1, most=1_000),
     )
     noise: tuple[Attachment, ...] = ()
     start: Start | None = None

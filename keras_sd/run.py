@@ -55,16 +55,15 @@ def run(model: Model, request: Request) -> Iterator[Step]:
     sampler = registry.get_sampler(request.sampler)
     noise = begin.noise_for(sampler)
     guidance = _guidance(request)
-    texts = model.tokens("prompt", request.prompts)
-    negatives = model.tokens("negative_prompt", request.negative_prompts)
-    model.note_unknown_words([*request.prompts, *request.negative_prompts])
+    texts = model.texts.read(request)
+    model.note_unknown_words(*texts)
     schedule = request.schedule
     if isinstance(schedule, str) and (why := registry.mismatch(sampler, schedule)):
         logger.warning("%s", why)
 
     def steps() -> Iterator[Step]:
         x, shown, blend = begin.placed(levels[0])
-        told, untold = (model.conditions(each) | shown for each in (texts, negatives))
+        told, untold = (each | shown for each in model.texts.told(*texts))
         denoise = Denoiser(model.steps(), told, untold, guidance)
         walk = begin.blended(sampler, denoise, blend)
         drawn = sampling.sample(*walk, x, levels, noise, preview=begin.finished)
@@ -129,9 +128,7 @@ def inverted(model: Model, request: Request, num_refinements: int) -> np.ndarray
         ends = [first] if levels[-2].ratio > first.ratio else []
         levels = Levels([*levels[:-1], *ends], path=levels.path)
     check_invertible(levels, num_refinements)
-    texts = model.tokens("prompt", request.prompts)
-    negatives = model.tokens("negative_prompt", request.negative_prompts)
-    told, untold = model.conditions(texts), model.conditions(negatives)
+    told, untold = model.texts.told(*model.texts.read(request))
     denoise = Denoiser(model.steps(), told, untold, _guidance(request))
     x = _repeated(model.latents(begin.pixels), len(request))
     noise = np.asarray(to_numpy(invert(denoise, x, levels, num_refinements)), np.float32)

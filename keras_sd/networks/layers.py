@@ -154,6 +154,8 @@ class Attention(Block):
         context_width: features of a context token; `width` where the context is the input.
         bias: of the query, key and value maps (the output map always has one).
         causal: a token sees itself and those before it.
+
+    Called with `seen`, bool `(batch, context tokens)`, tokens are only seen where it is True.
     """
 
     def __init__(
@@ -172,12 +174,12 @@ class Attention(Block):
         self.value = dense(context_width or width, width, "value", use_bias=bias)
         self.out = dense(width, width, "out")
 
-    def call(self, x, context=None):
+    def call(self, x, context=None, seen=None):
         context = x if context is None else context
         query, key, value = (
             self._split(part) for part in (self.query(x), self.key(context), self.value(context))
         )
-        mixed = backend.attention(query, key, value, causal=self.causal)
+        mixed = backend.attention(query, key, value, causal=self.causal, seen=seen)
         return self.out(ops.reshape(mixed, ops.shape(x)))
 
     def _split(self, x):

@@ -58,8 +58,8 @@ class TextLayer(Block):
         self.hidden = dense(width, config.mlp_width, "hidden")
         self.out = dense(config.mlp_width, width, "out")
 
-    def call(self, x):
-        x = x + self.attention(self.norm1(x))
+    def call(self, x, seen=None):
+        x = x + self.attention(self.norm1(x), seen=seen)
         return x + self.out(self.activation(self.hidden(self.norm2(x))))
 
     def compute_output_shape(self, x_shape):
@@ -69,6 +69,10 @@ class TextLayer(Block):
 @keras.saving.register_keras_serializable(package="keras_sd")
 class TextEncoder(Network):
     """Token ids `(batch, max_length)` int32 -> text encoding `(batch, max_length, width)`.
+
+    A call also takes `seen`, bool like the ids: which tokens the others see; and `skip`, from 1 to
+    the number of layers: 1 is all layers, 2 leaves the last one out, and so on. The norm comes last
+    in any case.
 
     Args:
         config: the network's numbers.
@@ -90,8 +94,8 @@ class TextEncoder(Network):
     def build(self, input_shape=None):
         build_parts(self)
 
-    def call(self, tokens, positions=None):
+    def call(self, tokens, positions=None, seen=None, skip=1):
         x = self.embedding(tokens, positions)
-        for block in self.blocks:
-            x = block(x)
+        for block in self.blocks[: len(self.blocks) + 1 - skip]:
+            x = block(x) if seen is None else block(x, seen=seen)
         return self.norm(x)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from keras_sd.prompts.values import Join, PromptError, Section, Segment, finite, shown, within
 
-__all__ = ["parts", "read"]
+__all__ = ["absence", "parts", "read"]
 
 UP, DOWN = 1.1, 0.9
 
@@ -48,6 +48,12 @@ def read(text: str) -> tuple[Section, ...]:
     if words:
         segments.append(Segment(" ".join(words), last or 0.0))
     return (tuple(segments),)
+
+
+def absence(weight: float) -> float:
+    """How much the encoding without a segment counts beside the one with it, of weight 1: nothing
+    at a weight of 1, as much at 0.5, all but everything at 0."""
+    return math.tan((1 - max(weight, 1e-5)) * math.pi / 2)
 
 
 def _words(text: str) -> Iterator[tuple[str, float]]:

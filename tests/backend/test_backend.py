@@ -10,6 +10,7 @@ import pytest
 from keras import ops
 
 from keras_sd import backend
+from keras_sd.backend import to_numpy
 from keras_sd.networks.layers import Attention, GroupNorm, conv, dense, layer_norm
 from keras_sd.precision import policy_scope
 
@@ -64,6 +65,22 @@ def attention_by_numpy(query, key, value, causal):
 def test_attention(form, causal):
     query, key, value = (2 * normal(2, 7, 3, 4) for _ in range(3))
     close(form(query, key, value, causal), attention_by_numpy(query, key, value, causal))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("form", [backend.attention, backend.attention_plain])
+def test_attention_on_what_is_seen(form, causal):
+    query, key, value = (2 * normal(2, 7, 3, 4) for _ in range(3))
+    seen = np.ones((2, 7), bool)
+    seen[0, [2, 5]] = seen[1, 1:4] = False
+    found = to_numpy(form(query, key, value, causal, ops.convert_to_tensor(seen)))
+    for row in range(2):
+        for place in range(7):
+            there = seen[row] & ((np.arange(7) <= place) | (not causal))
+            rest = (to_numpy(x)[row : row + 1, there] for x in (key, value))
+            one = to_numpy(query)[row : row + 1, place : place + 1]
+            expected = attention_by_numpy(one, *rest, False)
+            np.testing.assert_allclose(found[row, place], expected[0, 0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", [backend.attention, backend.attention_plain])

@@ -138,7 +138,7 @@ def test_generate_with_everything(fake, capsys) -> None:
         --count 2 --size 64x32 --output cat.png --backend torch
         --variant fp16 --prediction v --ema --strict --autoencoder vae.safetensors --unet unet.ckpt
         --text-encoder clip.bin --vocabulary merges.txt --compat keras_cv==0.9
-        --dtype mixed_float16"""
+        --dtype mixed_float16 --prompt-style a1111 --clip-skip 2"""
     assert cli.main(arguments.split()) == 0
     assert capsys.readouterr().out == "cat-1.png\ncat-2.png\n"
     assert sorted(Path().glob("*.png")) == [Path("cat-1.png"), Path("cat-2.png")]
@@ -168,6 +168,8 @@ def test_generate_with_everything(fake, capsys) -> None:
         guidance_scale=2.5,
         guidance_rescale=0.7,
         guidance_interval=(0.2, 5.0),
+        prompt_style="a1111",
+        clip_skip=2,
     )
     drawn = [Request.from_dict(read_metadata(f"cat-{number}.png")["request"]) for number in (1, 2)]
     assert [each.images for each in drawn] == [((0, 0),), ((0, 1),)]

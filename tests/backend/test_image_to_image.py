@@ -239,7 +239,7 @@ def no_steps(monkeypatch):
         ({"seed": 1, "diffusion_noise": np.zeros((8, 6, 4))}, "not both"),
         ({"diffusion_noise": np.zeros((8, 6))}, r"\(8, 6, 4\)"),
         ({"diffusion_noise": np.zeros((3, 8, 6, 4))}, r"\(1, 8, 6, 4\)"),
-        ({"prompt": np.zeros((16,), "float32")}, r"\(12, 16\) or \(prompts, 12, 16\)"),
+        ({"prompt": np.zeros((16,), "float32")}, r"\(tokens, 16\) or \(prompts, tokens, 16\)"),
         ({"prompt": np.zeros((1, 1, 12, 16), "float32")}, "encode_text"),
         ({"prompt": np.zeros((2, 12, 15), "float32")}, r"is of shape \(12, 15\)"),
         ({"prompt": np.zeros((0, 12, 16), "float32")}, r"\(0, 12, 16\)"),

@@ -54,6 +54,8 @@ RANK = {
     "random": 3,
     "request": 3,
     "forms": 3,
+    "wording": 3,
+    "texts": 3,
     "model": 4,
     "run": 4,
     "pipeline": 4,

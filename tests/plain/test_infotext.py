@@ -72,6 +72,11 @@ def test_of_a_picture_there_is_its_strength() -> None:
     assert found["Guidance rescale"] == "0.7"
 
 
+def test_what_a_prompt_is_read_with_is_there_where_it_is_not_the_usual() -> None:
+    _, found = written(prompt_style="a1111", clip_skip=2)
+    assert (found["Clip skip"], found["Prompt style"]) == ("2", "a1111")
+
+
 @pytest.mark.parametrize(
     ("model", "name"),
     [

@@ -109,7 +109,7 @@ def _declared(point: metadata.EntryPoint) -> Declared:
 
 def _name(distribution: metadata.Distribution) -> str:
     try:
-        return str(distribution.metadata["Name"] or "unknown")
+        return _told(distribution, "Name")
     except (UnicodeError, OSError):
         # importlib knows it from the folder's, acme-1.0.dist-info, but does not tell.
         return str(getattr(distribution, "_normalized_name", None) or "unknown")
@@ -117,9 +117,14 @@ def _name(distribution: metadata.Distribution) -> str:
 
 def _version(distribution: metadata.Distribution) -> str:
     try:
-        return str(distribution.metadata["Version"] or "unknown")
+        return _told(distribution, "Version")
     except (UnicodeError, OSError):
         return "unknown"
+
+
+def _told(distribution: metadata.Distribution, field: str) -> str:
+    # To take one that is missing by its key will be an error in some Python to come.
+    return str(next(iter(distribution.metadata.get_all(field, [])), "") or "unknown")
 
 
 def _state() -> object:

@@ -66,6 +66,13 @@ def _schedule(name: str, value: Any) -> Any:
     )
 
 
+def _steps_of(schedule: Any) -> int | None:
+    """How many steps a schedule of numbers has; a rule has as many as it is asked for."""
+    if isinstance(schedule, Levels):
+        return len(schedule) - 1  # the last level is where the last step ends
+    return len(schedule) if isinstance(schedule, tuple) else None
+
+
 def _spec(kind: str, value: Any, get: Callable[..., Any]) -> Any:
     if isinstance(value, str):
         if not value:
@@ -299,7 +306,7 @@ class Request(Checked):
         check_area(height, width)
         num_steps = self.num_steps
         if num_steps is None:
-            num_steps = len(schedule) if isinstance(schedule, tuple) else defaults.num_steps
+            num_steps = _steps_of(schedule) or defaults.num_steps
         start = self.start
         if start is not None and start.strength is None:
             start = replace(start, strength=0.8 if start.masking is None else 1.0)

@@ -277,12 +277,6 @@ def loaded_after(code: str) -> set[str]:
     return set(run.stdout.split())
 
 
-def test_a_run_does_not_load_the_wing():
-    code = "import keras_sd.pipeline, keras_sd.weights.load, keras_sd.weights.checkpoint, sys"
-    check = "assert not [name for name in sys.modules if name.startswith('keras_sd.keras_cv')]"
-    assert "keras_sd" in loaded_after(f"{code}; {check}")
-
-
 @pytest.mark.parametrize(
     "code",
     [

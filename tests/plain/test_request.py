@@ -299,6 +299,13 @@ def test_resolved_has_a_value_everywhere():
     assert given.schedule == "leading"
 
 
+def test_a_list_says_how_many_steps_there_are():
+    levels = Levels([Level(999.0, 0.07, 0.9976), Level(500.0, 0.6, 0.8), Level(0.0, 1.0, 0.0)])
+    for schedule, steps in ((levels, 2), ([999, 700, 400], 3), ("karras", DEFAULTS.num_steps)):
+        assert Request(("a",), schedule=schedule).resolved(DEFAULTS).num_steps == steps
+        assert Request(("a",), schedule=schedule, num_steps=7).resolved(DEFAULTS).num_steps == 7
+
+
 @pytest.mark.parametrize(("mask", "strength"), [(None, 0.8), (MASK, 1.0)])
 def test_strength_by_itself(mask, strength):
     assert request_of("a", image=PICTURE, mask=mask).resolved(DEFAULTS).start.strength == strength

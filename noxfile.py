@@ -30,6 +30,12 @@ PYTEST = ("pytest", "pytest-xdist")
 ORDINARY = "not references and not examples and not fuzz"
 # Two processes; a file's tests stay in one, which makes its models once.
 PARALLEL = ("-n", "2", "--dist", "loadfile", "--durations=20", "--durations-min=1")
+QUICK_TO_COMPILE = (
+    "backend_optimization_level=0",
+    "llvm_disable_expensive_passes=true",
+    "cpu_use_fusion_emitters=false",
+    "cpu_parallel_codegen_split_count=1",
+)
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
@@ -74,9 +80,13 @@ def prepare(session: nox.Session, backend: str) -> None:
         TF_ENABLE_ONEDNN_OPTS="0",
     )
     if backend == "jax":  # compiling small models takes most of the time, and running them none
-        session.env["XLA_FLAGS"] = (
-            "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-        )
+        session.env["XLA_FLAGS"] = " ".join(f"--xla_{flag}" for flag in QUICK_TO_COMPILE)
+        # What one process has compiled, another one and the next session need not.
+        session.env |= {
+            "JAX_COMPILATION_CACHE_DIR": str(Path(session.cache_dir).resolve() / "jax"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
 
 
 def absent(session: nox.Session, *modules: str) -> None:

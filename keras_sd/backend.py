@@ -89,7 +89,7 @@ def compile_step(
         import tensorflow as tf
 
         # One trace a shape: a relaxed shape would hide sizes that the networks compute with.
-        return tf.function(fn, jit_compile=jit)
+        return tf.function(fn, jit_compile=jit, autograph=False)
     if NAME == "torch":
         return _torch_step(fn)
     return fn
@@ -213,6 +213,15 @@ def conv2d(x, kernel, bias, stride: int, padding: str):
             "same" if padding == "same" else 0,
         ).permute(0, 2, 3, 1)
     return ops.conv(x, kernel, stride, padding, data_format="channels_last") + bias
+
+
+def silu(x):
+    """`x * sigmoid(x)` (Elfwing et al. 2017), element by element.
+
+    TensorFlow's own has a gradient of its own, which it registers for good: with it every graph
+    that was ever traced would stay, and the weights that the graph holds.
+    """
+    return x * ops.sigmoid(x) if NAME == "tensorflow" else ops.silu(x)
 
 
 def group_norm(x, groups: int, scale, offset, epsilon: float):

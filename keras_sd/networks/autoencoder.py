@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from keras_sd import backend
 from keras_sd.config import AutoencoderConfig
 from keras_sd.networks.layers import (
     Attention,
@@ -84,7 +85,7 @@ class Encoder(Block):
                 x = block(x)
             if level < len(self.downsamples):
                 x = self.downsamples[level](x)
-        x = self.conv_out(ops.silu(self.norm_out(self.middle(x))))
+        x = self.conv_out(backend.silu(self.norm_out(self.middle(x))))
         return self.moments(x)
 
     def compute_output_shape(self, input_shape):
@@ -124,7 +125,7 @@ class Decoder(Block):
                 x = block(x)
             if level < len(self.upsamples):
                 x = self.upsamples[level](x)
-        return self.conv_out(ops.silu(self.norm_out(x)))
+        return self.conv_out(backend.silu(self.norm_out(x)))
 
 
 NO_ENCODER = (

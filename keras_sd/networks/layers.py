@@ -216,10 +216,10 @@ class ResidualBlock(Block):
         self.shortcut = None if width_in == width else conv(width_in, width, "shortcut", kernel=1)
 
     def call(self, x, time=None):
-        h = self.conv1(ops.silu(self.norm1(x)))
+        h = self.conv1(backend.silu(self.norm1(x)))
         if self.time is not None:
-            h = h + self.time(ops.silu(time))[:, None, None, :]
-        h = self.conv2(ops.silu(self.norm2(h)))
+            h = h + self.time(backend.silu(time))[:, None, None, :]
+        h = self.conv2(backend.silu(self.norm2(h)))
         return h + (x if self.shortcut is None else self.shortcut(x))
 
     def compute_output_shape(self, x_shape):

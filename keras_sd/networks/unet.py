@@ -7,6 +7,7 @@ import math
 import keras
 from keras import ops
 
+from keras_sd import backend
 from keras_sd.config import UNetConfig
 from keras_sd.networks.layers import (
     Block,
@@ -136,7 +137,7 @@ class UNet(Network):
 
     def predict_at(self, latent, time, context):
         """The prediction for timesteps that are embedded already, `(batch, widths[0])`."""
-        time = self.time2(ops.silu(self.time1(ops.cast(time, self.compute_dtype))))
+        time = self.time2(backend.silu(self.time1(ops.cast(time, self.compute_dtype))))
         context = ops.cast(context, self.compute_dtype)
         x = self.conv_in(ops.cast(latent, self.compute_dtype))
 
@@ -157,4 +158,4 @@ class UNet(Network):
             if level < len(self.upsamples):
                 x = self.upsamples[level](x, like=skips[-1])
 
-        return ops.cast(self.conv_out(ops.silu(self.norm_out(x))), "float32")
+        return ops.cast(self.conv_out(backend.silu(self.norm_out(x))), "float32")

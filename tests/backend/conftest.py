@@ -17,3 +17,12 @@ def pytest_report_header() -> str:
 def emoji():
     """The embedded model, loaded once a run. Nobody changes its weights."""
     return keras_sd.StableDiffusion.from_preset("emoji")
+
+
+@pytest.fixture
+def without_tracing():
+    """For tests that look at what networks compute, not at how they are compiled."""
+    from eager import eagerly
+
+    with eagerly():
+        yield

@@ -25,6 +25,8 @@ from keras_sd.weights.load import arrays_of
 from keras_sd.weights.names import diffusers, original
 from keras_sd.weights.readers import WeightsError, read_file
 
+pytestmark = pytest.mark.usefixtures("without_tracing")
+
 CONFIGS = {"1.x": TINY, "2.x": TINY_2}
 
 

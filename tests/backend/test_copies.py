@@ -26,6 +26,8 @@ from keras_sd.models.stable_diffusion import (
 from keras_sd.networks import Autoencoder, UNet
 from keras_sd.networks import TextEncoder as OurTextEncoder
 
+pytestmark = pytest.mark.usefixtures("without_tracing")
+
 SMALL = PartSource("small", replace(TINY, autoencoder=AUTOENCODER))
 SMALL_2 = PartSource("small", TINY_2)
 RANDOM = np.random.default_rng(0)

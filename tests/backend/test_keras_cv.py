@@ -41,6 +41,8 @@ from keras_sd.weights.names import under, weights_h5
 from keras_sd.weights.readers import WeightsError
 from keras_sd.weights.readers.hdf5 import keras2_order, read
 
+pytestmark = pytest.mark.usefixtures("without_tracing")
+
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "keras_cv.zip"
 FULL = os.environ.get("KERAS_CV_FULL")
 TOLERANCE = 2e-5

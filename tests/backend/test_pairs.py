@@ -16,6 +16,8 @@ from test_pipeline import TINY, differ, make
 from keras_sd import compat, precision
 from keras_sd.request import Request
 
+pytestmark = pytest.mark.usefixtures("without_tracing")
+
 FACTORS = {
     "door": ("text", "image", "inpaint", "nine channels"),
     "sampler": ("ddim", "euler_ancestral", "dpmpp_sde", "dpmpp_2m", "pndm"),
@@ -76,10 +78,14 @@ def pipeline_of(nine: bool, rules: str | None, dtype: str):
     config = replace(TINY, name="nine", unet=replace(TINY.unet, in_channels=9)) if nine else TINY
     version = compat.get(rules)
     with precision.policy_scope(dtype):
-        # Eagerly: to compile each of them takes longer than all of the runs.
+        # To compile each of them takes longer than all of the runs.
         return make(
             version.config(config) if version else config, compat=version, jit_compile=False
         )
+
+
+def apart(one, other):
+    return np.abs(one.astype(int) - other).mean()
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: "-".join(map(str, run.values())))
@@ -113,5 +119,6 @@ def test_each_pair_of_what_a_run_can_be(run):
     again = Request.from_json(images.request.to_json()).attached(arrays)
     np.testing.assert_array_equal(images, pipeline.draw(again))
     alone = pipeline.draw(images[1].request)
-    rounding = {"float32": 1, "mixed_float16": 8, "mixed_bfloat16": 40}[run["dtype"]]
-    assert differ(alone, images[1:]) <= rounding
+    # In 16 bits the rounding of a batch may grow in some pixel, but not in the whole picture.
+    rounding = {"float32": 0.001, "mixed_float16": 0.02, "mixed_bfloat16": 0.2}[run["dtype"]]
+    assert apart(alone, images[1:]) < rounding * apart(images[:1], images[1:])

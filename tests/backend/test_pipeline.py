@@ -38,7 +38,7 @@ TINY = ModelConfig(
         vocab_size=VOCABULARY, max_length=12, width=16, depth=1, heads=2, mlp_width=32
     ),
     unet=UNetConfig(
-        widths=(8, 16), heads=(2, 2), depths=(0, 1), blocks=1, context_width=16, groups=4
+        widths=(8, 16), heads=(2, 2), depths=(0, 0), blocks=1, context_width=16, groups=4
     ),
     autoencoder=AutoencoderConfig(widths=(8, 8, 8), blocks=1, groups=4, scale=0.5),
     noise=NoiseConfig(prediction="v"),

@@ -124,7 +124,8 @@ def test_a_weight_of_zero_is_all_but_the_text_without_it(pipeline):
 @pytest.mark.parametrize("style", ["keras_sd", "a1111", "comfy", "compel"])
 def test_without_weights_every_style_is_plain(pipeline, style):
     text = "a cat on a blue background"
-    np.testing.assert_array_equal(encoded(pipeline, text, style), encoded(pipeline, text, "plain"))
+    # Not to the bit: rows of another batch are summed in another order.
+    near(encoded(pipeline, text, style), encoded(pipeline, text, "plain"))
     plain = pipeline.text_to_image(text, "a rocket", seed=3, num_steps=1)
     same = pipeline.text_to_image(text, "a rocket", prompt_style=style, seed=3, num_steps=1)
     assert differ(plain, same) <= 1

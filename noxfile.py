@@ -28,8 +28,8 @@ CONSTRAINTS = ("-c", str(ROOT / "tests" / "constraints.txt"))
 PACKAGE = {"tensorflow": "tensorflow-cpu"}
 PYTEST = ("pytest", "pytest-xdist")
 ORDINARY = "not references and not examples and not fuzz"
-# Two processes; a file's tests stay in one, which makes its models once.
-PARALLEL = ("-n", "2", "--dist", "loadfile", "--durations=20", "--durations-min=1")
+# Two processes, which take over from each other the tests that wait.
+PARALLEL = ("-n", "2", "--dist", "worksteal", "--durations=20", "--durations-min=1")
 QUICK_TO_COMPILE = (
     "backend_optimization_level=0",
     "llvm_disable_expensive_passes=true",
@@ -251,9 +251,9 @@ def docs(session: nox.Session) -> None:
 def doc_examples(session: nox.Session) -> None:
     """Every Python and `keras-sd` example of the README and the pages, run."""
     notebooks = ("nbclient", "nbformat", "ipykernel")
-    install(session, *CONSTRAINTS, ours(session, "[jax,plot]"), "pytest", *notebooks)
-    prepare(session, "jax")
-    session.run("pytest", "-m", "examples", *session.posargs)
+    install(session, *CONSTRAINTS, ours(session, "[torch,plot]"), *PYTEST, *notebooks)
+    prepare(session, "torch")  # which compiles nothing
+    session.run("pytest", *PARALLEL, "-m", "examples", *(session.posargs or ["tests/backend"]))
 
 
 @nox.session

@@ -11,12 +11,13 @@ is left out.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -31,7 +32,6 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 GUIDES = sorted((DOCS / "guides").glob("*.md"))
 NOTEBOOKS = DOCS / "notebooks"
 PICTURES = DOCS / "images" / "guides"
-COMMAND = Path(sys.executable).with_name("keras-sd")
 
 _FENCE = re.compile(r"^```(\w*)\s*$")
 _NOT_RUN = re.compile(r"^<!-- not run: .+ -->$")
@@ -96,6 +96,8 @@ def run(page: Path, module: ModuleType) -> None:
             them.
     """
     module.__file__ = os.path.abspath("page.py")
+    from keras_sd.cli import main  # a process each would import a backend each
+
     source: list[str] = []
     for block in examples(page):
         if block.language == "python":
@@ -105,8 +107,10 @@ def run(page: Path, module: ModuleType) -> None:
             exec(compile(padded, module.__file__, "exec"), module.__dict__)
         else:
             for words in commands(block):
-                done = subprocess.run([COMMAND, *words[1:]], capture_output=True, text=True)
-                assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}{done.stderr}"
+                said = io.StringIO()
+                with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                    status = main(words[1:])
+                assert status == 0, f"{shlex.join(words)}\n{said.getvalue()}"
 
 
 def pictures(page: Path) -> list[str]:

@@ -28,8 +28,9 @@ def test_examples_run(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.examples
-@pytest.mark.parametrize("page", GUIDES, ids=name)
-def test_notebooks_run(page, tmp_path):
+def test_a_notebook_runs(tmp_path):
+    """The shortest of them: their code is that of the guides, which a test of its own sees."""
+    page = next(page for page in GUIDES if page.stem == "how-it-works")
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     notebook = nbformat.read(NOTEBOOKS / f"{page.stem}.ipynb", as_version=4)
     nbformat.validate(notebook)

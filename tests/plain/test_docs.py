@@ -6,12 +6,15 @@ import ast
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pages
 import pytest
-from pages import COMMAND, DOCS, GUIDES, NOTEBOOKS, PAGES, PICTURES, ROOT, Block, name
+from pages import DOCS, GUIDES, NOTEBOOKS, PAGES, PICTURES, ROOT, Block, name
 from test_imports import RANK
+
+COMMAND = Path(sys.executable).with_name("keras-sd")
 
 
 def test_the_reader_of_pages_finds_its_blocks():

@@ -82,11 +82,11 @@ def prepare(session: nox.Session, backend: str) -> None:
     if backend == "jax":  # compiling small models takes most of the time, and running them none
         session.env["XLA_FLAGS"] = " ".join(f"--xla_{flag}" for flag in QUICK_TO_COMPILE)
         # What one process has compiled, another one and the next session need not.
-        session.env |= {
-            "JAX_COMPILATION_CACHE_DIR": str(Path(session.cache_dir).resolve() / "jax"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
+        session.env.update(
+            JAX_COMPILATION_CACHE_DIR=str(Path(session.cache_dir).resolve() / "jax"),
+            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+            JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
+        )
 
 
 def absent(session: nox.Session, *modules: str) -> None:
@@ -284,6 +284,23 @@ def parity(session: nox.Session) -> None:
     del session.env["OMP_NUM_THREADS"]  # these models are large
     where = folder[0] if folder else session.create_tmp()
     session.run("python", "benchmarks/parity.py", where, vocabulary)
+
+
+@nox.session(default=False)
+def stable_diffusion_cpp(session: nox.Session) -> None:
+    """stable-diffusion.cpp draws from a checkpoint that we saved what we draw ourselves.
+
+    `nox -s stable_diffusion_cpp -- bpe_simple_vocab_16e6.txt.gz [FOLDER]`: 20 minutes to compile it
+    (CMake and a C++ compiler are needed), 10 GB of memory, 4 GB of disk in FOLDER.
+    """
+    if not session.posargs:
+        session.error("give the path of the vocabulary: nox -s stable_diffusion_cpp -- PATH")
+    vocabulary, *folder = session.posargs
+    install(session, *CONSTRAINTS, ours(session), "torch", "stable-diffusion-cpp-python==0.4.7")
+    prepare(session, "torch")
+    del session.env["OMP_NUM_THREADS"]  # these models are large
+    where = folder[0] if folder else session.create_tmp()
+    session.run("python", "benchmarks/stable_diffusion_cpp.py", where, vocabulary)
 
 
 @nox.session(default=False, python="3.11")

@@ -145,7 +145,8 @@ def differences(found: dict[str, np.ndarray], known: dict[str, np.ndarray]) -> d
 
 def memory(file: Path, vocabulary: Path) -> dict[str, float]:
     """The peak of this process' memory while it loads a float16 file in float16, in sizes of the
-    file, over what the imports and a first computation took."""
+    file, over what the imports and a first computation took.
+    """
     import keras
     from keras import ops
 

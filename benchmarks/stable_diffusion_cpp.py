@@ -30,7 +30,8 @@ CONTRAST = 60
 def noise() -> np.ndarray:
     """The numbers that PyTorch's generator on a GPU, and with it the other program, has for `SEED`:
     Philox 4x32 with ten rounds (Salmon et al. 2011), and of each pair of normal numbers (Box and
-    Muller 1958) the first. `(1, SIZE / 8, SIZE / 8, 4)`."""
+    Muller 1958) the first. `(1, SIZE / 8, SIZE / 8, 4)`.
+    """
     side = SIZE // 8
     count = 4 * side * side
     words = [np.zeros(count, np.uint64) for _ in range(4)]

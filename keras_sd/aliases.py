@@ -55,7 +55,8 @@ def resolve(sampler: str) -> tuple[str, str | None]:
 
 def resolve_schedule(schedule: str) -> str:
     """What we call a schedule, as "SGM Uniform". A name that is installed, and one that nobody
-    declares, comes back as it is; settings stay."""
+    declares, comes back as it is; settings stay.
+    """
     try:
         name, settings = split_spec(schedule)
     except ValueError:
@@ -68,7 +69,8 @@ def resolve_schedule(schedule: str) -> str:
 
 def display_name(name: str) -> str:
     """What people read for a sampler's or a schedule's own name: "DPM++ 2M" for ``dpmpp_2m``. Where
-    none is declared, its words with capitals: "Acme Heun" for ``acme_heun``."""
+    none is declared, its words with capitals: "Acme Heun" for ``acme_heun``.
+    """
     for names in _names():
         if name in names.shown:
             return names.shown[name]

@@ -50,7 +50,8 @@ def _require_sizes(where: str, config: Any, most: int, *names: str, least: int =
 
 def _require_levels(where: str, config: Any, most: int, *names: str, least: int = 1) -> None:
     """Every one of the fields is a whole number from `least` to `most` for each of 1 to
-    `MAX_LEVELS` resolutions."""
+    `MAX_LEVELS` resolutions.
+    """
     for name in names:
         values = getattr(config, name)
         _require(

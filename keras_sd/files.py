@@ -133,6 +133,7 @@ def parents_of(path: Path) -> Iterator[None]:
 
 def flush(path: Path) -> None:
     """Waits until a file is on the disk, so that no power cut leaves its name without its
-    contents."""
+    contents.
+    """
     with path.open("rb+") as file:
         os.fsync(file.fileno())

@@ -1,5 +1,6 @@
 """Levels from lists, which schedules are made with: timesteps, values of ``sigma / alpha``, and
-equal fractions of the way."""
+equal fractions of the way.
+"""
 
 from __future__ import annotations
 
@@ -146,7 +147,8 @@ def equal_fractions(path: NoisePath, num_steps: int, inside: bool = False) -> li
 
 def log_linspace(path: NoisePath, fractions: Iterable[float]) -> Levels:
     """The levels at fractions of the way down the timesteps, sigma / alpha interpolated in its
-    logarithm."""
+    logarithm.
+    """
     top, first = path.noisiest.t, path.first.t
 
     def level(t: float) -> Level:

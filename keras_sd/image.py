@@ -1,5 +1,6 @@
 """Images: read from files and arrays, brought to a size, [-1, 1] to uint8 and back, and PNG files
-that know how they were made."""
+that know how they were made.
+"""
 
 from __future__ import annotations
 
@@ -455,7 +456,8 @@ def _fit(
     shape: tuple[int, ...], height: int, width: int, how: Resize
 ) -> tuple[tuple[float, float, float, float], tuple[int, int], list[tuple[int, int]]]:
     """The part of a picture that is taken, as Pillow's box; the height and width it is brought to;
-    and what is added around it: (above, below), (left, right)."""
+    and what is added around it: (above, below), (left, right).
+    """
     if how not in get_args(Resize):
         raise ValueError(f"resize is one of {', '.join(get_args(Resize))}, not {how!r}.")
     box = (0.0, 0.0, float(shape[1]), float(shape[0]))

@@ -231,13 +231,13 @@ class NoisePath(Protocol):
 
     @property
     def size(self) -> Size | None:
-        """Height and width of the pictures in pixels, before the autoencoder makes them latents;
-        None where nobody said."""
+        """Height and width of the pictures (not latents) in pixels; None where nobody said."""
         ...
 
     def __len__(self) -> int:
         """The number of training timesteps, one apart, from that of `first` to that of `noisiest`:
-        the most steps that a run can have."""
+        the most steps that a run can have.
+        """
         ...
 
     def level(self, t: float) -> Level:
@@ -250,7 +250,8 @@ class NoisePath(Protocol):
 
     def lowest(self, strength: float) -> Self:
         """The part of the path with the lowest `strength` of its timesteps, for a run that begins
-        at a picture; `strength` is in (0, 1]."""
+        at a picture; `strength` is in (0, 1].
+        """
         ...
 
 
@@ -311,8 +312,7 @@ class NoiseTable:
 
     @classmethod
     def from_betas(cls, betas: Iterable[float]) -> NoiseTable:
-        """The table of a list of betas (Ho et al. 2020): ``abar[t]`` is the product of ``1 -
-        beta``."""
+        """The table of betas (Ho et al. 2020): ``abar[t]`` is the product of ``1 - beta``."""
         product, table = 1.0, []
         for beta in betas:
             product *= 1.0 - float(beta)
@@ -337,7 +337,8 @@ class NoiseTable:
     def zero_terminal_snr(self) -> NoiseTable:
         """This table stretched to end in pure noise (Lin et al. 2023, algorithm 1): the square
         roots of ``abar`` are shifted to 0 at the last timestep and scaled to stay what they are
-        at the first."""
+        at the first.
+        """
         roots = [math.sqrt(abar) for abar in self.alphas_cumprod]
         first, last = roots[0], roots[-1]
         return NoiseTable(tuple(((r - last) * first / (first - last)) ** 2 for r in roots))
@@ -368,8 +369,7 @@ class NoiseTable:
 
     @cached_property
     def ratios(self) -> tuple[float, ...]:
-        """``sigma / alpha`` of every timestep, rising; the last is infinite at zero terminal
-        SNR."""
+        """``sigma / alpha`` of every timestep, rising; infinite last at zero terminal SNR."""
         return tuple(math.sqrt((1 - a) / a) if a else math.inf for a in self.alphas_cumprod)
 
     def level(self, t: float) -> Level:

@@ -177,7 +177,8 @@ class StableDiffusion:
         self, *args: Any, callback: Callback | None = None, **settings: Any
     ) -> Images:
         """Makes images of a prompt. The arguments are those of `request_of`, result and errors
-        those of `draw`."""
+        those of `draw`.
+        """
         _refuse("text_to_image", _OF_AN_IMAGE, settings)
         return self.draw(request_of(*args, **settings), callback)
 
@@ -193,7 +194,8 @@ class StableDiffusion:
     ) -> Images:
         """Makes images of a prompt that begin at an image (Meng et al. 2022, "SDEdit"). The
         arguments are those of `request`, result and errors those of `draw`. The image's size, any
-        multiples of 8, is that of the result, unless `resize` brings it to another."""
+        multiples of 8, is that of the result, unless `resize` brings it to another.
+        """
         _refuse("image_to_image", _OF_A_MASK, settings)
         request = request_of(prompt, *args, image=image, strength=strength, **settings)
         return self.draw(request, callback)

@@ -146,7 +146,8 @@ class BrownianPath:
 
     def _at(self, tick: int) -> NDArray[np.float32]:
         """The path at a tick of its clock; it is 0 at the clean end, and 1 is its variance at the
-        other."""
+        other.
+        """
         if tick == 0:
             return np.zeros((len(self._images), *self._shape), np.float32)
         if tick in self._known:

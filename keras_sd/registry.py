@@ -51,7 +51,8 @@ class SamplerNotFoundError(LookupError, ValueError):
 
 class AmbiguousSamplerError(ValueError):
     """Several distributions declare the sampler that was asked for, and none of them is
-    keras-sd."""
+    keras-sd.
+    """
 
 
 class SamplerLoadError(ImportError):
@@ -64,7 +65,8 @@ class ScheduleNotFoundError(LookupError, ValueError):
 
 class AmbiguousScheduleError(ValueError):
     """Several distributions declare the schedule that was asked for, and none of them is
-    keras-sd."""
+    keras-sd.
+    """
 
 
 class ScheduleLoadError(ImportError):
@@ -90,7 +92,8 @@ def list_samplers() -> list[SamplerInfo]:
 
 def list_schedules() -> list[ScheduleInfo]:
     """Every declared schedule, by name, keras-sd's own first among equals. Imports none of
-    them."""
+    them.
+    """
     return _SCHEDULES.listed()
 
 
@@ -408,7 +411,8 @@ def _setting(parameter: inspect.Parameter) -> str:
 
 def shortest(info: Declared, declared: Iterable[Declared]) -> str:
     """The name alone, where among all that is declared that is enough to get this one, else with
-    its distribution."""
+    its distribution.
+    """
     named = [each for each in declared if each.name == info.name]
     ours = {each.value for each in named if each.is_ours}
     # keras-sd's own has its name whoever else does; the same object twice is one.
@@ -430,7 +434,8 @@ def _speaks(error: BaseException) -> bool:
 
 def _taken_apart(made: Any) -> tuple[Any, dict[str, Any] | None]:
     """What a sampler or schedule is made of: a class or a function, and the settings that are not
-    the default. Without settings if they cannot be told."""
+    the default. Without settings if they cannot be told.
+    """
     if isinstance(made, functools.partial):
         return made.func, None if made.args else dict(made.keywords)
     if inspect.isroutine(made) or inspect.isclass(made):

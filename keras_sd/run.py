@@ -189,7 +189,8 @@ class Beginning:
 
     def placed(self, level: Level) -> tuple[Any, Conditions, inpainting.Blend | None]:
         """The latent at the run's first level, what the UNet is told of the picture, and how a
-        model that was not made for painting keeps the rest of it."""
+        model that was not made for painting keeps the rest of it.
+        """
         drawn, canvas = ops.convert_to_tensor(self._first), self._canvas
         if canvas is None:
             return drawn, Conditions({}), None

@@ -89,7 +89,8 @@ class Sampler(Protocol):
 
 def label(sampler: Any) -> str:
     """What a message calls a sampler, a schedule or whatever was given for one: its name if it has
-    one, else its repr, which a stranger's may fail to give."""
+    one, else its repr, which a stranger's may fail to give.
+    """
     try:
         return str(getattr(sampler, "__name__", None) or repr(sampler))
     except Exception:

@@ -516,7 +516,8 @@ def _laid(
     name: str, path: NoisePath, num_steps: int, spacing: Spacing
 ) -> tuple[list[float], float, float]:
     """Where each step starts, as `equal_fractions`, and the values of sigma / alpha that it is
-    of."""
+    of.
+    """
     high, low = finite_ends(name, path)
     if spacing == "linspace":
         return equal_fractions(path, num_steps), high, low

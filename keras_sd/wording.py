@@ -225,7 +225,8 @@ def _of_weight(encoded: Any, empty: Any, weight: float) -> Any:
 
 def _recipe(style: str, broken: Sequence[Chunk], rows: _Rows) -> Callable[[Any, Any, Any], Any]:
     """Asks for the rows of a text; gives what makes its encoding `(chunks, tokens, features)` of
-    the plain rows, the masked ones and the empty text."""
+    the plain rows, the masked ones and the empty text.
+    """
     asked = [rows.add(chunk) for chunk in broken]
     length = rows.tokenizer.max_length
     given = np.ones((len(broken), length, 1), np.float32)
@@ -260,7 +261,8 @@ def _recipe(style: str, broken: Sequence[Chunk], rows: _Rows) -> Callable[[Any, 
 def _hiding(broken: Sequence[Chunk], length: int) -> list[tuple[float, list[list[int]]]]:
     """Of each segment with a weight below 1: how much its absence counts, and which places of each
     chunk are not seen then: from its first token to its last one, but for the marks at both ends of
-    a chunk."""
+    a chunk.
+    """
     found: dict[int, tuple[float, int, int]] = {}
     for number, chunk in enumerate(broken):
         for place, (weight, segment) in enumerate(

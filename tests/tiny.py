@@ -1,5 +1,6 @@
 """Small models whose heads follow from the family, as those of real files do: eight in 1.x, of 64
-features in 2.x."""
+features in 2.x.
+"""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def measure(job: Job) -> dict[str, object]:
 
 
 def _take(threads: int) -> int:
-    """Keeps this process on that many processors; how many it has. (XLA knows no other way.)"""
+    """Keeps this process on that many processors; how many it has (XLA knows no other way)."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
         return len(os.sched_getaffinity(0))

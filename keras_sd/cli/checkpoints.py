@@ -133,7 +133,8 @@ def inspect(
 
 def _here(name: str, variant: str | None) -> tuple[Path, str | None]:
     """What a path or a name stands for on this machine, where nothing is fetched for it; and the
-    variant, if that is still to be looked for in there."""
+    variant, if that is still to be looked for in there.
+    """
     from keras_sd.weights.fetch import list_sources
     from keras_sd.weights.presets import here
 

@@ -142,7 +142,8 @@ def _counts(text: str | None, most: int) -> list[int] | None:
 
 def _show(rows: Sequence[Row]) -> None:
     """A table a measure: of each sampler and number of steps the best schedule; then what went
-    wrong."""
+    wrong.
+    """
     from keras_sd.lab.rows import MEASURES
 
     for measure in dict.fromkeys(row.measure for row in rows):

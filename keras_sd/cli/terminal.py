@@ -21,7 +21,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 def printable(text: str) -> str:
     """The text in one line, and nothing in it that a terminal would obey: names of tensors and the
-    like come from files, and may be made to move the cursor. Such characters stand as escapes."""
+    like come from files, and may be made to move the cursor. Such characters stand as escapes.
+    """
     line = " ".join(text.splitlines()) if "\n" in text else text
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
@@ -108,7 +109,8 @@ def size(count: int) -> str:
 @contextmanager
 def steps_bar() -> Iterator[Callable[[Step], None]]:
     """A bar of sampler steps, if stderr is a terminal; yields the callback that moves it. How many
-    are run, the first of them says."""
+    are run, the first of them says.
+    """
     with _bar() as progress:
         if progress is None:
             yield lambda step: None
@@ -136,7 +138,8 @@ def bytes_bar(description: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def runs_bar(total: int) -> Iterator[Callable[[str], None]]:
     """A bar of runs, or a line for each where stderr is no terminal; yields what is called with the
-    name of the one that is done."""
+    name of the one that is done.
+    """
     with _bar() as progress:
         if progress is None:
             numbers = iter(range(1, total + 1))

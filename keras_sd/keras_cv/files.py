@@ -39,7 +39,8 @@ _Known = tuple[TensorFile, names.KnownPart]
 
 def open_folder(folder: Path, paths: list[Path], given: Mapping[str, Path]) -> Checkpoint:
     """A folder with the files of KerasCV's classes, as its cache is one: there may be those of
-    several models, and files of something else."""
+    several models, and files of something else.
+    """
     there: dict[str, list[_Known]] = {}
     notes: list[str] = []
     for path in paths:

@@ -94,7 +94,8 @@ class KerasCV(Rules):
         self, seed: int, numbers: Sequence[int], shape: Sequence[int]
     ) -> NDArray[np.float32]:
         """What a run on TensorFlow started from: the images were rows of one draw. See
-        `Rules.first_noise`."""
+        `Rules.first_noise`.
+        """
         size, numbers = math.prod(shape), list(numbers)
         if not numbers or min(numbers) < 0:
             raise ValueError(f"numbers of images are 0 or more, at least one; not {numbers}")

@@ -89,7 +89,8 @@ def mixture_errors(
 @cache
 def sampling_floor() -> float:
     """The Wasserstein-2 distance that as many exact samples have, on average: what is below it
-    cannot be told from exact."""
+    cannot be told from exact.
+    """
     exact, rng = np.repeat(_quantiles(CLEAN), _REPEATS, axis=1), np.random.default_rng(0)
     drawn = (np.sort(PROBLEM.draw(rng, exact.shape[1]), axis=1) for _ in range(16))
     return math.sqrt(np.mean([(samples - exact) ** 2 for samples in drawn]))

@@ -184,7 +184,8 @@ class Autoencoder(Network):
 
     def encode(self, images, noise=None):
         """Scaled latents, float32: the mean, or with `noise` (unit normal, like a latent) a
-        sample."""
+        sample.
+        """
         mean, log_variance = self.moments(images)
         latents = mean if noise is None else mean + ops.exp(0.5 * log_variance) * noise
         return latents * self.config.scale

@@ -90,7 +90,8 @@ def _pieces(text: str, mark: float | None = None) -> Iterator[_Piece]:
 
 def _factors(text: str, tokens: list[re.Match[str]]) -> dict[int, float]:
     """What each bracket that is one multiplies by, by the index of its token; one that closes has
-    some number, too."""
+    some number, too.
+    """
     factors: dict[int, float] = {}
     opened: dict[str, list[int]] = {"(": [], "[": []}
     usual = {"(": UP, "[": 1 / UP}
@@ -157,7 +158,8 @@ def comfy(text: str) -> tuple[Section, ...]:
 
 def _groups(text: str, tokens: list[str]) -> tuple[dict[int, float | None], set[int]]:
     """The weight of each bracket that opens a group, None where it has none of its own, and the
-    brackets that close one. The weights are cut off the tokens."""
+    brackets that close one. The weights are cut off the tokens.
+    """
     own: dict[int, float | None] = {}
     closers: set[int] = set()
     opened: list[int] = []

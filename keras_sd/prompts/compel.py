@@ -52,7 +52,8 @@ def read(text: str) -> tuple[Section, ...]:
 
 def absence(weight: float) -> float:
     """How much the encoding without a segment counts beside the one with it, of weight 1: nothing
-    at a weight of 1, as much at 0.5, all but everything at 0."""
+    at a weight of 1, as much at 0.5, all but everything at 0.
+    """
     return math.tan((1 - max(weight, 1e-5)) * math.pi / 2)
 
 

@@ -338,7 +338,8 @@ class _Foreign:
 
     def with_settings(self, own: str, kind: str, names: dict[str, str]) -> str:
         """A name with the settings that the picture says of it: ours in a line, of web UIs those
-        that the sampler or schedule has, too."""
+        that the sampler or schedule has, too.
+        """
         others, get = self.found.others, getattr(registry, f"get_{kind.lower()}")
         present = [name for name in names if name in others]
         if self.found.program == "keras_sd":

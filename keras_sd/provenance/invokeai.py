@@ -1,5 +1,6 @@
 """What InvokeAI says: `invokeai_metadata`, before that `sd-metadata`, and at first `Dream`, a line
-of its command."""
+of its command.
+"""
 
 from __future__ import annotations
 

@@ -84,7 +84,8 @@ _NAMES = tuple(Provenance.__dataclass_fields__)
 
 def parsed(what: str, source: str, unread: list[str]) -> Any:
     """The value of a text of JSON; None, and a sentence, where it is none. That it nests too deep
-    is no reason to fail either."""
+    is no reason to fail either.
+    """
     try:
         return json.loads(source)
     except (ValueError, RecursionError) as error:
@@ -128,7 +129,8 @@ def real(what: str, value: Any, unread: list[str]) -> float | None:
 
 def plain(value: Any) -> Plain | None:
     """A setting as one word or number: lists and objects become a line of JSON, of which the first
-    thousand characters are kept; None stays None."""
+    thousand characters are kept; None stays None.
+    """
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e300:

@@ -265,7 +265,8 @@ _SIGNATURES = {
 def _read_hidden(path: Path, found: _Found) -> None:
     """What NovelAI, and a popular extension of web UIs, write into the lowest bits of the pixels:
     of alpha or of red, green and blue, column by column. There is a signature, the number of bits
-    in 32 bits, and the text, packed with gzip or not."""
+    in 32 bits, and the text, packed with gzip or not.
+    """
     import numpy as np
     from PIL import Image
 

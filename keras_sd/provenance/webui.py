@@ -127,7 +127,8 @@ def _settings(line: str, unread: list[str]) -> dict[str, str]:
 
 def _value(line: str, start: int) -> tuple[str, int]:
     """A value and where the next setting begins. What is quoted, or an object of JSON, may have
-    commas; if it ends before none, it was not quoted after all."""
+    commas; if it ends before none, it was not quoted after all.
+    """
     value, end = "", start
     if quoted := _QUOTED.match(line, start):
         value, end = quoted[0], quoted.end()

@@ -41,7 +41,7 @@ def check_settings(sampler: Sampler | str) -> None:
 
 
 def check_yields_once_per_interval(sampler: Sampler | str) -> None:
-    """n intervals give n latents, for several n (clause 4)."""
+    """N intervals give n latents, for several n (clause 4)."""
     sampler = resolved(sampler)
     for path in PATHS.values():
         for num_steps in (2, 3, 7):
@@ -93,7 +93,8 @@ def check_last_sigma_above_zero(sampler: Sampler | str) -> None:
 
 def check_first_alpha_zero(sampler: Sampler | str) -> None:
     """A run may start at alpha 0, pure noise; one with ``zero_alpha = False`` raises ValueError
-    (clause 1)."""
+    (clause 1).
+    """
     sampler = resolved(sampler)
     noise = Level(1000.0, 0.0, 1.0)
     levels = Levels([noise, *grid(PATHS["VP"], 6)], path=PATHS["VP"][0])
@@ -191,7 +192,8 @@ def check_inputs_unmodified(sampler: Sampler | str) -> None:
 
 def check_noise_is_the_only_randomness(sampler: Sampler | str) -> None:
     """Two runs with the same noise are equal to the bit, and noise is drawn if and only if declared
-    (clauses 3 and 5)."""
+    (clauses 3 and 5).
+    """
     sampler = resolved(sampler)
     before = repr(getattr(sampler, "__dict__", None))
     levels = grid(PATHS["VP"], 5)
@@ -302,7 +304,8 @@ def check_raise_from_denoise(sampler: Sampler | str) -> None:
 
 def check_plain_arithmetic(sampler: Sampler | str) -> None:
     """It runs on arrays that know ``+ - * / ** abs`` and Python numbers, and nothing else (clause
-    6)."""
+    6).
+    """
     sampler = resolved(sampler)
     reads = bool(getattr(sampler, "reads_tensors", False))
     kind = Readable if reads else Plain
@@ -386,7 +389,8 @@ def check_parts(sampler: Sampler | str) -> None:
 
 def check_no_with_around_yield(sampler: Sampler | str) -> None:
     """No ``with`` block is open while the host's code runs (clause 7). Read from the source, if
-    there is one."""
+    there is one.
+    """
     sampler = resolved(sampler)
     owners: list[Any] = (
         [sampler] if inspect.isroutine(sampler) else list(type(sampler).__mro__[:-1])

@@ -61,7 +61,8 @@ def check_mean_and_variance(sampler: Sampler | str) -> None:
 
 def check_brownian_path(sampler: Sampler | str) -> None:
     """With ``brownian = True``, twice the steps along the same path come nearer to the same latent
-    (clause 3)."""
+    (clause 3).
+    """
     sampler = resolved(sampler)
     if not getattr(sampler, "brownian", False):
         return

@@ -1,5 +1,6 @@
 """Problems whose solution is known, on paths of every kind, and arrays that can do only what those
-of every backend can."""
+of every backend can.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +29,16 @@ def gaussian_denoise(x: Any, level: Level) -> Any:
 
 def gaussian_consistency(x: Any, level: Level) -> Any:
     """Where the probability-flow ODE takes x: the function that a consistency model is trained to
-    be."""
+    be.
+    """
     return MEAN + math.sqrt(VARIANCE) / spread_at(level) * (x - level.alpha * MEAN)
 
 
 class UnitDraws:
     """Noise one number at a time: row 2 + k has the k-th of the run's independent numbers as 1, the
     others as 0. Each draw is one of them, or with `brownian` each piece of the path between two
-    levels at which one was asked for."""
+    levels at which one was asked for.
+    """
 
     def __init__(self, brownian: bool) -> None:
         self._brownian = brownian

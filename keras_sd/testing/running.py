@@ -41,7 +41,8 @@ def called(given: Any) -> str:
 
 def with_parts(sampler: Sampler, denoise: Denoise) -> Denoise:
     """The model, with both halves of guidance where a sampler needs them: both are what it says, so
-    that however they are put together it is that."""
+    that however they are put together it is that.
+    """
     if not getattr(sampler, "needs_parts", False):
         return denoise
 

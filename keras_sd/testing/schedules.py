@@ -60,7 +60,7 @@ def check_schedule(schedule: Schedule | str) -> None:
 
 
 def check_number_of_levels(schedule: Schedule | str) -> None:
-    """n steps give `Levels`, n + 1 of them, for several n."""
+    """N steps give `Levels`, n + 1 of them, for several n."""
     for name, _, num_steps, levels in _runs(schedule):
         if not isinstance(levels, Levels):
             _fail(schedule, f"returned {type(levels).__name__}, not keras_sd.noise.Levels")
@@ -81,7 +81,8 @@ def check_where_a_run_ends(schedule: Schedule | str) -> None:
 
 def check_levels_on_the_path(schedule: Schedule | str) -> None:
     """Every level is one that the model knows: on the path, not above its noisiest level by more
-    than the percent that published lists are rounded by, with its own timestep, within one."""
+    than the percent that published lists are rounded by, with its own timestep, within one.
+    """
     for name, path, _, levels in _runs(schedule):
         if levels[0].ratio > _ABOVE * path.noisiest.ratio:
             _fail(schedule, f"begins at {levels[0]} on {name} path, above {path.noisiest}")

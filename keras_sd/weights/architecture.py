@@ -64,7 +64,8 @@ class Blocks:
 @dataclass(frozen=True)
 class UNetNames:
     """Of a UNet: its ends, its blocks, the keys of the cross-attention, in the middle too, and
-    what projects into the transformer there."""
+    what projects into the transformer there.
+    """
 
     conv_in: str
     conv_out: str
@@ -77,7 +78,8 @@ class UNetNames:
 @dataclass(frozen=True)
 class AutoencoderNames:
     """Of an autoencoder: where the latent comes in, the blocks of a half or, where a file may have
-    one half alone, of both; and then where the latent goes out."""
+    one half alone, of both; and then where the latent goes out.
+    """
 
     latent: str
     halves: tuple[Blocks, ...]

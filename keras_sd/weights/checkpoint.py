@@ -169,7 +169,8 @@ def open_part(part: str, path: str | Path, config: ModelConfig, *, strict: bool 
 
 def _file_of(path: Path) -> Path | None:
     """The file that may hold a part: the path itself, or the weights in a component's folder; None
-    for the folder of a whole model."""
+    for the folder of a whole model.
+    """
     if not path.is_dir():
         return path
     component = component_of(path)
@@ -232,7 +233,8 @@ def _with_stated(
 
 def _stated(path: Path) -> tuple[Prediction, bool, str] | None:
     """What a file or folder says that its UNet predicts, whether it was trained to zero terminal
-    SNR, and where it says so."""
+    SNR, and where it says so.
+    """
     place = _file_of(path)
     if place is None:
         whole = open_checkpoint(path)

@@ -90,7 +90,8 @@ class Checkpoint:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every variable by `part/path`, in our layout and the file's dtype: views of the file
-        where the format allows it."""
+        where the format allows it.
+        """
         return {
             f"{name}/{path}": array
             for name, part in self.parts.items()

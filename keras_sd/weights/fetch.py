@@ -178,7 +178,8 @@ def provide_vocabulary() -> None:
 
 def list_sources() -> list[SourceStatus]:
     """What can be fetched by name, and what was fetched from `hf://`. No network. Nothing
-    is hashed but CLIP's vocabulary, which is small."""
+    is hashed but CLIP's vocabulary, which is small.
+    """
     found = [
         _status(name, variant, source.file if variant is None else source.variants[variant])
         for name, source in SOURCES.items()

@@ -1,5 +1,6 @@
 """Folders that are written whole or not at all, by one process at a time; small files, read with
-care; and the tensors of a file."""
+care; and the tensors of a file.
+"""
 
 from __future__ import annotations
 

@@ -93,7 +93,8 @@ class Report:
     @property
     def good(self) -> bool:
         """It can be read, every tensor has its variable and every variable its tensor, and no
-        number that was looked at is a NaN or an infinity."""
+        number that was looked at is a NaN or an infinity.
+        """
         return self.error is None and not self.problems
 
     def to_dict(self) -> dict[str, Any]:

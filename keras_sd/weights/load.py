@@ -123,7 +123,8 @@ def arrays_of(models: Mapping[str, keras.Model]) -> dict[str, np.ndarray]:
 
 def _check_table(name: str, table: Table, variables: Mapping[str, keras.Variable]) -> None:
     """A table is made from the config that the network was made from; anything else is a mistake
-    of ours, and must not fill half a network."""
+    of ours, and must not fill half a network.
+    """
     odd = {(entry.path, entry.shape) for entry in table} ^ {
         (path, tuple(variable.shape)) for path, variable in variables.items()
     }

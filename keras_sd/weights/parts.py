@@ -78,7 +78,8 @@ class Part:
 
     def without_strays(self) -> tuple[Part, tuple[str, ...]]:
         """The part without the tensors that are none of its variables and do not lie in the
-        network; and their names."""
+        network; and their names.
+        """
         used, inside = {entry.name for entry in self.table}, lies_in(self.table)
         strays = {name for name in self.tensors if name not in used and not inside(name)}
         if not strays:
@@ -213,7 +214,8 @@ def component_file(folder: Path, part: str) -> Path:
 
 def lies_in(table: Table) -> Callable[[str], bool]:
     """Whether a name lies in a network, be it of one of its variables or not: whether it begins as
-    the names of one of the network's blocks do."""
+    the names of one of the network's blocks do.
+    """
     names = [entry.name for entry in table]
     pairs = zip(min(names), max(names), strict=False)
     prefix = "".join(letter for letter, other in itertools.takewhile(_is_same, pairs))

@@ -187,7 +187,8 @@ def old_attention(table: Table, shapes: Shapes) -> Table:
 
 def _by_rank(table: Table, shapes: Shapes) -> Table:
     """The table of an autoencoder, whose attention may be linear maps or convolutions of one pixel,
-    or, in a merge of two files, some of it the one and some the other."""
+    or, in a merge of two files, some of it the one and some the other.
+    """
     layouts: dict[int, Layout] = {2: "linear", 4: "pointwise"}
     return [
         replace(entry, layout=layouts.get(len(shapes.get(entry.name, ())), entry.layout))

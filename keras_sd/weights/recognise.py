@@ -276,7 +276,8 @@ def _ignored(
     kind: str,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names that no table has: those that are known to be no part of a network of ours, and
-    the others. `spare` are second copies of weights."""
+    the others. `spare` are second copies of weights.
+    """
     beyond = tuple(one.beyond for one in found.values() if one.beyond) + BESIDE.get(kind, ())
     others = shapes.keys() - {entry.name for table in tables.values() for entry in table}
     ignored = {

@@ -15,7 +15,8 @@ def distance(now: Level, nxt: Level) -> float:
 
 def walk(x: Array, eps: Array, now: Level, nxt: Level, slope: Array = None) -> Array:
     """The exact solution (equation 3.4) where the noise estimate is `eps` at `now`, and changes by
-    `slope` a unit of `distance`, if that is given."""
+    `slope` a unit of `distance`, if that is given.
+    """
     there = transfer(x, denoised(x, eps, now), now, nxt)
     if slope is None:
         return there

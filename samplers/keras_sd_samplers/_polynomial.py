@@ -27,6 +27,7 @@ def weights(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
 
 def adams(nodes: Sequence[float], end: float) -> list[float]:
     """Adams-Bashforth: the weights of values at `nodes`, the newest first, in the mean of their
-    polynomial from the newest node to `end`. They add up to 1."""
+    polynomial from the newest node to `end`. They add up to 1.
+    """
     unit = [(node - nodes[0]) / (end - nodes[0]) for node in nodes]
     return weights(unit, [1 / (k + 1) for k in range(len(nodes))])

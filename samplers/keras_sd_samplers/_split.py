@@ -10,7 +10,8 @@ from keras_sd.noise import Level
 
 def forward(low: Level, high: Level) -> float:
     """The weight of the fresh noise that takes a latent, times ``high.alpha / low.alpha``, from
-    `low` back up to `high`."""
+    `low` back up to `high`.
+    """
     return high.sigma * math.sqrt(1 - _left(high, low) ** 2)
 
 

@@ -108,7 +108,8 @@ class DPMAdaptive:
 
     def _error(self, low: Array, high: Array, before: Array, now: Level, nxt: Level) -> float:
         """How two tries differ, in units of what is allowed, over all numbers of all images. Read
-        as a number: the one place where a tensor decides."""
+        as a number: the one place where a tensor decides.
+        """
         # Of latents over alpha, whose clean part is of the same size at every level.
         low, high, before = (
             _numbers(x) / level.alpha for x, level in ((low, nxt), (high, nxt), (before, now))

@@ -69,7 +69,8 @@ class PNDM:
 
 def velocity(x: Array, x0: Array, level: Level) -> Array:
     """The v of Salimans and Ho 2022, on a path of any length of (alpha, sigma): how the latent over
-    that length changes with the angle ``atan2(sigma, alpha)``."""
+    that length changes with the angle ``atan2(sigma, alpha)``.
+    """
     norm = math.hypot(level.alpha, level.sigma)
     return (level.alpha / norm * x - norm * x0) / level.sigma
 

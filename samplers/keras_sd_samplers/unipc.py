@@ -57,7 +57,8 @@ class UniPC:
 
     def _ahead(self, past: list[tuple[Level, Array]], end: Level, newest: Array = None) -> Array:
         """The clean latent to believe from the newest of `past` to `end`, where it is `newest` if
-        that is known."""
+        that is known.
+        """
         (now, x0), *earlier = past
         h = math.log(now.ratio / end.ratio)
         nodes = [math.log(now.ratio / level.ratio) / h for level, _ in earlier]

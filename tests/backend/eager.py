@@ -11,7 +11,8 @@ import keras
 @contextmanager
 def eagerly() -> Iterator[None]:
     """Inside, TensorFlow does not trace a function either: that takes four times as long as to run
-    a tiny network once. On the other backends `jit_compile=False` is enough."""
+    a tiny network once. On the other backends `jit_compile=False` is enough.
+    """
     if keras.backend.backend() != "tensorflow":
         yield
         return

@@ -1,5 +1,6 @@
 """A model that is changed: the next picture is of the new state, whatever changed it; and a model
-that threads share."""
+that threads share.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """The benchmark: its protocol with workers that do nothing, its numbers and pages from runs that
-were made up, and one run that is real, of the embedded model."""
+were made up, and one run that is real, of the embedded model.
+"""
 
 from __future__ import annotations
 

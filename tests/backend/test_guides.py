@@ -50,7 +50,8 @@ class World:
 @pytest.fixture(scope="module")
 def like_sd(tmp_path_factory):
     """Random weights, thin networks, and the shapes that Stable Diffusion 1 shows its users, but
-    a quarter of the pixels: float16 is slow on a CPU."""
+    a quarter of the pixels: float16 is slow on a CPU.
+    """
     config = SD_1.__class__(
         name="thin",
         defaults=replace(SD_1.defaults, height=256, width=256),

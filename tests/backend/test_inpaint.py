@@ -329,7 +329,8 @@ def test_what_cannot_be_added(sides, words):
 
 def test_resampling_fits_the_inside_to_the_outside():
     """Two cells of unit variance and correlation 0.9, of which one is known to be 2: the other is
-    1.8 on average, and a model that only blends is far from it."""
+    1.8 on average, and a model that only blends is far from it.
+    """
     covariance = np.array([[1, 0.9], [0.9, 1]])
 
     def denoise(x, level):

@@ -408,7 +408,8 @@ def test_a_network_that_keras_cv_has_not_is_named():
 
 def full(part, config, *, numbered):
     """Shapes and order of a full-size file, as a process that made other layers before names it;
-    without `numbered` those of a `.weights.h5` file."""
+    without `numbered` those of a `.weights.h5` file.
+    """
     make = {
         "text_encoder": lambda: keras_cv.text_encoder(config.text_encoder),
         "unet": lambda: keras_cv.unet(config.unet),

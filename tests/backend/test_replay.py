@@ -19,7 +19,8 @@ from keras_sd.weights.presets import PRESETS
 @pytest.fixture
 def loads(emoji, monkeypatch, tmp_path):
     """The command in an empty folder, with the embedded model loaded once; what it was asked to
-    load."""
+    load.
+    """
     asked: list[tuple[str, dict]] = []
 
     def from_preset(cls, preset, **options):

@@ -102,7 +102,7 @@ def files() -> list[str]:
 
 
 def run(capsys, *arguments, status=0) -> tuple[str, str]:
-    """stdout and stderr of a command that ends with this status."""
+    """Stdout and stderr of a command that ends with this status."""
     code = cli.main([str(argument) for argument in arguments])
     captured = capsys.readouterr()
     assert code == status, captured

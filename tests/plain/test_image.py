@@ -1,5 +1,6 @@
 """Pixels: read from what there is or refused with a reason, brought to a size; and PNG files,
-complete or not there, and knowing how they were made."""
+complete or not there, and knowing how they were made.
+"""
 
 from __future__ import annotations
 

@@ -133,7 +133,8 @@ SAMPLERS = folder("keras_sd_samplers")
 
 def imports(source: str) -> set[str]:
     """Full names of all that a source imports, at any depth of nesting, literal strings given to
-    `import_module` included."""
+    `import_module` included.
+    """
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

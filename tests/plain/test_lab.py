@@ -1,5 +1,6 @@
 """The sampler lab: its exact solution is exact, its measurements are right, and it goes on when a
-sampler fails."""
+sampler fails.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """What programs write into their pictures, and what is read of it. The texts are written anew after
-the descriptions of the formats; only the names in them are the programs' own."""
+the descriptions of the formats; only the names in them are the programs' own.
+"""
 
 from __future__ import annotations
 

@@ -239,7 +239,8 @@ def test_without_locks_of_the_file_system_a_line_says_so(tmp_path, monkeypatch, 
 
 def killed(folder, write_to, monkeypatch, places):
     """Copies of a folder as a process that was killed would leave it: before each file is flushed
-    and each folder is moved."""
+    and each folder is moved.
+    """
 
     def keep():
         shutil.copytree(folder.parent, places / f"{len(os.listdir(places)):02}")
@@ -353,7 +354,7 @@ def test_a_file_that_a_killed_process_left_is_removed_after_a_day(tmp_path, capl
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EIO])
 @pytest.mark.parametrize("of", ["safetensors", "hdf5", "system"])
 def test_an_error_of_writing_names_the_file_and_the_remedy(tmp_path, monkeypatch, number, of):
-    """safetensors and HDF5 have errors of their own, which are no OSError and name no file."""
+    """Safetensors and HDF5 have errors of their own, which are no OSError and name no file."""
     errors = {
         "safetensors": RuntimeError(f"Error while serializing: I/O error: X (os error {number})"),
         "hdf5": RuntimeError(f"Can't write (file write failed, errno = {number}, error message"),

@@ -92,4 +92,5 @@ class System(Protocol):
 
     def device(self) -> dict[str, Any]:
         """`"name"` of the device, and `"memory"`: the most bytes of it in use, None where the
-        backend does not tell."""
+        backend does not tell.
+        """

@@ -1,5 +1,6 @@
 """The parts of KerasCV's Stable Diffusion under the paths that they had there, each loaded when it
-is first used."""
+is first used.
+"""
 
 from __future__ import annotations
 

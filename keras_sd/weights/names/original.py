@@ -161,7 +161,8 @@ def is_ignored(name: str) -> bool:
 
 def _unet_places(config: UNetConfig) -> dict[str, str]:
     """Where the blocks of diffusers are. One resolution has `stride` places on the way down (the
-    last is for the downsampling) and on the way up (the upsampling shares the last)."""
+    last is for the downsampling) and on the way up (the upsampling shares the last).
+    """
     stride = config.blocks + 1
     places = {
         "time_embedding.linear_1.": "time_embed.0.",

@@ -73,7 +73,8 @@ def part_of(names: Iterable[str]) -> str | None:
 
 def _table(entries: Iterable[Weight], places: dict[str, str]) -> Table:
     """The entries under Keras' names. The layers of a class are in the order that they have here,
-    in which the network makes them."""
+    in which the network makes them.
+    """
     layers: dict[str, str] = {}
     counts: Counter[str] = Counter()
     table = []

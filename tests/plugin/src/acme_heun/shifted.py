@@ -7,7 +7,8 @@ from keras_sd.schedules import from_ratios
 
 def shifted(path, num_steps, *, low=0.5, high=1.15):
     """Equal steps in sigma, shifted by the number of patches of 16 pixels, from 256 to 4096 (Esser
-    et al. 2024, section 5.3.2)."""
+    et al. 2024, section 5.3.2).
+    """
     if path.size is None:
         raise ValueError("acme_shifted needs the size of the pictures.")
     height, width = path.size

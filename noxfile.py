@@ -258,8 +258,12 @@ def doc_examples(session: nox.Session) -> None:
 
 @nox.session
 def references(session: nox.Session) -> None:
-    """Makes the golden fixtures again with diffusers, transformers, k-diffusion, and compares."""
+    """Makes the golden fixtures again with diffusers, transformers, k-diffusion, and compares; adapters too."""
     install(session, *CONSTRAINTS, ours(session), "torch", "diffusers", "transformers", "pytest")
+    install(session, *CONSTRAINTS, "peft")
+    # It declares to need what its training needs.
+    install(session, *CONSTRAINTS, "einops", "toml")
+    install(session, *CONSTRAINTS, "--no-deps", "lycoris-lora")
     # Its samplers are one file, which needs torch and SciPy; what it declares to need is far more.
     install(session, *CONSTRAINTS, "scipy")
     install(session, "--no-deps", "k-diffusion==0.1.1.post1")

@@ -18,6 +18,7 @@ import numpy as np
 from keras import ops
 
 from keras_sd import precision
+from keras_sd.adapters.merging import Adapts
 from keras_sd.backend import JitCompile, compile_step, resolve_jit_compile, structure, to_numpy
 from keras_sd.checks import check_sizes
 from keras_sd.conditions import CONTEXT
@@ -40,7 +41,7 @@ __all__ = ["Model"]
 logger = logging.getLogger("keras_sd")
 
 
-class Model:
+class Model(Adapts):
     """Text encoders, UNet and autoencoder of one config.
 
     Args:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from keras_sd.adapters.merging import Doors
 from keras_sd.backend import JitCompile
 from keras_sd.checks import check_sizes
 from keras_sd.config import ModelConfig
@@ -25,16 +26,13 @@ from keras_sd.settings import settings, takes
 from keras_sd.start import Masking, Start, StepsMode
 from keras_sd.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    pass
-
 _OF_A_MASK = ("mask", *settings(Masking))
 _OF_AN_IMAGE = ("image", *settings(Start), *_OF_A_MASK)
 
 Callback = Callable[[Step], object]
 
 
-class StableDiffusion:
+class StableDiffusion(Doors):
     """Latent diffusion (Rombach et al. 2022): `text_to_image`, `image_to_image`, `inpaint`.
 
     Args:

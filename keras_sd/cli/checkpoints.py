@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from keras_sd.cli import loading
+from keras_sd.cli import adapters, loading
 from keras_sd.cli.terminal import Debug, bytes_bar, printable, say, size, table
 
 if TYPE_CHECKING:
+    from keras_sd.adapters.inspection import AdapterReport
     from keras_sd.weights.inspection import PartReport, Report
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
@@ -111,21 +112,30 @@ def inspect(
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say what a checkpoint is, and whether it is whole. Loads no backend, runs nothing in it.
+    """Say what a checkpoint or a LoRA is, and whether it is whole. Loads no backend, runs nothing.
 
     Exit status: 0 when all is well, 1 when something is wrong with it.
     """
+    from keras_sd.adapters.inspection import inspect as look_at_adapter
     from keras_sd.weights.inspection import inspect as look
 
     place, left = _here(path, variant)
+    most = None if full else _LISTED
+    if place.is_file() and (adapter := look_at_adapter(place, numbers=not quick)):
+        _tell(adapter, adapters.lines(adapter, most), json_)
+        return
     with bytes_bar("reading") as advance:
         report = look(
             place, variant=left, ema=ema, strict=strict, numbers=not quick, progress=advance
         )
+    _tell(report, _lines(report, most), json_)
+
+
+def _tell(report: Report | AdapterReport, lines: Iterator[str], json_: bool) -> None:
     if json_:
         typer.echo(json.dumps(report.to_dict(), indent=1))
     else:
-        for line in _lines(report, None if full else _LISTED):
+        for line in lines:
             typer.echo(line)
     if not report.good:
         raise typer.Exit(1)

@@ -90,7 +90,8 @@ _CONTROL = "control_model."
 
 # What is no Stable Diffusion 1.x or 2.x, by a name that no other file has.
 _STRANGERS = {
-    r"lora_(unet|te\d?)_|[._]lora([._](A|B|up|down)\b|_linear)|\.(hada|lokr)_w\d": "a LoRA",
+    r"lora_(unet|te\d?)_|[._]lora([._](A|B|up|down)\b|_linear)|\.(hada|lokr)_w\d"
+    r"|^lycoris_|\.(oft_(blocks|diag|R)|boft_[Rs]|ia3_l)\b": "a LoRA",
     rf"^{re.escape(_CONTROL)}|^controlnet_|^input_hint_block\.": "a ControlNet",
     r"^string_to_(param|token)|^emb_params|^<.+>$": "a textual inversion embedding",
     r"^(ip_adapter|image_proj)\.": "an IP-Adapter",
@@ -325,9 +326,10 @@ def _copies(
 def _refuse_strangers(shapes: Shapes, source: str) -> None:
     for pattern, what in _STRANGERS.items():
         if name := next(filter(re.compile(pattern).search, shapes), None):
+            hint = "; a model takes it by merge_adapters" if what == "a LoRA" else ""
             raise WeightsError(
                 f"{source} is {what}, as its {shown(name)} shows; keras_sd reads models of Stable "
-                "Diffusion 1.x and 2.x, and their parts"
+                f"Diffusion 1.x and 2.x, and their parts{hint}"
             )
     if not marked_in(shapes):
         names = ", ".join(shown(name) for name in itertools.islice(shapes, 3))

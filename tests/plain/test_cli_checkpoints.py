@@ -15,6 +15,7 @@ import h5py
 import ml_dtypes
 import numpy as np
 import pytest
+from adapter_files import write
 from fuzz import archive, state, storage, tensor
 from safetensors.numpy import load_file, save_file
 
@@ -355,8 +356,28 @@ def test_inspect_a_preset_that_was_changed(capsys):
 
 
 def test_inspect_says_what_else_a_file_is(capsys):
+    save_file({"emb_params": np.zeros((2, 2), np.float32)}, "x.safetensors")
+    found = run_json(capsys, "inspect", "x.safetensors", status=1)
+    assert "a textual inversion embedding" in found["error"]
+
+
+def test_inspect_an_adapter(capsys):
+    metadata = {"ss_tag_frequency": '{"a": {"ink\\u001b": 3}}', "ss_base_model_version": "sd_v1"}
+    write("x.safetensors", "kohya", SD_1, metadata)
+    out, _ = run(capsys, "inspect", "x.safetensors")
+    assert out.startswith("x.safetensors: an adapter, made for Stable Diffusion 1.x\n")
+    rows = dict(line.split(maxsplit=1) for line in out.splitlines()[1:])
+    assert rows["kind"] == "LoCon (3), LoRA (8)"
+    assert (rows["layout"], rows["rank"], rows["alpha"]) == ("kohya", "4", "2")
+    assert rows["UNet"] == "8 changes"
+    assert rows["ss_base_model_version"] == "sd_v1"
+    assert "\x1b" not in out
+    assert rows["result"] == "whole: every change has its layer, every number is finite"
+    found = run_json(capsys, "inspect", "x.safetensors", "--quick")
+    assert (found["good"], found["numbers_read"], found["sha256"]) == (True, False, None)
     save_file({"lora_unet_down.lora_up.weight": np.zeros((2, 2), np.float32)}, "x.safetensors")
-    assert "a LoRA" in run_json(capsys, "inspect", "x.safetensors", status=1)["error"]
+    assert "not whole" in run_json(capsys, "inspect", "x.safetensors", status=1)["error"]
+    assert "error" in run(capsys, "inspect", "x.safetensors", status=1)[0]
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -45,6 +45,7 @@ RANK = {
     "aliases": 3,
     "registry": 3,
     "weights": 3,
+    "adapters": 3,
     "tokenizer": 3,
     "image": 3,
     "gallery": 3,
@@ -254,6 +255,16 @@ def test_of_the_weights_only_loading_needs_keras():
         if path.startswith("weights/") and "keras" in tops(names)
     }
     assert needing == {"weights/load.py"}
+
+
+def test_of_the_adapters_only_merging_needs_keras():
+    needing = {
+        path
+        for path, names in CORE_FILES.items()
+        if path.startswith("adapters/")
+        and ("keras" in tops(names) or parts_imported(names) & {"backend", "networks"})
+    }
+    assert needing == {"adapters/merging.py"}
 
 
 def test_samplers_know_the_noise_and_nothing_else_of_keras_sd():

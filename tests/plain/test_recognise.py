@@ -422,6 +422,8 @@ STRANGERS = [
     ("unet.up_blocks.1.attentions.0.processor.to_q_lora.up.weight", "LoRA"),
     ("unet.down_blocks.0.attn1.to_q.lora_linear_layer.down.weight", "LoRA"),
     ("lycoris_blocks_0_attn1.hada_w1_a", "LoRA"),
+    ("lycoris_down_blocks_0_resnets_0_conv1.diff", "LoRA"),
+    ("down_blocks.0.attentions.0.proj_in.oft_R.weight", "LoRA"),
     ("control_model.input_hint_block.0.weight", "ControlNet"),
     ("controlnet_cond_embedding.conv_in.weight", "ControlNet"),
     ("string_to_param.*", "textual inversion"),

@@ -1,0 +1,217 @@
+"""What a file of an adapter is, for people and for programs. No model is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from keras_sd.adapters.files import Adapter, is_adapter, open_adapter
+from keras_sd.adapters.matching import match
+from keras_sd.config import SD_1, SD_2
+from keras_sd.weights.readers import WeightsError, read_file, sha256
+
+_MAX_WORDS = 20
+_MAX_LETTERS = 200
+
+_SAID = (
+    "modelspec.title",
+    "modelspec.author",
+    "modelspec.license",
+    "modelspec.architecture",
+    "modelspec.prediction_type",
+    "modelspec.trigger_phrase",
+    "ss_output_name",
+    "ss_base_model_version",
+    "ss_sd_model_name",
+    "ss_v2",
+    "ss_network_module",
+    "ss_network_dim",
+    "ss_network_alpha",
+    "ss_clip_skip",
+    "ss_resolution",
+)
+"""What of the metadata is shown: how and on what it was trained."""
+
+
+_FAMILIES = {config.unet.context_width: config for config in (SD_1, SD_2)}
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """What `inspect` found.
+
+    Attributes:
+        path: of the file.
+        size: of the file in bytes.
+        error: why it cannot be used by any model, or None. Where there is one, most of the rest is
+            empty.
+        layout: whose names it has: "kohya", "diffusers", "PEFT", ...
+        base: the family that it was made for, where a shape or a name tells.
+        parts: changes by part of the model, `unet` and `text_encoder`.
+        kinds: changes by kind.
+        ranks: the smallest and the largest.
+        alphas: likewise; None where the file says none.
+        tensors: how many.
+        bytes: of their numbers.
+        dtypes: tensors by dtype.
+        words: that pictures of the training were described with most often: what it reacts to.
+        said: what else the file says of itself.
+        problems: names by what is wrong with them, in a model of its family.
+        numbers_read: every number was looked at.
+        sha256: of the file, if it was read.
+        notes: what whoever uses it should know.
+        unsupported: why no model here can use it, or None.
+    """
+
+    path: str
+    size: int
+    error: str | None = None
+    layout: str | None = None
+    base: str | None = None
+    parts: dict[str, int] = field(default_factory=dict)
+    kinds: dict[str, int] = field(default_factory=dict)
+    ranks: tuple[int, int] | None = None
+    alphas: tuple[float, float] | None = None
+    tensors: int = 0
+    bytes: int = 0
+    dtypes: dict[str, int] = field(default_factory=dict)
+    words: dict[str, int] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)
+    problems: dict[str, list[str]] = field(default_factory=dict)
+    numbers_read: bool = False
+    sha256: str | None = None
+    notes: list[str] = field(default_factory=list)
+    unsupported: str | None = None
+
+    @property
+    def good(self) -> bool:
+        """It can be read, and every change has its place in a model of its family."""
+        return self.error is None and not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON types, with `good`."""
+        return {"good": self.good, **dataclasses.asdict(self)}
+
+
+def inspect(path: str | Path, *, numbers: bool = True) -> AdapterReport | None:
+    """Says what a file of an adapter is, and what is wrong with it.
+
+    Args:
+        path: of the file.
+        numbers: look at every number, and compute the file's sha256.
+
+    Returns:
+        The report, with an `error` where the kind is not read or the file is damaged inside; None
+        where the file is no adapter.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(path)
+    try:
+        file = read_file(path)
+    except WeightsError:
+        return None
+    if not is_adapter(file.tensors):
+        return None
+    report = AdapterReport(
+        str(path),
+        path.stat().st_size,
+        tensors=len(file.tensors),
+        bytes=sum(math.prod(t.shape) * t.dtype.itemsize for t in file.tensors.values()),
+        dtypes=dict(Counter(str(tensor.dtype) for tensor in file.tensors.values())),
+        words=_words(file.metadata),
+        said={key: _short(file.metadata[key]) for key in _SAID if _says(file.metadata, key)},
+        sha256=sha256(path) if numbers else None,
+    )
+    try:
+        adapter = open_adapter(path)
+        return dataclasses.replace(report, **_found(adapter, numbers))
+    except WeightsError as error:
+        return dataclasses.replace(report, error=str(error))
+
+
+def _found(adapter: Adapter, numbers: bool) -> dict[str, Any]:
+    base = adapter.base
+    known = _FAMILIES.get(adapter.context or 0)
+    # What no shape tells may be of either; the places have one name in both, but for the layers of
+    # the text encoder, of which 2.x has more.
+    found = match(adapter, known or (SD_2 if base is None else SD_1))
+    problems: dict[str, list[str]] = {}
+    unsupported = None
+    if base is not None and known is None:
+        unsupported = f"it was made for {base}, and keras_sd has models of 1.x and 2.x"
+    else:
+        misshapen = found.misshapen if known else ()
+        kinds = {"unknown": found.unknown, "misshapen": misshapen, "twice": found.twice}
+        problems = {kind: list(names) for kind, names in kinds.items() if names}
+    if numbers and (damaged := _damaged(adapter)):
+        problems["not finite"] = damaged
+    notes = list(adapter.notes)
+    if base is None:
+        notes.append("No shape tells the family that it was made for.")
+    if found.unused:
+        notes.append(f"{len(found.unused)} changes are of a layer that no model has.")
+    ranks = [change.rank for change in adapter.changes if change.rank is not None]
+    alphas = [change.alpha for change in adapter.changes if change.alpha is not None]
+    return {
+        "layout": found.layout,
+        "base": base,
+        "parts": found.parts if unsupported is None else _parts(adapter),
+        "kinds": dict(Counter(change.description for change in adapter.changes)),
+        "ranks": (min(ranks), max(ranks)) if ranks else None,
+        "alphas": (min(alphas), max(alphas)) if alphas else None,
+        "problems": problems,
+        "numbers_read": numbers,
+        "notes": notes,
+        "unsupported": unsupported,
+    }
+
+
+def _parts(adapter: Adapter) -> dict[str, int]:
+    """Of a family whose places are not known, by what the names begin with."""
+    of_text = (change.name.startswith(("lora_te", "text_encoder")) for change in adapter.changes)
+    return dict(Counter("text_encoder" if each else "unet" for each in of_text))
+
+
+def _damaged(adapter: Adapter) -> list[str]:
+    found = []
+    for change in adapter.changes:
+        try:
+            change.factors()
+        except WeightsError as error:
+            found.append(str(error).removesuffix(" is not finite"))
+    return found
+
+
+def _says(metadata: Mapping[str, str], key: str) -> bool:
+    return metadata.get(key, "None") not in ("None", "")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_LETTERS else text[:_MAX_LETTERS] + "..."
+
+
+def _words(metadata: Mapping[str, str]) -> dict[str, int]:
+    """The words of the training's descriptions that are most frequent, of all its folders."""
+    try:
+        folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    counts: Counter[str] = Counter()
+    for words in _values(folders):
+        if isinstance(words, dict):
+            for word, count in words.items():
+                if isinstance(count, int) and not isinstance(count, bool):
+                    counts[_short(word.strip())] += count
+    return dict(counts.most_common(_MAX_WORDS))
+
+
+def _values(data: Any) -> Iterable[Any]:
+    return data.values() if isinstance(data, dict) else ()

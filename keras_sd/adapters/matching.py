@@ -1,0 +1,220 @@
+"""Which place of an adapter is which layer of a model, and all that does not fit."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from keras_sd.adapters.files import Adapter, Change, open_adapter
+from keras_sd.adapters.kinds import fits
+from keras_sd.adapters.names import Named, Place, names_of
+from keras_sd.checks import real
+from keras_sd.config import ModelConfig
+from keras_sd.weights.names import Weight
+from keras_sd.weights.parts import listed, printable
+from keras_sd.weights.readers import WeightsError, shown
+
+PARTS = ("unet", "text_encoder")
+"""What an adapter changes."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """An adapter beside a model.
+
+    Attributes:
+        adapter: the file.
+        model: the name of the model.
+        context: features of a token that the model's UNet attends to.
+        matched: each change that has its layer, with the entry of the weight that it changes.
+        layouts: whose names they have, with how many.
+        unused: names of places that are known and that the model does not have.
+        unknown: names that are those of no place, and of tensors that are no change.
+        misshapen: what is of another shape than the layer.
+        twice: what would change a layer a second time, under another name.
+    """
+
+    adapter: Adapter
+    model: str
+    context: int
+    matched: tuple[tuple[Change, Place, Weight], ...]
+    layouts: Mapping[str, int]
+    unused: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    misshapen: tuple[str, ...] = ()
+    twice: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Changes by the part of the model that they are of."""
+        return dict(Counter(place.part for _, place, _ in self.matched))
+
+    def check(self, allow_partial: bool = False) -> None:
+        """Refuses what cannot be merged.
+
+        Args:
+            allow_partial: names that are not known are left out; the log has them.
+
+        Raises:
+            WeightsError: it was made for another family, nothing of it is in the model, or a part
+                of it is not.
+        """
+        path, base, context = self.adapter.path, self.adapter.base, self.adapter.context
+        if context not in (None, self.context) or (context is None and base is not None):
+            features = f" ({context} features a token)" if context else ""
+            raise WeightsError(
+                f"{path} was made for {base}{features}; the model {printable(self.model)} has "
+                f"{self.context} features a token. Take a model of that family"
+            )
+        if not self.matched:
+            names = [*self.misshapen, *self.unknown, *self.unused, *self.adapter.strays]
+            raise WeightsError(
+                f"Nothing of {path} is in the model {printable(self.model)}: of its "
+                f"{len(self.adapter.changes)} changes none has a layer here. Its layout is "
+                f"{self.layout}, the family that it was made for "
+                f"{base or 'is not told by any shape'}. It has {listed(names)}"
+            )
+        problems = {
+            "of another shape than the layer": self.misshapen,
+            "for a layer that another one changes": self.twice,
+            "unknown": () if allow_partial else self.unknown,
+        }
+        lines = [
+            f"  {len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names
+        ]
+        if lines:
+            hint = "" if self.misshapen or self.twice else "; allow_partial=True leaves them out"
+            raise WeightsError(
+                f"{path} fits the model {printable(self.model)} in part, "
+                f"{len(self.matched)} changes of it; nothing was merged{hint}:\n" + "\n".join(lines)
+            )
+
+    @property
+    def layout(self) -> str:
+        """Whose names the file has."""
+        return " and ".join(self.layouts) or "none that is known"
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{count} in the {part}" for part, count in self.parts.items())
+        left = [
+            f"{len(names)} {kind}"
+            for kind, names in (("unknown", self.unknown), ("not in this model", self.unused))
+            if names
+        ]
+        return f"{self.adapter.path.name}: {'; '.join([parts or 'nothing', *left])}"
+
+
+def match(adapter: Adapter, config: ModelConfig) -> Match:
+    """Finds the layer of each change. Nothing is refused: `Match.check` does that.
+
+    Args:
+        adapter: the file.
+        config: of the model.
+    """
+    return _match(adapter, config, names_of(config))
+
+
+def _match(adapter: Adapter, config: ModelConfig, names: Mapping[str, Named]) -> Match:
+    matched, taken = [], set()
+    layouts: Counter[str] = Counter()
+    unused, unknown, misshapen, twice = [], list(adapter.strays), [], []
+    for change in adapter.changes:
+        named = names.get(change.name)
+        if named is None:
+            unknown.append(change.name)
+            continue
+        layouts[named.layout] += 1
+        place = named.place
+        entry = place.bias if change.of_bias else place.weight
+        if not place.used:
+            unused.append(change.name)
+        elif entry is None:
+            misshapen.append(f"{change.name} (the layer has no bias)")
+        elif not fits(change.kind, change.shapes, entry.file_shape):
+            found = change.kind.shape(change.shapes)
+            misshapen.append(f"{change.name} is {found}, not {entry.file_shape}")
+        elif (place.part, entry.path) in taken:
+            twice.append(change.name)
+        else:
+            taken.add((place.part, entry.path))
+            matched.append((change, place, entry))
+    return Match(
+        adapter,
+        config.name,
+        config.unet.context_width,
+        tuple(matched),
+        dict(layouts),
+        tuple(unused),
+        tuple(unknown),
+        tuple(misshapen),
+        tuple(twice),
+    )
+
+
+@dataclass(frozen=True)
+class Use:
+    """An adapter that is merged.
+
+    Attributes:
+        match: where its changes are in the model.
+        strengths: how much of them, by part.
+    """
+
+    match: Match
+    strengths: Mapping[str, float]
+
+
+def uses_of(given: tuple[Any, ...], config: ModelConfig, allow_partial: bool) -> tuple[Use, ...]:
+    """What adapters as people give them are, each checked.
+
+    Args:
+        given: each a path or an `Adapter`, or a pair of one and its strength: a number, or numbers
+            by part.
+        config: of the model.
+        allow_partial: see `Match.check`.
+
+    Raises:
+        WeightsError: see `open_adapter` and `Match.check`.
+        ValueError: a strength that is not finite, or of a part that there is not, or none for a
+            part that there is.
+        TypeError: something else was given.
+    """
+    wanted = [_given(each) for each in given]
+    names = names_of(config) if wanted else {}
+    uses = []
+    for source, strength in wanted:
+        adapter = source if isinstance(source, Adapter) else open_adapter(source)
+        found = _match(adapter, config, names)
+        found.check(allow_partial)
+        uses.append(Use(found, _strengths(found, strength)))
+    return tuple(uses)
+
+
+def _given(given: Any) -> tuple[Any, Any]:
+    source, strength = given, 1.0
+    if isinstance(given, tuple) and len(given) == 2:
+        source, strength = given
+    if not isinstance(source, str | os.PathLike | Adapter):
+        raise TypeError(
+            "An adapter is a path, or a pair of a path and a strength such as "
+            f"('style.safetensors', 0.8), not {shown(given)}"
+        )
+    if isinstance(strength, Mapping):
+        if odd := [key for key in strength if key not in PARTS]:
+            raise ValueError(f"A strength is for {' or '.join(PARTS)}, not for {shown(odd[0])}")
+        return source, {part: real(f"strength of {part}", v) for part, v in strength.items()}
+    return source, real("strength", strength)
+
+
+def _strengths(found: Match, strength: float | Mapping[str, float]) -> dict[str, float]:
+    if not isinstance(strength, Mapping):
+        return dict.fromkeys(found.parts, strength)
+    if left := [part for part in found.parts if part not in strength]:
+        raise ValueError(
+            f"{found.adapter.path} changes the {left[0]} too: give its strength, of which 0 leaves "
+            f"it as it is"
+        )
+    return {part: strength[part] for part in found.parts}

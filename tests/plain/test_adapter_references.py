@@ -1,0 +1,142 @@
+"""What an adapter makes of a weight, beside PEFT's merged weights and LyCORIS' forward pass."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny import TINY
+
+from keras_sd.adapters import match, open_adapter
+from keras_sd.adapters.kinds import ROLES, applied, as_float32, fits, kind_of
+
+pytestmark = pytest.mark.references
+
+LAYERS = [
+    *("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "linear_1", "time_emb_proj"),
+    *("proj_in", "conv1", "conv_shortcut", "conv", "conv_in"),
+]
+
+
+def made(torch):
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=TINY.unet.widths,
+        layers_per_block=1,
+        cross_attention_dim=TINY.unet.context_width,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=8,
+    )
+
+
+@pytest.mark.parametrize("written", ["save_lora_adapter", "save_pretrained"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"use_rslora": True},
+        {"rank_pattern": {"to_q": 2}, "alpha_pattern": {"to_q": 6, "conv1": 1}},
+        {"use_dora": True},
+    ],
+    ids=["lora", "rs", "patterns", "dora"],
+)
+def test_weights_that_peft_merges(tmp_path, settings, written):
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    from safetensors.torch import save_file
+
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=LAYERS, **settings)
+    unet = made(torch)
+    before = {name: tensor.clone().numpy() for name, tensor in unet.state_dict().items()}
+    unet.add_adapter(config)
+    for name, parameter in unet.named_parameters():
+        if "lora_A" in name or "lora_B" in name:
+            parameter.data = torch.randn_like(parameter) * 0.3
+        elif "magnitude" in name:
+            parameter.data *= 1.3
+    if written == "save_lora_adapter":
+        unet.save_lora_adapter(tmp_path)
+    else:
+        tensors = peft.get_peft_model_state_dict(unet, adapter_name="default")
+        named = {f"base_model.model.{n}": tensor.contiguous() for n, tensor in tensors.items()}
+        save_file(named, tmp_path / "adapter_model.safetensors")
+        config.save_pretrained(tmp_path)
+
+    adapter = open_adapter(tmp_path)
+    found = match(adapter, TINY)
+    found.check()
+    assert adapter.notes == ()
+    modules = dict(unet.named_modules())
+    assert len(found.matched) > 60
+    for change, place, _ in found.matched:
+        weight = before[f"{place.name}.weight"]
+        modules[place.name].merge()
+        wanted = modules[place.name].get_base_layer().weight.detach().numpy()
+        merged = applied(change.kind, change.factors(), weight, change.scale, 1.0)
+        size = np.abs(wanted - weight).max()
+        assert size > 1e-3
+        assert np.abs(merged - wanted).max() <= 1e-5 * size, place.name
+
+
+LYCORIS = {
+    "LoCon": ("locon", "LoConModule", {}),
+    "LoCon, core": ("locon", "LoConModule", {"use_tucker": True}),
+    "DoRA, rows": ("locon", "LoConModule", {"weight_decompose": True, "wd_on_out": True}),
+    "DoRA, columns": ("locon", "LoConModule", {"weight_decompose": True, "wd_on_out": False}),
+    "LoHa": ("loha", "LohaModule", {}),
+    "LoHa, cores": ("loha", "LohaModule", {"use_tucker": True}),
+    "LoHa, DoRA": ("loha", "LohaModule", {"weight_decompose": True, "wd_on_out": True}),
+    "LoKr": ("lokr", "LokrModule", {"factor": -1}),
+    "LoKr, both": ("lokr", "LokrModule", {"factor": 4, "decompose_both": True}),
+    "LoKr, core": ("lokr", "LokrModule", {"factor": 4, "use_tucker": True}),
+    "LoKr, whole": ("lokr", "LokrModule", {"factor": 4, "full_matrix": True}),
+}
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.7])
+@pytest.mark.parametrize("layer", ["linear", "1x1", "3x3"])
+@pytest.mark.parametrize("name", LYCORIS)
+def test_the_forward_pass_of_lycoris(name, layer, strength):
+    torch, lycoris = pytest.importorskip("torch"), pytest.importorskip("lycoris")
+    if "DoRA" in name and strength != 1:
+        pytest.skip("what a strength is of DoRA, programs do not agree on")
+    module, cls, options = LYCORIS[name]
+    torch.manual_seed(0)
+    if layer == "linear":
+        original, x = torch.nn.Linear(12, 16), torch.randn(5, 12)
+    else:
+        kernel = int(layer[0])
+        original = torch.nn.Conv2d(12, 16, kernel, padding=kernel // 2)
+        x = torch.randn(2, 12, 6, 6)
+    make = getattr(getattr(lycoris.modules, module), cls)
+    adapter = make("x", original, multiplier=1.0, lora_dim=3, alpha=1.5, **options)
+    for key, parameter in adapter.named_parameters():
+        scale = parameter.data * 1.4 if "dora" in key else torch.randn_like(parameter) * 0.3
+        parameter.data = scale
+    state = adapter.state_dict()
+    tensors = {f".{key}": tensor.detach().clone().numpy() for key, tensor in state.items()}
+    adapter.eval().apply_to()
+    adapter.multiplier = strength
+    with torch.no_grad():
+        wanted = adapter(x).numpy()
+
+    factors = {ROLES[key]: as_float32(t) for key, t in tensors.items() if key in ROLES}
+    kind = kind_of(factors)
+    alpha = factors.pop("alpha")
+    shapes = {role: array.shape for role, array in factors.items()}
+    weight = original.weight.detach().numpy()
+    assert fits(kind, shapes, weight.shape)
+    rank = kind.rank(shapes)
+    scale = float(alpha) / rank if rank and kind.scaled(factors) else 1.0
+    merged = applied(kind, factors, weight, scale, strength)
+
+    def output(numbers):
+        original.weight.data = torch.from_numpy(np.ascontiguousarray(numbers))
+        with torch.no_grad():
+            return type(original).forward(original, x).numpy()
+
+    size = np.abs(wanted - output(weight.copy())).max()
+    assert size > 1e-2
+    assert np.abs(output(merged) - wanted).max() <= 1e-5 * size

@@ -258,7 +258,10 @@ def doc_examples(session: nox.Session) -> None:
 
 @nox.session
 def references(session: nox.Session) -> None:
-    """Makes the golden fixtures again with diffusers, transformers, k-diffusion, and compares; adapters too."""
+    """Makes the golden fixtures again with diffusers, transformers, k-diffusion, and compares.
+
+    What adapters make of a weight is compared with PEFT and LyCORIS.
+    """
     install(session, *CONSTRAINTS, ours(session), "torch", "diffusers", "transformers", "pytest")
     install(session, *CONSTRAINTS, "peft")
     # It declares to need what its training needs.

@@ -227,7 +227,7 @@ def _check_variables(
 
 
 def _mark(array: np.ndarray) -> int:
-    return zlib.crc32(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+    return zlib.crc32(np.ascontiguousarray(array).tobytes())
 
 
 def _assign(variable: keras.Variable, value: np.ndarray) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from adapter_files import LAYOUTS, PLACES, change_of, lora, write
+from adapter_files import LAYOUTS, PLACES, change_of, lora, tensors, write
 from safetensors.numpy import save_file
 from tiny import TINY, TINY_2
 
@@ -147,12 +147,16 @@ def test_a_loha_with_cores():
     np.testing.assert_allclose(merged, wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("second", ["w2", "w2_a w2_b", "w2_a w2_b t2"])
+@pytest.mark.parametrize(
+    ("second", "kernel"),
+    [
+        *(("w2", kernel) for kernel in ((), (3, 3))),
+        *(("w2_a w2_b", kernel) for kernel in ((), (3, 3))),
+        ("w2_a w2_b t2", (3, 3)),
+    ],
+)
 @pytest.mark.parametrize("first", ["w1", "w1_a w1_b"])
-@pytest.mark.parametrize("kernel", [(), (3, 3)])
 def test_a_lokr_is_a_kronecker_product(first, second, kernel):
-    if "t2" in second and not kernel:
-        pytest.skip("a core is of a convolution")
     size = int(np.prod(kernel))
     made = {
         "w1": numbers(2, 3),
@@ -252,11 +256,11 @@ def test_every_layout_is_read(tmp_path, layout, config):
 
 def test_alpha_of_peft_is_in_its_settings(tmp_path):
     name = "unet.conv_in"
-    tensors = lora(name, ".lora_A.weight", ".lora_B.weight", (64, 4, 3, 3), rank=4)
+    file = lora(name, ".lora_A.weight", ".lora_B.weight", (64, 4, 3, 3), rank=4)
 
     def scale(**settings):
         metadata = {"lora_adapter_metadata": json.dumps(settings)}
-        save_file(tensors, tmp_path / "x.safetensors", metadata)
+        save_file(file, tmp_path / "x.safetensors", metadata)
         (change,) = open_adapter(tmp_path / "x.safetensors").changes
         return change.scale
 
@@ -274,8 +278,8 @@ def test_alpha_of_peft_is_in_its_settings(tmp_path):
 
 def test_alpha_of_a_folder_of_peft(tmp_path):
     name = "base_model.model.conv_in"
-    tensors = lora(name, ".lora_A.weight", ".lora_B.weight", (64, 4, 3, 3), rank=4)
-    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    file = lora(name, ".lora_A.weight", ".lora_B.weight", (64, 4, 3, 3), rank=4)
+    save_file(file, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 12}))
     (change,) = open_adapter(tmp_path).changes
     assert change.scale == 3
@@ -285,11 +289,11 @@ def test_alpha_of_a_folder_of_peft(tmp_path):
 
 
 def test_ranks_and_alphas_are_those_of_each_place(tmp_path):
-    tensors = lora("lora_unet_conv_in", ".lora_down.weight", ".lora_up.weight", (64, 4, 3, 3), 2)
-    tensors |= lora("lora_unet_conv_out", ".lora_down.weight", ".lora_up.weight", (4, 64, 3, 3), 8)
-    tensors["lora_unet_conv_in.alpha"] = np.float16(1)
-    tensors["lora_unet_conv_out.alpha"] = np.full((1,), 2, np.int64)
-    save_file({k: np.asarray(v) for k, v in tensors.items()}, tmp_path / "x.safetensors")
+    file = lora("lora_unet_conv_in", ".lora_down.weight", ".lora_up.weight", (64, 4, 3, 3), 2)
+    file |= lora("lora_unet_conv_out", ".lora_down.weight", ".lora_up.weight", (4, 64, 3, 3), 8)
+    file["lora_unet_conv_in.alpha"] = np.float16(1)
+    file["lora_unet_conv_out.alpha"] = np.full((1,), 2, np.int64)
+    save_file({k: np.asarray(v) for k, v in file.items()}, tmp_path / "x.safetensors")
     changes = {change.name: change for change in open_adapter(tmp_path / "x.safetensors").changes}
     assert changes["lora_unet_conv_in"].scale == 0.5
     assert changes["lora_unet_conv_out"].scale == 0.25
@@ -297,8 +301,8 @@ def test_ranks_and_alphas_are_those_of_each_place(tmp_path):
 
 def test_weights_and_biases_of_one_place(tmp_path):
     name = "lora_unet_conv_in"
-    tensors = lora(name, ".lora_down.weight", ".lora_up.weight", (64, 4, 3, 3), 2)
-    save_file(tensors | {f"{name}.diff_b": numbers(64)}, tmp_path / "x.safetensors")
+    file = lora(name, ".lora_down.weight", ".lora_up.weight", (64, 4, 3, 3), 2)
+    save_file(file | {f"{name}.diff_b": numbers(64)}, tmp_path / "x.safetensors")
     found = match(open_adapter(tmp_path / "x.safetensors"), wide(TINY))
     assert {entry.path for _, _, entry in found.matched} == {"conv_in/kernel", "conv_in/bias"}
 
@@ -307,9 +311,9 @@ def wide(config):
     return replace(config, unet=replace(config.unet, widths=(64, 128)))
 
 
-def saved(tmp_path, tensors, metadata=None):
+def saved(tmp_path, arrays, metadata=None):
     path = tmp_path / "x.safetensors"
-    save_file({k: np.asarray(v, np.float32) for k, v in tensors.items()}, path, metadata)
+    save_file({k: np.asarray(v, np.float32) for k, v in arrays.items()}, path, metadata)
     return path
 
 
@@ -493,10 +497,10 @@ def test_inspect_of_what_has_no_model_here(tmp_path):
 
 def test_inspect_finds_what_is_wrong(tmp_path):
     name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
-    tensors = lora(name, ".lora_down.weight", ".lora_up.weight", (320, 768))
-    tensors[f"{name}.lora_up.weight"][0, 0] = np.inf
-    tensors |= lora("lora_unet_nowhere", ".lora_down.weight", ".lora_up.weight", (8, 8))
-    path = saved(tmp_path, tensors, {"ss_tag_frequency": "[" * 100_000})
+    file = lora(name, ".lora_down.weight", ".lora_up.weight", (320, 768))
+    file[f"{name}.lora_up.weight"][0, 0] = np.inf
+    file |= lora("lora_unet_nowhere", ".lora_down.weight", ".lora_up.weight", (8, 8))
+    path = saved(tmp_path, file, {"ss_tag_frequency": "[" * 100_000})
     report = inspect(path)
     assert not report.good
     assert report.words == {}
@@ -508,8 +512,8 @@ def test_inspect_finds_what_is_wrong(tmp_path):
 
 
 def test_thousands_of_names_are_a_short_message(tmp_path):
-    tensors = {f"lora_unet_{n}.diff": np.zeros(1, np.float32) for n in range(20_000)}
-    save_file(tensors, tmp_path / "x.safetensors")
+    file = {f"lora_unet_{n}.diff": np.zeros(1, np.float32) for n in range(20_000)}
+    save_file(file, tmp_path / "x.safetensors")
     assert len(refused(tmp_path / "x.safetensors", said="Nothing of")) < 1000
 
 
@@ -519,3 +523,39 @@ def test_an_adapter_is_a_value(tmp_path):
     assert isinstance(adapter, Adapter)
     with pytest.raises(AttributeError):
         adapter.changes = ()
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(10_000, marks=pytest.mark.fuzz)])
+def test_files_of_any_names_and_shapes_are_refused_or_merged(tmp_path, count):
+    names = [*PLACES["unet"][:5], "nowhere"]
+    ends = [*ROLES, *(end for end in ROLES if ROLES[end] in ("up", "down", "alpha")), ".bias"]
+    path = tmp_path / "x.safetensors"
+    merged = 0
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        good = tensors("kohya", TINY)
+        for _ in range(rng.integers(1, 4)):
+            key = rng.choice(list(good))
+            match rng.integers(4):
+                case 0:
+                    del good[key]
+                case 1:
+                    shape = rng.choice([0, 1, 2, 3, 4, 32, 64], rng.integers(0, 5))
+                    good[key] = np.zeros(tuple(map(int, shape)), np.float32)
+                case 2:
+                    good[key] = good[key].astype(rng.choice(["f2", "f8", "i4", "?", "u1"]))
+                case 3:
+                    name = f"lora_unet_{rng.choice(names).replace('.', '_')}"
+                    shape = rng.choice([1, 2, 4, 32, 64], rng.integers(0, 5))
+                    good[name + rng.choice(ends)] = np.ones(tuple(map(int, shape)), np.float32)
+        save_file(good, path)
+        try:
+            (use,) = uses_of((path,), TINY, bool(number % 2))
+        except WeightsError:
+            continue
+        merged += 1
+        for change, _, entry in use.match.matched:
+            weight = np.ones(entry.file_shape, np.float32)
+            found = applied(change.kind, change.factors(), weight, change.scale, 1.0)
+            assert found.shape == weight.shape
+    assert count / 50 < merged < count

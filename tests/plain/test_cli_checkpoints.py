@@ -367,7 +367,7 @@ def test_inspect_an_adapter(capsys):
     out, _ = run(capsys, "inspect", "x.safetensors")
     assert out.startswith("x.safetensors: an adapter, made for Stable Diffusion 1.x\n")
     rows = dict(line.split(maxsplit=1) for line in out.splitlines()[1:])
-    assert rows["kind"] == "LoCon (3), LoRA (8)"
+    assert rows["kind"] == "LoRA (8), LoCon (3)"
     assert (rows["layout"], rows["rank"], rows["alpha"]) == ("kohya", "4", "2")
     assert rows["UNet"] == "8 changes"
     assert rows["ss_base_model_version"] == "sd_v1"

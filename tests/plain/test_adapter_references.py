@@ -149,3 +149,63 @@ def test_the_forward_pass_of_lycoris(name, layer, strength):
     size = np.abs(wanted - output(weight.copy())).max()
     assert size > 1e-2
     assert np.abs(output(merged) - wanted).max() <= 1e-5 * size
+
+
+def test_a_file_of_a_pipeline_that_diffusers_writes(tmp_path):
+    """UNet and text encoder in one file, whose names are of several layouts."""
+    import peft
+    import torch
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    text = TINY.text_encoder
+    settings = CLIPTextConfig(
+        vocab_size=text.vocab_size,
+        hidden_size=text.width,
+        intermediate_size=text.mlp_width,
+        num_hidden_layers=text.depth,
+        num_attention_heads=text.heads,
+        bos_token_id=text.vocab_size - 2,
+        eos_token_id=text.vocab_size - 1,
+    )
+    networks = {"unet": made(), "text_encoder": CLIPTextModel(settings)}
+    layers = {
+        "unet": LAYERS,
+        "text_encoder": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+    }
+    before, states, counts = {}, {}, {}
+    for part, network in networks.items():
+        before[part] = {n: tensor.clone().numpy() for n, tensor in network.state_dict().items()}
+        config = peft.LoraConfig(r=4, lora_alpha=4, target_modules=layers[part])
+        peft.inject_adapter_in_model(config, network)
+        for name, parameter in network.named_parameters():
+            if "lora_" in name:
+                parameter.data = torch.randn_like(parameter) * 0.3
+        state = peft.get_peft_model_state_dict(network, adapter_name="default")
+        counts[part] = len(state) // 2
+        states[part] = convert_state_dict_to_diffusers(state)
+    StableDiffusionPipeline.save_lora_weights(
+        tmp_path,
+        unet_lora_layers=states["unet"],
+        text_encoder_lora_layers=states["text_encoder"],
+    )
+
+    found = match(open_adapter(tmp_path), TINY)
+    found.check()
+    assert found.parts == counts
+    assert counts["text_encoder"] == 12
+    for change, place, _ in found.matched:
+        modules = {
+            name.removeprefix("text_model."): module
+            for name, module in networks[place.part].named_modules()
+        }
+        own = before[place.part]
+        name = f"{place.name}.weight"
+        weight = own[name] if name in own else own[f"text_model.{name}"]
+        modules[place.name].merge()
+        wanted = modules[place.name].get_base_layer().weight.detach().numpy()
+        merged = applied(change.kind, change.factors(), weight, change.scale, 1.0)
+        size = np.abs(wanted - weight).max()
+        assert size > 1e-3
+        assert np.abs(merged - wanted).max() <= 1e-5 * size, place.name

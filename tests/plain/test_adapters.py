@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from adapter_files import LAYOUTS, PLACES, change_of, lora, tensors, write
+from fuzz import archive, state, tensor
 from safetensors.numpy import save_file
 from tiny import TINY, TINY_2
 
@@ -252,6 +253,21 @@ def test_every_layout_is_read(tmp_path, layout, config):
         assert change.scale == (0.5 if LAYOUTS[layout].alpha else 1.0)
         assert change.rank == 4
     assert bool(adapter.notes) is not LAYOUTS[layout].alpha
+
+
+def test_a_file_of_torch_is_read(tmp_path):
+    name = "lora_unet_conv_in"
+    values = {
+        f"{name}.lora_up.weight": tensor((3, 2), (2, 1)),
+        f"{name}.lora_down.weight": tensor((2, 4), (4, 1)),
+        f"{name}.alpha": tensor((), (), 1),
+    }
+    path = tmp_path / "x.pt"
+    path.write_bytes(archive(state(**values)))
+    (change,) = open_adapter(path).changes
+    assert (change.name, change.rank, change.scale) == (name, 2, 0.5)
+    np.testing.assert_array_equal(change.factors()["up"], np.arange(6).reshape(3, 2))
+    np.testing.assert_array_equal(change.factors()["down"], np.arange(8).reshape(2, 4))
 
 
 def test_alpha_of_peft_is_in_its_settings(tmp_path):

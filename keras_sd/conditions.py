@@ -52,7 +52,7 @@ class Conditions(Mapping[str, Any]):
         return Conditions({**self, **others})
 
     def above(self, others: Conditions) -> Conditions:
-        """One batch of both: first these rows, then the others.
+        """One batch of both: first these rows, then the others, of which there may be more.
 
         Raises:
             ValueError: they have other names, or arrays of other shapes.
@@ -62,6 +62,12 @@ class Conditions(Mapping[str, Any]):
         ):
             raise ValueError(f"One batch needs the same of both halves, not {self} and {others}")
         return Conditions({name: ops.concatenate([self[name], others[name]]) for name in self})
+
+    def repeated(self, count: int) -> Conditions:
+        """The rows so many times, all of them behind each other."""
+        if count == 1:
+            return self
+        return Conditions({name: ops.concatenate([self[name]] * count) for name in self})
 
     def tree(self) -> dict[str, Any]:
         """The arrays in a dict, which every backend takes as an argument of a compiled step."""

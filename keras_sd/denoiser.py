@@ -1,4 +1,5 @@
-"""The UNet as a denoiser: `denoise(x, level) -> x0`, with classifier-free guidance.
+"""The UNet as a denoiser: `denoise(x, level) -> x0`, with classifier-free guidance, of one
+prompt an image or of its parts; and several that take turns over the steps.
 
 The functions of tensors are compiled by the model (`keras_sd.model.Model`), once a shape. All that
 belongs to a run, its conditions and its guidance, comes in as arguments.
@@ -6,7 +7,8 @@ belongs to a run, its conditions and its guidance, comes in as arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import bisect
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,9 +18,12 @@ from keras import ops
 from keras_sd.backend import JitCompile, compile_step
 from keras_sd.conditions import CONTEXT, PAINTED, Conditions
 from keras_sd.guidance import Guidance
-from keras_sd.noise import Level
+from keras_sd.noise import Level, Levels
 
-__all__ = ["STEPS", "Denoiser", "compiled_steps", "predict", "to_x0"]
+__all__ = ["STEPS", "Denoiser", "Turns", "compiled_steps", "predict", "to_x0"]
+
+_WEIGHTS = "weights"
+"""Of the parts of prompts, `(parts, images, 1, 1, 1)`, beside what the UNet is told."""
 
 
 class Denoiser:
@@ -27,9 +32,14 @@ class Denoiser:
     Args:
         steps: the functions of `STEPS` with their first two arguments filled in, as
             `keras_sd.model.Model.steps` gives them.
-        told: conditions of the prompts.
+        told: conditions of the prompts; with `weights`, a row an image and part: first the first
+            part of every image.
         untold: conditions of the negative prompts.
         guidance: how both count.
+        weights: of the parts of prompts, `(parts, images)`. The conditional prediction is then
+            `unconditional + sum of weight * (that of the part - unconditional)` (Liu et al. 2022,
+            "Composable Diffusion", the conjunction of concepts), whatever the guidance. None is one
+            part of weight 1.
     """
 
     def __init__(
@@ -38,10 +48,14 @@ class Denoiser:
         told: Conditions,
         untold: Conditions,
         guidance: Guidance,
+        weights: np.ndarray | None = None,
     ):
         self._guidance = guidance
         self._told = told.tree()
         self._both = untold.above(told).tree()  # both halves of guidance are one batch
+        self._has_parts = weights is not None
+        if weights is not None:
+            self._both[_WEIGHTS] = ops.convert_to_tensor(weights[:, :, None, None, None])
         self._plain, self._parts = steps["plain"], steps["parts"]
         self._guided = steps["rescaled" if guidance.rescale else "guided"]
         strength = (guidance.scale, guidance.rescale) if guidance.rescale else (guidance.scale,)
@@ -60,6 +74,8 @@ class Denoiser:
         scalars = _scalars(level.t, level.alpha, level.sigma)
         if self._guidance.guides(level):
             return self._guided(x, *scalars, self._both, *self._strength)
+        if self._has_parts:  # they are differences from the unconditional prediction
+            return self._parts(x, *scalars, self._both)[0]
         return self._plain(x, *scalars, self._told)
 
     def parts(self, x: Any, level: Level) -> tuple[Any, Any]:
@@ -75,6 +91,39 @@ class Denoiser:
         scalars = _scalars(level.t, level.alpha, level.sigma)
         conditional, unconditional = self._parts(x, *scalars, self._both)
         return conditional, unconditional
+
+
+class Turns:
+    """Denoisers of one run that take turns.
+
+    An evaluation belongs to the step whose interval it is in. The end of an interval is the
+    beginning of the next one, so that what is asked depends on the level alone, not on the sampler
+    and how often it asked before. A level with the timestep of one of the run's is that one.
+
+    Args:
+        levels: of the run.
+        turns: each with the last step that it is for, counted from 1, in their order.
+    """
+
+    def __init__(self, levels: Levels, turns: Sequence[tuple[int, Denoiser]]):
+        self._turns = turns
+        self._times = [level.t for level in levels[:-1]]
+        self._noise = [-level.ratio for level in levels[:-1]]
+
+    def __call__(self, x: Any, level: Level) -> Any:
+        """The clean latent, see `Denoiser`."""
+        return self._whose(level)(x, level)
+
+    def parts(self, x: Any, level: Level) -> tuple[Any, Any]:
+        """The two that guidance combines, see `Denoiser.parts`."""
+        return self._whose(level).parts(x, level)
+
+    def _whose(self, level: Level) -> Denoiser:
+        if self._times.count(level.t) == 1:
+            step = self._times.index(level.t) + 1
+        else:
+            step = bisect.bisect_right(self._noise, -level.ratio)
+        return next(each for last, each in self._turns if last >= step)
 
 
 def predict(unet: Any, x: Any, t: Any, conditions: Mapping[str, Any]) -> Any:
@@ -112,8 +161,17 @@ def _plain(unet, kind, x, t, alpha, sigma, conditions):
 
 
 def _halves(unet, x, t, both):
-    """The prediction for the negative prompts, and for the prompts."""
-    return ops.split(predict(unet, ops.concatenate([x, x]), t, both), 2)
+    """The prediction for the negative prompts, and for the prompts; their parts make one."""
+    weights = both.get(_WEIGHTS)
+    count = 2 if weights is None else 1 + weights.shape[0]
+    predicted = ops.split(predict(unet, ops.concatenate([x] * count), t, both), count)
+    if weights is None:
+        return predicted
+    unconditional, *parts = predicted
+    whole = unconditional
+    for index, part in enumerate(parts):
+        whole = whole + weights[index] * (part - unconditional)
+    return unconditional, whole
 
 
 def _parts(unet, kind, x, t, alpha, sigma, both):

@@ -16,7 +16,7 @@ from keras import ops
 from keras_sd import inpainting, precision, random, registry, sampling
 from keras_sd.backend import to_numpy
 from keras_sd.conditions import PAINTED, Conditions
-from keras_sd.denoiser import Denoiser
+from keras_sd.denoiser import Denoiser, Turns
 from keras_sd.forms import as_float32
 from keras_sd.gallery import Images
 from keras_sd.guidance import Guidance
@@ -30,10 +30,11 @@ from keras_sd.request import Request
 from keras_sd.sampler import Denoise, Noise, Sampler
 from keras_sd.sampling import Step
 from keras_sd.start import Masking, Start
+from keras_sd.texts import Tokenized
 
 logger = logging.getLogger("keras_sd")
 
-__all__ = ["Beginning", "NoiseSource", "inverted", "levels_of", "run"]
+__all__ = ["Beginning", "NoiseSource", "denoiser_of", "inverted", "levels_of", "run"]
 
 
 def run(model: Model, request: Request) -> Iterator[Step]:
@@ -55,7 +56,7 @@ def run(model: Model, request: Request) -> Iterator[Step]:
     sampler = registry.get_sampler(request.sampler)
     noise = begin.noise_for(sampler)
     guidance = _guidance(request)
-    texts = model.texts.read(request)
+    texts = model.texts.read(request, len(levels) - 1)
     model.note_unknown_words(*texts)
     schedule = request.schedule
     if isinstance(schedule, str) and (why := registry.mismatch(sampler, schedule)):
@@ -63,13 +64,44 @@ def run(model: Model, request: Request) -> Iterator[Step]:
 
     def steps() -> Iterator[Step]:
         x, shown, blend = begin.placed(levels[0])
-        told, untold = (each | shown for each in model.texts.told(*texts))
-        denoise = Denoiser(model.steps(), told, untold, guidance)
+        denoise = denoiser_of(model, texts, shown, guidance, levels)
         walk = begin.blended(sampler, denoise, blend)
         drawn = sampling.sample(*walk, x, levels, noise, preview=begin.finished)
         yield from precision.finite_steps(drawn, model.parts["unet"].dtype_policy)
 
     return steps()
+
+
+def denoiser_of(
+    model: Model,
+    texts: tuple[Tokenized, Tokenized],
+    shown: Conditions,
+    guidance: Guidance,
+    levels: Levels,
+) -> Denoiser | Turns:
+    """What the run asks for clean latents.
+
+    Args:
+        model: of the run.
+        texts: prompts and negative prompts.
+        shown: what the UNet is told beside them, one row an image.
+        guidance: how both count.
+        levels: of the run.
+    """
+    steps, turns = model.steps(), model.texts.turns(*texts)
+    denoisers = {
+        each: Denoiser(
+            steps,
+            each.told | shown.repeated(each.parts),
+            each.untold | shown,
+            guidance,
+            each.weights,
+        )
+        for each in dict.fromkeys(each for _, each in turns)
+    }
+    if len(denoisers) == 1:
+        return denoisers[turns[0][1]]
+    return Turns(levels, [(last, denoisers[each]) for last, each in turns])
 
 
 def levels_of(model: Model, request: Request, size: tuple[int, int] | None = None) -> Levels:
@@ -128,8 +160,8 @@ def inverted(model: Model, request: Request, num_refinements: int) -> np.ndarray
         ends = [first] if levels[-2].ratio > first.ratio else []
         levels = Levels([*levels[:-1], *ends], path=levels.path)
     check_invertible(levels, num_refinements)
-    told, untold = model.texts.told(*model.texts.read(request))
-    denoise = Denoiser(model.steps(), told, untold, _guidance(request))
+    texts = model.texts.read(request, len(levels) - 1)
+    denoise = denoiser_of(model, texts, Conditions({}), _guidance(request), levels)
     x = _repeated(model.latents(begin.pixels), len(request))
     noise = np.asarray(to_numpy(invert(denoise, x, levels, num_refinements)), np.float32)
     if not np.isfinite(noise).all():

@@ -1,7 +1,8 @@
 """From prompts to what the UNet is told of them.
 
 Plain texts go through the tokenizers as they are, those in a style with weights as `Wording`s,
-encodings as they were given. All are brought to the same number of tokens.
+encodings as they were given. All are brought to the same number of tokens, those that a run comes
+to at a later step too, so that nothing is compiled anew there.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from keras import ops
@@ -18,21 +19,27 @@ from keras_sd.checks import SettingError
 from keras_sd.conditions import CONTEXT, Conditions
 from keras_sd.config import ModelConfig
 from keras_sd.forms import as_float32
+from keras_sd.prompts import Prompt, PromptError, Turn, parse, script
 from keras_sd.request import Request
 from keras_sd.start import Attachment
 from keras_sd.tokenizer import Tokenizer
 from keras_sd.wording import Wording, encodings, worded
 
-__all__ = ["Texts", "Tokenized"]
+__all__ = ["Texts", "Tokenized", "Told"]
+
+_Rows: TypeAlias = "tuple[tuple[int, ...], ...]"  # of parts and images, as `Turn` has them
 
 
 @dataclass(frozen=True)
 class Tokenized:
-    """Texts as the model reads them, one row an image.
+    """Texts as the model reads them, one row a text: of each image one or, where its prompt has AND
+    or changes, several.
 
     Attributes:
         lengths: tokens of each row's encoding.
-        ids: by text encoder, int32 `(images, tokens)`; empty where something else was given.
+        turns: which rows the images have at which steps; see `keras_sd.prompts.script`.
+        weights: of their parts, see there.
+        ids: by text encoder, int32 `(rows, tokens)`; empty where something else was given.
         wordings: likewise, of texts in a style with weights.
         given: encodings, float32 `(tokens, features)` each.
         words: the texts without weights and the like.
@@ -40,6 +47,8 @@ class Tokenized:
     """
 
     lengths: tuple[int, ...]
+    turns: tuple[Turn, ...]
+    weights: tuple[tuple[float, ...], ...] | None = None
     ids: Mapping[str, np.ndarray] = field(default_factory=dict)
     wordings: Mapping[str, Sequence[Wording]] = field(default_factory=dict)
     given: Sequence[np.ndarray] = ()
@@ -49,6 +58,27 @@ class Tokenized:
     def __len__(self) -> int:
         """Rows."""
         return len(self.lengths)
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What the UNet is told at some steps of a run.
+
+    Attributes:
+        told: of the prompts, a row an image and part: first the first part of every image.
+        untold: of the negative prompts, one row an image.
+        weights: of the parts, float32 `(parts, images)`; None where every image has one part, of
+            weight 1.
+    """
+
+    told: Conditions
+    untold: Conditions
+    weights: np.ndarray | None = None
+
+    @property
+    def parts(self) -> int:
+        """Rows of an image among those of the prompts."""
+        return 1 if self.weights is None else len(self.weights)
 
 
 @dataclass(frozen=True)
@@ -74,6 +104,9 @@ class Texts:
         texts: Sequence[str | Attachment],
         style: str = "plain",
         clip_skip: int = 1,
+        *,
+        num_steps: int | None = None,
+        negative: bool = False,
     ) -> Tokenized:
         """Texts as the model reads them.
 
@@ -82,38 +115,50 @@ class Texts:
             texts: strings, or encodings `(tokens, features)`, one an image.
             style: of the strings, see `keras_sd.prompts`.
             clip_skip: see `keras_sd.request.Request`.
+            num_steps: of the run that they are for; None is no run, and then each has one encoding.
+            negative: whether they are negative prompts.
 
         Raises:
             ValueError: a text is too long (`PromptTooLongError`) or has no meaning in its style
-                (`keras_sd.prompts.PromptError`), has a token that the text encoder does not have,
-                or an encoding is of another shape or not finite; there are fewer layers to skip.
+                (`keras_sd.prompts.PromptError`), has several encodings where there is no run, has a
+                token that the text encoder does not have, or an encoding is of another shape or not
+                finite; there are fewer layers to skip.
         """
         if clip_skip > 1:
             depth = min(self.parts[part].config.depth for part in self.config.text_encoders)
             if clip_skip > depth:
                 raise SettingError("clip_skip", f"is at most {depth} here, not {clip_skip}")
+        still = (Turn(num_steps or 1, (tuple(range(len(texts))),)),)
         given = [each for each in texts if isinstance(each, Attachment)]
         if given:
             if len(given) != len(texts):
                 raise ValueError(f"{name} are texts or encodings of texts, not some of each")
             rows = [self._encoding(name, each) for each in given]
-            return Tokenized(tuple(map(len, rows)), given=rows, clip_skip=clip_skip)
+            return Tokenized(tuple(map(len, rows)), still, given=rows, clip_skip=clip_skip)
         strings = [each for each in texts if isinstance(each, str)]
         length = self.config.text_encoder.max_length
         if style == "plain":
             ids = {part: self.tokenizers[part](strings) for part in self.config.text_encoders}
             for part, tokens in ids.items():
                 self._check_known(name, part, int(tokens.max()))
-            return Tokenized((length,) * len(strings), ids, words=strings, clip_skip=clip_skip)
+            return Tokenized(
+                (length,) * len(strings), still, ids=ids, words=strings, clip_skip=clip_skip
+            )
+        prompts = [parse(each, style, negative=negative) for each in strings]
+        for each in prompts:
+            _check_drawn(name, each, num_steps)
+        written = script(prompts, num_steps or 1)
         wordings = {
-            part: [worded(name, each, style, self.tokenizers[part]) for each in strings]
+            part: [worded(line, self.tokenizers[part]) for line in written.lines]
             for part in self.config.text_encoders
         }
-        for part, each in ((part, each) for part, row in wordings.items() for each in row):
-            self._check_known(name, part, each.largest)
+        for part, row in wordings.items():
+            self._check_known(name, part, max(each.largest for each in row))
         counts = [max(map(len, row)) for row in zip(*wordings.values(), strict=True)]
         return Tokenized(
             tuple(count * length for count in counts),
+            written.turns,
+            written.weights,
             wordings=wordings,
             words=[each.words for each in next(iter(wordings.values()))],
             clip_skip=clip_skip,
@@ -127,15 +172,26 @@ class Texts:
                 f"have: it has {known}. A token that was added needs one with room for it"
             )
 
-    def read(self, request: Request) -> tuple[Tokenized, Tokenized]:
+    def read(self, request: Request, num_steps: int | None = None) -> tuple[Tokenized, Tokenized]:
         """Prompts and negative prompts of a request.
+
+        Args:
+            request: of the run.
+            num_steps: which the run takes; see `tokens`.
 
         Raises:
             ValueError: see `tokens`; or their encodings have other numbers of tokens, and cannot be
                 brought to one by the encoding of no text.
         """
         told, untold = (
-            self.tokens(name, texts, request.prompt_style, request.clip_skip)
+            self.tokens(
+                name,
+                texts,
+                request.prompt_style,
+                request.clip_skip,
+                num_steps=num_steps,
+                negative=name == "negative_prompt",
+            )
             for name, texts in (
                 ("prompt", request.prompts),
                 ("negative_prompt", request.negative_prompts),
@@ -194,6 +250,31 @@ class Texts:
         length = self._length(*tokens)
         return [self.conditions(each, length) for each in tokens]
 
+    def turns(self, told: Tokenized, untold: Tokenized) -> list[tuple[int, Told]]:
+        """What the UNet is told over the steps of a run.
+
+        Args:
+            told: the prompts.
+            untold: the negative prompts.
+
+        Returns:
+            In their order, each with the last step that it is for. What comes back, as with
+            `[a|b]`, is the same object again.
+
+        Raises:
+            ValueError: see `read`.
+        """
+        rows, others = self.told(told, untold)
+        weights = None if told.weights is None else np.array(told.weights, np.float32)
+        made: dict[tuple[_Rows, _Rows], Told] = {}
+        found = []
+        for last in sorted({turn.last for each in (told, untold) for turn in each.turns}):
+            chosen, other = (_turn(each, last).rows for each in (told, untold))
+            if (chosen, other) not in made:
+                made[chosen, other] = Told(_taken(rows, chosen), _taken(others, other), weights)
+            found.append((last, made[chosen, other]))
+        return found
+
     def _padded(self, context: Any, length: int, skip: int) -> Any:
         """Encodings with those of no text behind."""
         chunk = self.config.text_encoder.max_length
@@ -215,3 +296,33 @@ class Texts:
                 f"gives them; {name} is of shape {rows.shape}"
             )
         return rows
+
+
+def _turn(tokens: Tokenized, step: int) -> Turn:
+    return next(turn for turn in tokens.turns if turn.last >= step)
+
+
+def _taken(conditions: Conditions, rows: _Rows) -> Conditions:
+    """Those rows, one part of all images behind the other."""
+    numbers = [number for part in rows for number in part]
+    if all(numbers == list(range(array.shape[0])) for array in conditions.values()):
+        return conditions
+    taken = np.array(numbers, np.int32)
+    return Conditions({name: ops.take(array, taken, axis=0) for name, array in conditions.items()})
+
+
+def _check_drawn(name: str, prompt: Prompt, num_steps: int | None) -> None:
+    """Raises:
+    PromptError: the prompt asks for what is not drawn, or without a run has several encodings.
+    """
+    if prompt.tags:
+        raise PromptError(
+            f"{name} has the tag {prompt.tags[0].source}, and nothing here obeys it; leave it out"
+        )
+    changes = any(part.changes for part in prompt.parts)
+    parts = prompt.join == "guided" and [part.weight for part in prompt.parts] != [1.0]
+    if num_steps is None and (changes or parts):
+        what = "another text at other steps" if changes else "parts with weights"
+        raise PromptError(
+            f"{name} has {what}, which are of a run and have no encoding together: {prompt.text!r}"
+        )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_sd.prompts import Chunk, Join, PromptError, chunks, parse
+from keras_sd.prompts import Chunk, Join, Line, chunks
 from keras_sd.prompts.compel import absence
 from keras_sd.tokenizer import Tokenizer
 
@@ -103,34 +103,20 @@ class Wording:
         return max(ids, default=0)
 
 
-def worded(name: str, text: str, style: str, tokenizer: Tokenizer) -> Wording:
+def worded(line: Line, tokenizer: Tokenizer) -> Wording:
     """A text as a tokenizer reads it.
 
     Args:
-        name: of the argument that it came in, for errors.
-        text: the prompt.
-        style: of the prompt, any but "plain".
+        line: of the prompts, in any style but "plain".
         tokenizer: of the text encoder.
-
-    Raises:
-        PromptError: see `keras_sd.prompts.parse`; or the text asks for what is not drawn.
     """
-    prompt = parse(text, style)
-    if prompt.tags:
-        raise PromptError(
-            f"{name} has the tag {prompt.tags[0].source}, and nothing here obeys it; leave it out"
-        )
-    guided = prompt.join == "guided"
-    if any(part.changes for part in prompt.parts) or (guided and len(prompt.parts) > 1):
-        what = "AND" if len(prompt.parts) > 1 else "another text at other steps"
-        raise PromptError(f"{name} asks for {what}, which is read and not drawn yet: {text!r}")
-    pieces, words = [], []
-    for part in prompt.parts:
-        (only,) = part.ranges(1)
-        room = tokenizer.max_length - 2
-        pieces.append(Piece(chunks(only.sections, tokenizer.words, style, room), part.weight))
-        words += [segment.text for section in only.sections for segment in section]
-    return Wording(style, tuple(pieces), prompt.join, " ".join(words))
+    room = tokenizer.max_length - 2
+    pieces = [
+        Piece(chunks(sections, tokenizer.words, line.style, room), weight)
+        for sections, weight in line.pieces
+    ]
+    segments = (each for sections, _ in line.pieces for section in sections for each in section)
+    return Wording(line.style, tuple(pieces), line.join, " ".join(each.text for each in segments))
 
 
 # --- encodings ------------------------------------------------------------------------

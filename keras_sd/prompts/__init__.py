@@ -11,7 +11,7 @@ r"""Prompts as people write them: weights, long texts, edits over the steps, sev
 | in | "keras_sd" | "a1111" |
 |---|---|---|
 | `(a BREAK b:1.2)` | a new chunk | the word `BREAK` with weight -1.2 |
-| `[a:b:3]` | b from step 4 on | b from the fifth call of the model on |
+| `[a:b:3]` | b from step 4 on | b from step 5 on |
 | `[a:b:0.29]` of 100 steps | b after step 29 | b after step 28: the product is cut off |
 | `a ratio of 16:9` | text | `a ratio of 16` with weight 9, as if there were an AND |
 | `[a:b:3] c\|d` | the edit is one, the bar is text | all of it is text |
@@ -21,13 +21,14 @@ In both a weight that is no number, `(a:1.2.3)`, is a `PromptError`; the web UI 
 brackets do not match, its parser may take one edit for text and the next one not; here each edit is
 one. In ComfyUI they make text of what follows; here they are text, and what follows is read.
 
-`chunks` breaks what was read into chunks of tokens, and `explain` shows all of it. The values are
-plain and frozen; of a model they need its tokenizer.
+`script` says which texts the steps of a run have, `chunks` breaks a text into chunks of tokens, and
+`explain` shows all of it. The values are plain and frozen; of a model they need its tokenizer.
 """
 
 from keras_sd.prompts.chunking import Chunk, chunks
 from keras_sd.prompts.explanation import Explanation, explain
 from keras_sd.prompts.grammar import Part, Prompt, Range, parse, sections
+from keras_sd.prompts.turns import Line, Script, Turn, script
 from keras_sd.prompts.values import (
     STYLES,
     Alternation,
@@ -47,16 +48,20 @@ __all__ = [
     "Edit",
     "Explanation",
     "Join",
+    "Line",
     "Part",
     "Prompt",
     "PromptError",
     "Range",
+    "Script",
     "Section",
     "Segment",
     "Tag",
+    "Turn",
     "Written",
     "chunks",
     "explain",
     "parse",
+    "script",
     "sections",
 ]

@@ -104,8 +104,7 @@ class Explanation:
     def _of_steps(self, part: Part, shown: Shown) -> Iterator[str]:
         range_ = shown.range
         if part.changes:
-            unit = "calls" if part.style == "a1111" else "steps"
-            yield f"{unit} {range_.first} to {range_.last} of {self.num_steps}:"
+            yield f"steps {range_.first} to {range_.last} of {self.num_steps}:"
         for index, section in enumerate(range_.sections):
             if index:
                 yield "  BREAK"
@@ -147,7 +146,7 @@ def explain(
         words: the tokenizer, `keras_sd.tokenizer.Tokenizer.words` or one like it.
         style: of the text, see `parse`; a `Prompt` has its own.
         room: tokens in a chunk.
-        num_steps: of the run that the edits are for; in the style "a1111", calls of the model.
+        num_steps: of the run that the edits are for.
 
     Raises:
         PromptError: see `parse` and `chunks`.

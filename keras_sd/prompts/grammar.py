@@ -8,7 +8,17 @@ from itertools import groupby
 
 from keras_sd.checks import choice
 from keras_sd.prompts import brackets, compel, edits, tags
-from keras_sd.prompts.values import STYLES, Join, Section, Segment, Tag, Written, finite
+from keras_sd.prompts.values import (
+    STYLES,
+    Join,
+    PromptError,
+    Section,
+    Segment,
+    Tag,
+    Written,
+    finite,
+    shown,
+)
 
 __all__ = ["Part", "Prompt", "Range", "parse", "sections"]
 
@@ -59,12 +69,12 @@ class Part:
     def ranges(self, num_steps: int, earlier: int | None = None) -> tuple[Range, ...]:
         """Which text each step of a run has.
 
-        In the style "a1111" they are calls of the model, and each edit comes one call late: its web
-        UI counts calls from 0 and compares them with steps counted from 1.
+        In the style "a1111" each edit comes one step late: its web UI counts from 0 and compares
+        with steps counted from 1. It counts calls of the model, of which some samplers have two a
+        step; here they are steps with every sampler.
 
         Args:
-            num_steps: of the run; in the style "a1111", of the samplers that it knows as of second
-                order, twice as many.
+            num_steps: of the run.
             earlier: the steps of a first pass, if this is the second one.
 
         Raises:
@@ -106,12 +116,14 @@ class Prompt:
         return tuple(tag for tag in self.tags if not tag.known)
 
 
-def parse(text: str, style: str = "plain") -> Prompt:
+def parse(text: str, style: str = "plain", *, negative: bool = False) -> Prompt:
     """Reads a prompt, in time that grows with its length alone.
 
     Args:
         text: the prompt.
         style: whose grammar it is written in, one of `STYLES`.
+        negative: whether it is a negative prompt, which has no AND and no tags: in "a1111" they are
+            text there, as in its web UI, in "keras_sd" they are errors.
 
     Raises:
         PromptError: it has no meaning there: a weight that is no number or too large for one, edits
@@ -126,9 +138,15 @@ def parse(text: str, style: str = "plain") -> Prompt:
     join: Join = "guided"
     found: tuple[Tag, ...] = ()
     pairs: tuple[tuple[str, float], ...] = ((text, 1.0),)
-    if style in ("a1111", "keras_sd"):
+    if style == "keras_sd" or (style == "a1111" and not negative):
         rest, found = tags.cut(text)
         pairs = _weighted(rest, style == "a1111")
+        if negative and (found or len(pairs) > 1):
+            what = f"the tag {shown(found[0].source)}" if found else "AND"
+            raise PromptError(
+                f"A negative prompt has {what}: {shown(text)}. Tags and AND belong in the prompt; "
+                "what a negative prompt names stands there with commas between"
+            )
     elif style == "compel":
         rest, found = tags.cut_compel(text)
         pairs, join = compel.parts(rest)

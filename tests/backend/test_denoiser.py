@@ -7,9 +7,9 @@ import pytest
 from keras import layers, ops
 
 from keras_sd.conditions import Conditions
-from keras_sd.denoiser import Denoiser, compiled_steps
+from keras_sd.denoiser import Denoiser, Turns, compiled_steps
 from keras_sd.guidance import Guidance
-from keras_sd.noise import Level
+from keras_sd.noise import Level, Levels
 
 LEVEL = Level(500.0, 0.6, 0.8)
 
@@ -66,6 +66,82 @@ def test_parts_are_both_predictions_whatever_the_scale(scale):
     parts = denoiser(context, unconditional, Guidance(scale, 0.5)).parts(x, LEVEL)
     for part, alone in zip(parts, (expected(1.0), expected(0.0)), strict=True):
         np.testing.assert_allclose(ops.convert_to_numpy(part), alone, rtol=2e-5, atol=2e-5)
+
+
+WEIGHTS = np.array([[1.0, 0.5], [0.25, 0.0], [-2.0, 1.5]], np.float32)  # of parts and images
+SAID = np.array([[1.5, 1.2], [0.5, 3.0], [1.1, 0.8]], np.float32)
+
+
+def composed(guidance):
+    """A denoiser of two images with three parts each."""
+    told = np.broadcast_to(SAID.reshape(-1, 1, 1), (6, 5, 7))
+    untold = np.zeros((2, 5, 7), np.float32)
+    told, untold = (Conditions({"context": ops.convert_to_tensor(e)}) for e in (told, untold))
+    return Denoiser(compiled_steps(Network(), "epsilon"), told, untold, guidance, WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    "guidance",
+    [Guidance(7.5), Guidance(1.0), Guidance(7.5, 0.7), Guidance(7.5, interval=(0.0, 1.3))],
+)
+def test_parts_of_prompts_are_added_by_weight(guidance):
+    """As in Composable Diffusion (Liu et al. 2022), image by image, in float64."""
+    x = arrays()[0].astype(np.float64)
+    denoise = composed(guidance)
+    given = ops.convert_to_tensor(arrays()[0])
+    found = ops.convert_to_numpy(denoise(given, LEVEL))
+    halves = [ops.convert_to_numpy(each) for each in denoise.parts(given, LEVEL)]
+    for image, latent in enumerate(x):
+        unconditional, *parts = (
+            latent * w + latent**2 * (w - 1) + w for w in (0.0, *SAID[:, image].astype(float))
+        )
+        pairs = zip(WEIGHTS[:, image], parts, strict=True)
+        whole = unconditional + sum(w * (part - unconditional) for w, part in pairs)
+        scale = guidance.scale if guidance.guides(LEVEL) else 1.0
+        guided = unconditional + scale * (whole - unconditional)
+        if scale != 1:
+            back = guided * whole.std() / guided.std()
+            guided = guidance.rescale * back + (1 - guidance.rescale) * guided
+        for one, prediction in (
+            (found, guided),
+            (halves[0], whole),
+            (halves[1], unconditional),
+        ):
+            expected_x0 = (latent - LEVEL.sigma * prediction) / LEVEL.alpha
+            np.testing.assert_allclose(one[image], expected_x0, rtol=2e-5, atol=5e-5)
+
+
+class Said:
+    """A denoiser that gives its name."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __call__(self, x, level):
+        return self.name
+
+    def parts(self, x, level):
+        return self.name, None
+
+
+def test_turns_go_by_the_level():
+    levels = Levels([Level(900.0, 0.0, 1.0), *(Level(t, 1.0, t) for t in (6.0, 4.0, 2.0, 1.0))])
+    turns = Turns(levels, [(1, Said("a")), (3, Said("b")), (4, Said("c"))])
+
+    def named(level):
+        assert turns.parts(None, level) == (turns(None, level), None)
+        return turns(None, level)
+
+    assert [named(level) for level in levels] == ["a", "b", "b", "c", "c"]
+    between = {8.0: "a", 6.1: "a", 5.0: "b", 2.5: "b", 1.5: "c", 0.5: "c"}
+    assert {t: named(Level(t, 1.0, t)) for t in between} == between
+    # Where the model is told the time of a level, the text is that of the level, too.
+    assert named(Level(6.0, 1.0, 4.0)) == "b"
+    assert named(Level(2.0, 1.0, 1.0)) == "c"
+    # Below the first training timestep several levels have the time 0.
+    same = Levels([Level(t, 1.0, noise) for t, noise in ((5.0, 3), (0.0, 2), (0.0, 1), (0.0, 0))])
+    turns = Turns(same, [(1, Said("a")), (2, Said("b")), (3, Said("c"))])
+    assert [named(level) for level in same] == ["a", "b", "c", "c"]
 
 
 @pytest.mark.parametrize(

@@ -177,8 +177,8 @@ def test_an_explanation_says_everything():
     ]
 
 
-def test_steps_of_the_original_are_calls_of_the_model():
-    assert "calls 1 to 4 of 10:" in str(explain("[a:b:3]", words, "a1111", num_steps=10))
+def test_edits_of_the_original_come_a_step_late():
+    assert "steps 1 to 4 of 10:" in str(explain("[a:b:3]", words, "a1111", num_steps=10))
 
 
 def test_an_explanation_in_the_types_of_json():

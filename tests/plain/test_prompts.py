@@ -23,6 +23,7 @@ from keras_sd.prompts import (
     brackets,
     edits,
     parse,
+    script,
     sections,
     tags,
 )
@@ -258,7 +259,7 @@ def steps(text, style, num_steps):
     return [(r.first, r.last, r.text) for r in parse(text, style).parts[0].ranges(num_steps)]
 
 
-def test_the_original_is_late_by_one_call():
+def test_the_original_is_late_by_one_step():
     assert steps("[a:b:3]", "keras_sd", 10) == [(1, 3, "a"), (4, 10, "b")]
     assert steps("[a:b:3]", "a1111", 10) == [(1, 4, "a"), (5, 10, "b")]
     assert steps("[a|b]", "keras_sd", 4) == [(1, 1, "a"), (2, 2, "b"), (3, 3, "a"), (4, 4, "b")]
@@ -328,6 +329,69 @@ def test_a_part_has_edits_of_its_own_63(style):
 def test_a_weight_of_the_whole_prompt_needs_an_and_in_ours():
     assert parts("a ratio of 16:9", "keras_sd") == [("a ratio of 16:9", 1)]
     assert parts("a ratio of 16:9", "a1111") == [("a ratio of 16", 9)]
+
+
+NEGATIVES = ["a AND b", "a <lora:x:1>", "a :2 AND b", "<hypernet:y> a AND b"]
+
+
+@pytest.mark.parametrize("text", NEGATIVES)
+def test_a_negative_prompt_has_no_parts_and_tags(text):
+    with pytest.raises(PromptError, match=r"^A negative prompt has .* belong in the prompt"):
+        parse(text, "keras_sd", negative=True)
+    read = parse(text, "a1111", negative=True)
+    assert ([(part.written, part.weight) for part in read.parts], read.tags) == ([((text,), 1)], ())
+
+
+def test_a_negative_prompt_has_the_rest():
+    for style in ("keras_sd", "a1111"):
+        read, same = (parse("(a:1.2) [b:c:3]", style, negative=each) for each in (True, False))
+        assert read == same
+    assert parse("a:2", "a1111").parts[0].weight == 2
+    assert parse("a:2", "a1111", negative=True).parts[0].weight == 1
+
+
+def said(style, num_steps, *texts):
+    """The steps, and what they have: of each part, of each image its text."""
+    found = script([parse(text, style) for text in texts], num_steps)
+    words = ["".join(each.text for each in line.pieces[0][0][0]) for line in found.lines]
+    turns = [(t.last, [[words[row] for row in rows] for rows in t.rows]) for t in found.turns]
+    return turns, found.weights
+
+
+def test_a_script_has_one_line_an_image_where_nothing_changes():
+    for style in STYLES:
+        read = [parse(text, style) for text in ("a", "b", "a")]
+        found = script(read, 7)
+        assert [line.pieces[0][0][0][0].text for line in found.lines] == ["a", "b", "a"]
+        assert [(turn.last, turn.rows) for turn in found.turns] == [(7, ((0, 1, 2),))]
+        assert found.weights is None
+
+
+def test_a_script_has_a_turn_for_each_choice_of_texts():
+    turns, weights = said("keras_sd", 6, "[a:b:2]", "c", "[d:e:4]")
+    assert turns == [(2, [["a", "c", "d"]]), (4, [["b", "c", "d"]]), (6, [["b", "c", "e"]])]
+    assert weights is None
+    turns, _ = said("a1111", 3, "[a|b]")
+    assert turns == [(2, [["a"]]), (3, [["b"]])]
+    found = script([parse("[a|b]", "keras_sd")], 50)
+    assert (len(found.lines), len(found.turns)) == (2, 50)
+
+
+def test_an_image_with_fewer_parts_has_its_first_again_which_does_not_count():
+    turns, weights = said("keras_sd", 4, "a", "[b|c] AND d :0.5", "e AND f AND g :-1")
+    first, last = turns[0], turns[3]
+    assert first == (1, [["a", "b", "e"], ["a", "d", "f"], ["a", "b", "g"]])
+    assert last == (4, [["a", "c", "e"], ["a", "d", "f"], ["a", "c", "g"]])
+    assert weights == ((1, 1, 1), (0, 0.5, 1), (0, 0, -1))
+    assert said("a1111", 1, "a:2") == ([(1, [["a"]])], ((2,),))
+
+
+def test_what_one_encoding_is_made_of_is_one_line():
+    found = script([parse('("a", "b").blend(1, 3)', "compel"), parse("c", "compel")], 4)
+    one, other = found.lines
+    assert ([weight for _, weight in one.pieces], one.join) == ([0.25, 0.75], "blended")
+    assert len(other.pieces) == 1
+    assert found.weights is None
 
 
 def test_tags_65():

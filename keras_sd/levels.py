@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from numbers import Real
 from typing import Any, get_args
 
+from keras_sd.checks import choice, real
 from keras_sd.noise import FinalSigma, Levels, NoisePath, Size, for_run
 from keras_sd.registry import get_schedule
 from keras_sd.sampler import label
@@ -56,15 +56,8 @@ def make_levels(
             1], or a callable's result that is not ``num_steps + 1`` levels of falling noise.
         TypeError: `num_steps` is not an integer, or a callable returned something else than levels.
     """
-    number = isinstance(strength, Real) and not isinstance(strength, bool)
-    if not number or not 0 < strength <= 1:
-        raise ValueError(
-            f"strength must be above 0 (the picture stays as it is) and at most 1 (nothing of it "
-            f"is left), got {strength!r}."
-        )
-    if steps_mode not in get_args(StepsMode):
-        raise ValueError(f"steps_mode must be 'run' or 'schedule', got {steps_mode!r}.")
-    strength = float(strength)
+    strength = real("strength", strength, most=1.0, above=0.0)
+    steps_mode = choice("steps_mode", steps_mode, get_args(StepsMode))
     path = for_run(path, final_sigma=final_sigma, size=size)
     if isinstance(schedule, str | Mapping):
         schedule = get_schedule(schedule)

@@ -213,15 +213,15 @@ def ends_at_999(table, num_steps):
     [
         ({"strength": 0}, "above 0"),
         ({"strength": 1.2}, "at most 1"),
-        ({"strength": math.nan}, "got nan"),
-        ({"strength": 0.5, "steps_mode": "all"}, "'run' or 'schedule'"),
+        ({"strength": math.nan}, "not nan"),
+        ({"strength": 0.5, "steps_mode": "all"}, "'run', 'schedule'"),
         ({"strength": 0.5, "num_steps": 1001}, "from 1 to 1000"),
         ({"strength": 0.5, "schedule": [9, 5], "num_steps": None}, "strength=1"),
         ({"strength": 0.5, "schedule": ends_at_999}, "999.0 is outside the noise table"),
         ({"strength": 0.1, "schedule": lambda table, n: karras(SD, n)}, "follows the path"),
         ({"strength": 0.8, "num_steps": 1}, "begin at 1: take more steps"),
-        ({"strength": "0.5"}, "got '0.5'"),
-        ({"strength": True}, "got True"),
+        ({"strength": "0.5"}, "not '0.5'"),
+        ({"strength": True}, "not True"),
     ],
 )
 def test_parts_that_cannot_be(options, words):

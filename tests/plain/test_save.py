@@ -64,8 +64,9 @@ def seed_of(path):
     """Which of the models that this file makes a path holds."""
     found = open_checkpoint(path)
     found.check()
+    held = found.arrays()
     for seed in range(3):
-        if all(np.array_equal(array, found.arrays()[n]) for n, array in arrays(seed=seed).items()):
+        if all(np.array_equal(array, held[n]) for n, array in arrays(seed=seed).items()):
             return seed
     raise AssertionError("none")
 

@@ -262,7 +262,7 @@ def references(session: nox.Session) -> None:
 
     What adapters make of a weight is compared with PEFT and LyCORIS.
     """
-    install(session, *CONSTRAINTS, ours(session), "torch", "diffusers", "transformers", "pytest")
+    install(session, *CONSTRAINTS, ours(session), "torch", "diffusers", "transformers", *PYTEST)
     install(session, *CONSTRAINTS, "peft")
     # It declares to need what its training needs.
     install(session, *CONSTRAINTS, "einops", "toml")
@@ -272,7 +272,7 @@ def references(session: nox.Session) -> None:
     install(session, "--no-deps", "k-diffusion==0.1.1.post1")
     prepare(session, "torch")
     session.env["HF_HUB_OFFLINE"] = "1"
-    session.run("pytest", "-m", "references", *session.posargs)
+    session.run("pytest", *PARALLEL, "-m", "references", *session.posargs)
 
 
 @nox.session(default=False)

@@ -57,6 +57,7 @@ CONFIG = replace(
     autoencoder=AutoencoderConfig(widths=(32, 32, 32, 32), blocks=1),
     defaults=Defaults(height=SIZE, width=SIZE, num_steps=2, guidance_scale=3.0),
 )
+pytestmark = pytest.mark.usefixtures("without_tracing")
 only_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow")
 
 
@@ -351,6 +352,7 @@ def _source(text_encoder):
     return source
 
 
+@pytest.mark.traced
 def test_a_model_lives_on_after_clear_session(preset):
     model = make(preset)
     before = draw(model)
@@ -362,6 +364,7 @@ def test_a_model_lives_on_after_clear_session(preset):
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "diffusion_model", "decoder"])
+@pytest.mark.traced
 def test_the_next_image_sees_weights_that_changed(preset, part):
     model = make(preset)
     before = draw(model)
@@ -374,6 +377,7 @@ def test_the_next_image_sees_weights_that_changed(preset, part):
     assert np.array_equal(draw(model), before)
 
 
+@pytest.mark.traced
 def test_the_next_image_is_made_with_parts_that_were_set(preset):
     model = make(preset)
     before = draw(model)
@@ -740,6 +744,7 @@ def test_what_programs_call_though_it_is_private(model):
 # The guides
 
 
+@pytest.mark.traced
 def test_generate_images_with_stable_diffusion(preset, policy):
     model = StableDiffusion(img_width=SIZE, img_height=SIZE, jit_compile=False, preset=preset)
     images = model.text_to_image("photograph of an astronaut", batch_size=2, num_steps=2)
@@ -794,6 +799,7 @@ def test_random_walks_through_latent_space(preset, model):
 
 
 @only_tensorflow
+@pytest.mark.traced
 def test_fine_tuning_stable_diffusion(preset, tmp_path):
     import tensorflow as tf
 
@@ -849,6 +855,7 @@ def test_fine_tuning_stable_diffusion(preset, tmp_path):
     assert not np.array_equal(draw(model, unconditional_guidance_scale=40), before)
 
 
+@pytest.mark.traced
 def test_fine_tuning_by_textual_inversion(preset):
     """All but its train_step, which is TensorFlow's."""
     model = make(preset)

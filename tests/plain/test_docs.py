@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pages
@@ -14,7 +12,7 @@ import pytest
 from pages import DOCS, GUIDES, NOTEBOOKS, PAGES, PICTURES, ROOT, Block, name
 from test_imports import RANK
 
-COMMAND = Path(sys.executable).with_name("keras-sd")
+from keras_sd.cli import main
 
 
 def test_the_reader_of_pages_finds_its_blocks():
@@ -125,13 +123,15 @@ def test_links_to_files_lead_somewhere(page):
             assert (page.parent / file).exists(), f"{name(page)} links to {target}"
 
 
-def test_the_page_of_the_command_has_every_command_and_option():
+def test_the_page_of_the_command_has_every_command_and_option(capsys):
+    def shown(*arguments):
+        assert main([*arguments, "--help"]) == 0
+        return capsys.readouterr().out
+
     page = (DOCS / "cli.md").read_text(encoding="utf-8")
-    run = subprocess.run([COMMAND, "--help"], capture_output=True, text=True, check=True)
-    names = re.findall(r"^  ([a-z][a-z-]+)  ", run.stdout.split("Commands:")[1], re.MULTILINE)
+    names = re.findall(r"^  ([a-z][a-z-]+)  ", shown().split("Commands:")[1], re.MULTILINE)
     assert "generate" in names
     for each in names:
         assert f"## `keras-sd {each}`" in page
-        run = subprocess.run([COMMAND, each, "--help"], capture_output=True, text=True, check=True)
-        for option in re.findall(r"^  (--[a-z-]+)", run.stdout, re.MULTILINE):
+        for option in re.findall(r"^  (--[a-z-]+)", shown(each), re.MULTILINE):
             assert f"`{option}`" in page or option == "--help", f"{each} {option}"

@@ -633,7 +633,7 @@ def test_escaped_text_is_read_back(style):
         assert "".join(each.text for each in only.sections[0]) == text
 
 
-N, M = 100_000, 20_000
+N, M = 50_000, 10_000
 HOSTILE = {
     "round": "(" * N,
     "square": "[" * N,

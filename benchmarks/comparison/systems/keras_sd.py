@@ -50,7 +50,6 @@ class System:
         if laps is None:
             return np.asarray(pipeline.text_to_image(job.prompt, **settings))
         from keras_sd.backend import to_numpy
-
         from keras_sd.texts import Texts
 
         # Encodings that are given are float32 in every policy, and would be compiled for once more.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,9 @@ def eagerly() -> Iterator[None]:
 
     tf.config.run_functions_eagerly(True)
     try:
-        yield
+        with warnings.catch_warnings():
+            # Keras feeds its own loops through tf.data, which is traced all the same.
+            warnings.filterwarnings("ignore", ".*does not apply to tf.data functions")
+            yield
     finally:
         tf.config.run_functions_eagerly(False)

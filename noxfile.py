@@ -307,7 +307,7 @@ def stable_diffusion_cpp(session: nox.Session) -> None:
     prepare(session, "torch")
     del session.env["OMP_NUM_THREADS"]  # these models are large
     where = folder[0] if folder else session.create_tmp()
-    session.run("python", "benchmarks/stable_diffusion_cpp.py", where, vocabulary)
+    session.run("python", "benchmarks/sd_cpp.py", where, vocabulary)
 
 
 @nox.session(default=False, python="3.11")

@@ -1,6 +1,6 @@
 """stable-diffusion.cpp draws from a checkpoint that we saved what we draw ourselves.
 
-    python benchmarks/stable_diffusion_cpp.py FOLDER VOCABULARY
+    python benchmarks/sd_cpp.py FOLDER VOCABULARY
 
 makes a Stable Diffusion 1.5 of full size with random weights, saves it as one file in FOLDER (4 GB;
 kept for the next run), and lets both programs draw from it with the same noise. The exit status is

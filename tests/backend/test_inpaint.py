@@ -379,7 +379,7 @@ def test_an_inpainting_model_is_shown_the_mask_and_the_rest_of_the_picture(nine,
     class Seen(Exception):
         pass
 
-    def spy(self, steps, told, untold, guidance):
+    def spy(self, steps, told, untold, guidance, *more):
         assert (ops.convert_to_numpy(told["painted"] - untold["painted"]) == 0).all()
         raise Seen(ops.convert_to_numpy(told["painted"]))
 

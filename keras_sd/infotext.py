@@ -10,7 +10,22 @@ from typing import Any
 from keras_sd.aliases import display_name
 from keras_sd.specs import format_spec, parse_spec
 
-__all__ = ["infotext"]
+__all__ = ["LOADING", "infotext"]
+
+LOADING = (
+    "variant",
+    "prediction",
+    "ema",
+    "strict",
+    "autoencoder",
+    "unet",
+    "text_encoder",
+    "vocabulary",
+    "compat",
+    "dtype",
+)
+"""The options about loading that a file holds where they were given, by the names that
+`Model.from_preset` has for them."""
 
 
 def infotext(made: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ from keras_sd.checks import (
 )
 from keras_sd.guidance import check_interval, check_rescale, check_scale
 from keras_sd.noise import Levels
-from keras_sd.prompts.values import STYLES
+from keras_sd.prompt_styles import STYLES
 from keras_sd.settings import Checked, setting, settings
 from keras_sd.specs import format_spec, parse_spec
 from keras_sd.start import Attachment, Masking, Start, read_attachments

@@ -53,7 +53,7 @@ def from_empty(encoded: Any, weights: Any, empty: Any) -> Any:
 
     Args:
         encoded: see `no_norm`.
-        weights: likewise.
+        weights: likewise, or one number for all.
         empty: `(tokens, features)`.
     """
     return ops.where(weights == 1, encoded, empty + weights * (encoded - empty))
@@ -197,16 +197,12 @@ def encodings(wordings: Sequence[Wording], tokenizer: Tokenizer, encode: Encode,
     for wording, pieces in zip(wordings, recipes, strict=True):
         made = [(weight, recipe(plain, masked, empty)) for weight, recipe in pieces]
         if wording.join == "joined":
-            whole = ops.concatenate([_of_weight(each, empty, weight) for weight, each in made])
+            whole = ops.concatenate([from_empty(each, weight, empty) for weight, each in made])
         else:
             whole = sum(weight * padded(each, len(wording)) for weight, each in made)
         texts.append(padded(whole, count))
     stacked = ops.stack(texts)
     return ops.cast(ops.reshape(stacked, (len(texts), -1, stacked.shape[-1])), given.dtype)
-
-
-def _of_weight(encoded: Any, empty: Any, weight: float) -> Any:
-    return encoded if weight == 1 else empty + weight * (encoded - empty)
 
 
 def _recipe(style: str, broken: Sequence[Chunk], rows: _Rows) -> Callable[[Any, Any, Any], Any]:

@@ -29,7 +29,7 @@ from keras_sd.weights.files import read_json
 from keras_sd.weights.parts import is_floating, listed
 from keras_sd.weights.readers import TensorFile, WeightsError, is_finite, read_file, shown
 
-__all__ = ["Adapter", "Change", "is_adapter", "open_adapter"]
+__all__ = ["Adapter", "Change", "adapter_of", "is_adapter", "open_adapter"]
 
 _IN_FOLDERS = (
     "pytorch_lora_weights.safetensors",
@@ -75,7 +75,7 @@ class Change:
 
     @property
     def kind(self) -> Kind:
-        """How it is written."""
+        """How it is written. It is not kept: a kind is made of functions, which have no copies."""
         kind = kind_of(self.tensors)
         assert kind is not None, self.name
         return kind
@@ -83,7 +83,7 @@ class Change:
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of the tensors, by role, but the alpha."""
-        return {role: tuple(t.shape) for role, t in self.tensors.items() if role != "alpha"}
+        return _shapes(self.tensors)
 
     @property
     def of_bias(self) -> bool:
@@ -176,7 +176,19 @@ def open_adapter(path: str | os.PathLike[str]) -> Adapter:
     path = Path(os.path.expanduser(checked_path(path, "adapter", "the path of a file")))
     if path.is_dir():
         path = _in_folder(path)
-    file = read_file(path)
+    return adapter_of(read_file(path), path)
+
+
+def adapter_of(file: TensorFile, path: Path) -> Adapter:
+    """The adapter in a file that is open.
+
+    Args:
+        file: its tensors.
+        path: of it.
+
+    Raises:
+        WeightsError: see `open_adapter`.
+    """
     if not is_adapter(file.tensors):
         raise WeightsError(
             f"{path} is no adapter: none of its {len(file.tensors)} tensors is named as one of a "
@@ -255,7 +267,7 @@ def _change(
     for role, tensor in tensors.items():
         if role != "alpha" and not is_floating(tensor.dtype):
             raise WeightsError(f"{path}: {shown(keys[role])} holds {tensor.dtype}, no weights")
-    shapes = {role: tuple(tensor.shape) for role, tensor in tensors.items() if role != "alpha"}
+    shapes = _shapes(tensors)
     if kind.shape(shapes) is None or 0 in map(math.prod, shapes.values()):
         found = ", ".join(f"{keys[role]} {shape}" for role, shape in shapes.items())
         raise WeightsError(f"{path}: these do not fit together: {found}")
@@ -266,6 +278,10 @@ def _change(
     elif kind.scaled(tensors) and rank:
         scale = alpha / rank
     return Change(name, tensors, keys, scale, alpha)
+
+
+def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {role: tuple(t.shape) for role, t in tensors.items() if role != "alpha"}
 
 
 def _alpha(path: Path, keys: Mapping[str, str], tensors: Mapping[str, Any]) -> float | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keras_sd.adapters.files import Adapter, is_adapter, open_adapter
+from keras_sd.adapters.files import Adapter, adapter_of, is_adapter
 from keras_sd.adapters.matching import match
 from keras_sd.config import SD_1, SD_2
 from keras_sd.weights.readers import WeightsError, read_file, sha256
@@ -131,8 +131,7 @@ def inspect(path: str | Path, *, numbers: bool = True) -> AdapterReport | None:
         sha256=sha256(path) if numbers else None,
     )
     try:
-        adapter = open_adapter(path)
-        return dataclasses.replace(report, **_found(adapter, numbers))
+        return dataclasses.replace(report, **_found(adapter_of(file, path), numbers))
     except WeightsError as error:
         return dataclasses.replace(report, error=str(error))
 

@@ -9,8 +9,7 @@ import typer
 
 from keras_sd.cli import backends
 from keras_sd.cli.backends import Backend
-from keras_sd.cli.checkpoints import Json
-from keras_sd.cli.terminal import Debug
+from keras_sd.cli.terminal import Debug, Json
 
 
 def benchmark(

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from keras_sd.cli import adapters, loading
-from keras_sd.cli.terminal import Debug, bytes_bar, printable, say, size, table
+from keras_sd.cli.terminal import Debug, Json, bytes_bar, printable, say, size, table
 
 if TYPE_CHECKING:
     from keras_sd.adapters.inspection import AdapterReport
     from keras_sd.weights.inspection import PartReport, Report
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
 
 _LISTED = 10
 _NAMES = {"text_encoder": "text encoder", "unet": "UNet"}

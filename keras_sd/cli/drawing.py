@@ -18,6 +18,10 @@ from keras_sd.request import Request
 from keras_sd.settings import Checked, settings
 from keras_sd.start import Masking, Start
 
+Output = Annotated[
+    Path | None,
+    typer.Option(help="A .png file, or a folder. Default: a new name here, made from the prompt."),
+]
 Prompt = Annotated[str, typer.Argument(help="What the picture shows.")]
 
 
@@ -42,12 +46,7 @@ class DrawOptions:
         str | None,
         typer.Option(help="Pixels: WIDTHxHEIGHT, or one number for both. Default: the model's."),
     ] = None
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="A .png file, or a folder. Default: a new name here, made from the prompt."
-        ),
-    ] = None
+    output: Output = None
     variant: loading.Variant = None
     prediction: loading.Prediction = None
     ema: loading.Ema = False
@@ -105,7 +104,7 @@ def flag_of(name: str) -> str:
 
 
 def _of_requests(parts: Sequence[type[Checked]]) -> dict[str, Field]:
-    """DrawOptions by name, but for height and width, which are one option."""
+    """Settings by name, but for height and width, which are one option."""
     found = {name: each for part in parts for name, each in settings(part).items()}
     return {name: each for name, each in found.items() if name not in ("height", "width")}
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from keras_sd.infotext import LOADING
+
 Variant = Annotated[
     str | None,
     typer.Option(help="Which of several files for the same weights, such as fp16."),
@@ -43,20 +45,6 @@ Dtype = Annotated[
     typer.Option(help="Of the networks, a Keras policy. Default: as Keras is configured."),
 ]
 
-OPTIONS = (
-    "variant",
-    "prediction",
-    "ema",
-    "strict",
-    "autoencoder",
-    "unet",
-    "text_encoder",
-    "vocabulary",
-    "compat",
-    "dtype",
-)
-"""Those above, by the names that `Model.from_preset` and the text of a picture have for them."""
-
 
 def of(settings: Any) -> dict[str, Any]:
     """Those that were given, of an object with all of them; see `given`.
@@ -64,7 +52,7 @@ def of(settings: Any) -> dict[str, Any]:
     Raises:
         ValueError: there is no such version of KerasCV.
     """
-    found = given(**{name: getattr(settings, name) for name in OPTIONS})
+    found = given(**{name: getattr(settings, name) for name in LOADING})
     if "compat" in found:
         from keras_sd import compat
 

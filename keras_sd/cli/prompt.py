@@ -9,8 +9,8 @@ import typer
 
 from keras_sd.checks import whole
 from keras_sd.cli import loading
-from keras_sd.cli.terminal import Debug, printable
-from keras_sd.prompts.values import STYLES
+from keras_sd.cli.terminal import Debug, Json, printable
+from keras_sd.prompt_styles import STYLES
 
 
 def prompt(
@@ -23,7 +23,7 @@ def prompt(
         str, typer.Option(help="Whose tokens are counted: a name, a path, or hf://owner/name.")
     ] = "emoji",
     vocabulary: loading.Vocabulary = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+    json_: Json = False,
     debug: Debug = False,
 ) -> None:
     """Show how a prompt is understood: weights, chunks of tokens, edits over the steps, tags.

@@ -14,15 +14,14 @@ import typer
 from keras_sd.cli import backends, loading
 from keras_sd.cli.backends import Backend
 from keras_sd.cli.draw import check_output, loaded, made_of, output_paths, save
-from keras_sd.cli.drawing import draws
-from keras_sd.cli.terminal import Debug, printable, steps_bar, table
+from keras_sd.cli.drawing import Output, draws
+from keras_sd.cli.terminal import Debug, Json, printable, steps_bar, table
 
 if TYPE_CHECKING:
     from keras_sd.provenance import Provenance
     from keras_sd.provenance.difference import Difference
 
 Picture = Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
 
 
 # --- info -----------------------------------------------------------------------------
@@ -86,12 +85,7 @@ class ReplayOptions:
         str | None,
         typer.Option(help="As for generate. Default: the picture's, where it is one by name."),
     ] = None
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="A .png file, or a folder. Default: a new name here, made from the prompt."
-        ),
-    ] = None
+    output: Output = None
     variant: loading.Variant = None
     prediction: loading.Prediction = None
     ema: loading.Ema = False

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from keras_sd.sampling import Step
 
+Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 

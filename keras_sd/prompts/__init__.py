@@ -25,12 +25,12 @@ one. In ComfyUI they make text of what follows; here they are text, and what fol
 `explain` shows all of it. The values are plain and frozen; of a model they need its tokenizer.
 """
 
+from keras_sd.prompt_styles import STYLES
 from keras_sd.prompts.chunking import Chunk, chunks
 from keras_sd.prompts.explanation import Explanation, explain
 from keras_sd.prompts.grammar import Part, Prompt, Range, parse, sections
 from keras_sd.prompts.turns import Line, Script, Turn, script
 from keras_sd.prompts.values import (
-    STYLES,
     Alternation,
     Edit,
     Join,

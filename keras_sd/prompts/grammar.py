@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from keras_sd.checks import choice
+from keras_sd.prompt_styles import STYLES
 from keras_sd.prompts import brackets, compel, edits, tags
 from keras_sd.prompts.values import (
-    STYLES,
     Join,
     PromptError,
     Section,

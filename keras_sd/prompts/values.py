@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 __all__ = [
-    "STYLES",
     "Alternation",
     "Edit",
     "Join",
@@ -18,9 +17,6 @@ __all__ = [
     "Written",
     "finite",
 ]
-
-STYLES = ("plain", "keras_sd", "a1111", "comfy", "compel")
-"""Whose grammar a prompt is written in: see `keras_sd.prompts`."""
 
 Join: TypeAlias = Literal["guided", "blended", "joined"]
 """What becomes of several parts: their predictions are added to the unconditional one by weight

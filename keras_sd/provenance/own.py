@@ -5,24 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from keras_sd.infotext import LOADING
 from keras_sd.provenance.origin import Provenance, parsed, plain, settings_of, text
 from keras_sd.request import Request
 
-__all__ = ["LOADING", "read"]
-
-LOADING = (
-    "variant",
-    "prediction",
-    "ema",
-    "strict",
-    "autoencoder",
-    "unet",
-    "text_encoder",
-    "vocabulary",
-    "compat",
-    "dtype",
-)
-"""The options about loading that the file holds where they were given."""
+__all__ = ["read"]
 
 _OF_MODEL = "model SHA-256"
 _MOST_SIDE = 2**14

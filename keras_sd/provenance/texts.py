@@ -279,9 +279,7 @@ def _read_hidden(path: Path, found: _Found) -> None:
                 if image.mode not in ("RGB", "RGBA") or image.width * image.height > MAX_PIXELS:
                     return
                 pixels = np.asarray(image)
-    except (
-        Exception
-    ):  # A picture that cannot be decoded hides nothing; who draws of it will say so.
+    except Exception:  # What cannot be decoded hides nothing; who draws of it will say so.
         return
 
     def hidden(where: str, count: int) -> bytes:

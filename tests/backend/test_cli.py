@@ -194,7 +194,11 @@ def test_what_draws_as_keras_cv_has_a_schedule_of_its_own(fake, capsys) -> None:
 
 def test_weights_that_cannot_be_read_again_are_no_reason_to_lose_a_picture(fake, capsys) -> None:
     Path("m").touch()
-    gone = lambda cls, model, **settings: (Path("m").unlink(), cls())[1]  # noqa: E731
+
+    def gone(cls, model, **settings):
+        Path("m").unlink()
+        return cls()
+
     fake.from_preset = classmethod(gone)
     assert cli.main(["generate", "cat", "--model", "m", "--output", "cat.png"]) == 0
     assert "note: the weights' SHA-256 is not written: " in capsys.readouterr().err

@@ -33,6 +33,16 @@ def made():
     )
 
 
+def check_merged(change, place, weight, module):
+    """What PEFT makes of a weight, within 1e-5 of the change."""
+    module.merge()
+    wanted = module.get_base_layer().weight.detach().numpy()
+    merged = applied(change.kind, change.factors(), weight, change.scale, 1.0)
+    size = np.abs(wanted - weight).max()
+    assert size > 1e-3
+    assert np.abs(merged - wanted).max() <= 1e-5 * size, place.name
+
+
 @pytest.mark.parametrize("written", ["save_lora_adapter", "save_pretrained"])
 @pytest.mark.parametrize(
     "settings",
@@ -74,12 +84,7 @@ def test_weights_that_peft_merges(tmp_path, settings, written):
     assert len(found.matched) > 60
     for change, place, _ in found.matched:
         weight = before[f"{place.name}.weight"]
-        modules[place.name].merge()
-        wanted = modules[place.name].get_base_layer().weight.detach().numpy()
-        merged = applied(change.kind, change.factors(), weight, change.scale, 1.0)
-        size = np.abs(wanted - weight).max()
-        assert size > 1e-3
-        assert np.abs(merged - wanted).max() <= 1e-5 * size, place.name
+        check_merged(change, place, weight, modules[place.name])
 
 
 LYCORIS = {
@@ -203,9 +208,4 @@ def test_a_file_of_a_pipeline_that_diffusers_writes(tmp_path):
         own = before[place.part]
         name = f"{place.name}.weight"
         weight = own[name] if name in own else own[f"text_model.{name}"]
-        modules[place.name].merge()
-        wanted = modules[place.name].get_base_layer().weight.detach().numpy()
-        merged = applied(change.kind, change.factors(), weight, change.scale, 1.0)
-        size = np.abs(wanted - weight).max()
-        assert size > 1e-3
-        assert np.abs(merged - wanted).max() <= 1e-5 * size, place.name
+        check_merged(change, place, weight, modules[place.name])

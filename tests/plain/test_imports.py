@@ -18,6 +18,7 @@ BACKENDS = {"jax", "tensorflow", "torch"}
 RANK = {
     "choose": 0,
     "checks": 0,
+    "prompt_styles": 0,
     "delegates": 0,
     "noise": 0,
     "files": 0,
@@ -79,6 +80,7 @@ OF_THE_WING = ("keras_cv/", "models/")
 NEEDS_ONLY = {
     "choose": set(),
     "checks": set(),
+    "prompt_styles": set(),
     "delegates": set(),
     "noise": set(),
     "files": set(),

@@ -29,6 +29,12 @@ HAS_XLA = NAME != "torch"
 _CHUNK_SCORES = 2**25
 _CHUNK_QUERIES = 512
 
+# From this many scores of one head on, what a fused kernel spares is more than a launch.
+_FUSED_SCORES = 2**17
+
+_HALVES = ("float16", "bfloat16")
+_PURE = ("float32", *_HALVES)
+
 
 def resolve_jit_compile(jit_compile: JitCompile) -> bool:
     """Whether XLA will compile: what was asked for, as far as the backend can.
@@ -163,7 +169,8 @@ def calls_directly(layer: keras.layers.Layer, inputs: Sequence[Any]) -> bool:
 
     What Keras does around each call (dtypes, masks, shapes, losses) takes 0.1 ms, which a compiled
     program does not have and an eager one has hundreds of times a step: on torch, half of the time
-    of a small model. Where all is float32 and no gradient is asked for, none of it does anything.
+    of a small model, and on a GPU more than the GPU's own. Where weights and inputs are of one
+    dtype and no gradient is asked for, none of it does anything.
 
     Args:
         layer: without a mask, a loss of its own, or a difference between training and not.
@@ -173,11 +180,13 @@ def calls_directly(layer: keras.layers.Layer, inputs: Sequence[Any]) -> bool:
         return False
     import torch
 
+    policy = layer.dtype_policy.name  # a mixed policy casts weights; a quantized layer's has a mode
+    dtype = getattr(torch, policy) if policy in _PURE else None
     return (
-        not torch.is_grad_enabled()
+        dtype is not None
+        and not torch.is_grad_enabled()
         and layer.built
-        and layer.dtype_policy.name == "float32"  # a quantized layer's is not
-        and all(type(x) is torch.Tensor and x.dtype == torch.float32 for x in inputs)
+        and all(type(x) is torch.Tensor and x.dtype == dtype for x in inputs)
     )
 
 
@@ -260,8 +269,9 @@ def attention(query, key, value, causal: bool = False, seen=None):
     """Softmax attention of `(batch, tokens, heads, features)`, scaled by `features ** -0.5`.
 
     `causal` hides later tokens, `seen`, bool `(batch, tokens)`, those keys where it is False.
-    torch has a fused kernel. Elsewhere a plain product and softmax is faster than
-    `keras.ops.dot_product_attention` on a CPU; long ones go in chunks of queries on jax.
+    torch has a fused kernel, and so has jax on a GPU in 16 bits. Elsewhere a plain product and
+    softmax is faster than `keras.ops.dot_product_attention` on a CPU. On jax long ones go in chunks
+    of queries, on a CPU and, where the fused kernel does not take them, in 16 bits.
     """
     if seen is not None:
         return attention_plain(query, key, value, causal, seen)
@@ -276,14 +286,46 @@ def attention(query, key, value, causal: bool = False, seen=None):
                 query, key, value, is_causal=causal
             )
             return mixed.transpose(1, 2)
-    if NAME == "jax" and not causal:
+    if NAME == "jax":
         import jax
 
+        device = _jax_device()
+        if takes_fused(query.shape, key.shape[1], str(query.dtype), device):
+            return jax.nn.dot_product_attention(
+                query, key, value, is_causal=causal, implementation="cudnn"
+            )
         batch, queries, heads, _ = query.shape
-        scores = batch * heads * queries * key.shape[1]
-        if scores > _CHUNK_SCORES and jax.default_backend() == "cpu":
+        is_long = batch * heads * queries * key.shape[1] > _CHUNK_SCORES
+        if is_long and not causal and (device.platform == "cpu" or str(query.dtype) in _HALVES):
             return _attention_chunked(query, key, value)
     return attention_plain(query, key, value, causal)
+
+
+def takes_fused(shape: Sequence[int], keys: int, dtype: str, device: Any) -> bool:
+    """Whether jax has a fused attention, which keeps no scores, for long queries: cuDNN's, that
+    takes 16 bits and heads of at most 128 features, from Hopper on 256, in multiples of 8.
+
+    Args:
+        shape: of the queries, `(batch, tokens, heads, features)`.
+        keys: how many there are.
+        dtype: of all of them.
+        device: of jax, that computes.
+    """
+    if "cuda" not in device.client.platform_version:
+        return False
+    major = int(device.compute_capability.split(".")[0])
+    most = 256 if major >= 9 else 128
+    _, queries, _, features = shape
+    fits = major >= 8 and dtype in _HALVES and features <= most and features % 8 == 0
+    return fits and queries * keys >= _FUSED_SCORES
+
+
+def _jax_device() -> Any:
+    """The device that jax computes on where nothing else is said."""
+    import jax
+
+    chosen = jax.config.jax_default_device
+    return jax.devices(chosen)[0] if chosen is None or isinstance(chosen, str) else chosen
 
 
 def matmul_float32(a, b):

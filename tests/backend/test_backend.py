@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -111,6 +112,63 @@ def test_attention_in_chunks(monkeypatch, queries):
         assert not calls
 
 
+def a_card(capability, platform="cuda 13000"):
+    """What jax calls a device, as far as its attention asks."""
+    client = SimpleNamespace(platform_version=f"PJRT C API\n{platform}")
+    return SimpleNamespace(platform="gpu", client=client, compute_capability=capability)
+
+
+@pytest.mark.parametrize(
+    ("features", "keys", "dtype", "device", "takes"),
+    [
+        (40, 4096, "bfloat16", a_card("9.0"), True),
+        (40, 77, "float16", a_card("8.0"), True),
+        (40, 4096, "float32", a_card("9.0"), False),
+        (160, 4096, "bfloat16", a_card("9.0"), True),
+        (160, 4096, "bfloat16", a_card("8.6"), False),
+        (512, 4096, "bfloat16", a_card("12.0"), False),  # the autoencoder's
+        (36, 4096, "bfloat16", a_card("9.0"), False),
+        (40, 16, "bfloat16", a_card("9.0"), False),
+        (40, 4096, "float16", a_card("7.5"), False),
+        (40, 4096, "float16", a_card("gfx942", "rocm 70000"), False),
+    ],
+)
+def test_which_attention_jax_has_fused(features, keys, dtype, device, takes):
+    assert backend.takes_fused((2, 4096, 8, features), keys, dtype, device) is takes
+
+
+@pytest.mark.skipif(backend.NAME != "jax", reason="of jax")
+@pytest.mark.parametrize("causal", [False, True])
+def test_jax_calls_its_fused_attention_where_it_takes_it(monkeypatch, causal):
+    import jax
+
+    plain, asked = jax.nn.dot_product_attention, []
+
+    def fused(*qkv, is_causal, implementation):
+        asked.append(implementation)
+        return plain(*qkv, is_causal=is_causal)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", fused)
+    qkv = normal(2, 9, 3, 4), normal(2, 9, 3, 4), normal(2, 9, 3, 4)
+    expected = attention_by_numpy(*qkv, causal)
+    close(backend.attention(*qkv, causal), expected)
+    assert not asked
+    monkeypatch.setattr(backend, "takes_fused", lambda *about: True)
+    close(backend.attention(*qkv, causal), expected)
+    assert asked == ["cudnn"]
+
+
+@pytest.mark.skipif(backend.NAME != "jax", reason="of jax")
+def test_jax_asks_for_the_device_that_is_computed_on():
+    import jax
+
+    cpu = jax.devices("cpu")[0]
+    for chosen in ("cpu", cpu):
+        with jax.default_device(chosen):
+            assert backend._jax_device() == cpu
+    assert backend._jax_device() == jax.devices()[0]
+
+
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding"), [(3, 1, "same"), (1, 1, "same"), (3, 2, "valid")]
 )
@@ -203,13 +261,17 @@ def blocks():
     return [attention, *layers], run, [normal(2, 3, 3, 4), normal(2, 5, 6)]
 
 
-def test_a_direct_call_gives_what_keras_own_gives(monkeypatch):
-    layers, run, inputs = blocks()
-    step = backend.compile_step(run, layers)
-    found = ops.convert_to_numpy(step(*inputs))
+@pytest.mark.parametrize("policy", ["float32", "float16", "bfloat16"])
+def test_a_direct_call_gives_what_keras_own_gives(monkeypatch, policy):
+    with policy_scope(policy):
+        layers, run, inputs = blocks()
+    inputs = [ops.cast(x, policy) for x in inputs]
+    found = backend.compile_step(run, layers)(*inputs)
+    assert keras.backend.standardize_dtype(found.dtype) == policy
     monkeypatch.setattr(backend, "calls_directly", lambda layer, inputs: False)
-    through_keras = backend.compile_step(run, layers)
-    np.testing.assert_array_equal(found, ops.convert_to_numpy(through_keras(*inputs)))
+    through_keras = backend.compile_step(run, layers)(*inputs)
+    assert keras.backend.standardize_dtype(through_keras.dtype) == policy
+    np.testing.assert_array_equal(to_numpy(found), to_numpy(through_keras))
 
 
 @pytest.mark.skipif(backend.NAME != "torch", reason="of torch")
@@ -224,6 +286,13 @@ def test_a_call_is_direct_only_where_keras_own_does_nothing():
         assert backend.calls_directly(layer, [x])
         assert not backend.calls_directly(layer, [x.half()])
         assert not backend.calls_directly(layer, [np.ones((2, 4), np.float32)])
+        for policy in ("float16", "bfloat16"):
+            with policy_scope(policy):
+                half = dense(4, 4, "half")
+            half.build((None, 4))
+            assert backend.calls_directly(half, [x.to(getattr(torch, policy))])
+            assert not backend.calls_directly(half, [x])
+            assert half(x).dtype == getattr(torch, policy)
         np.testing.assert_array_equal(layer(np.ones((2, 4), np.float32)), layer(x))
         layer.quantize("int8")
         assert not backend.calls_directly(layer, [x])

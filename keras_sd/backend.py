@@ -324,7 +324,8 @@ def _jax_device() -> Any:
     """The device that jax computes on where nothing else is said."""
     import jax
 
-    chosen = jax.config.jax_default_device
+    config: Any = jax.config  # whose attributes types do not know
+    chosen = config.jax_default_device
     return jax.devices(chosen)[0] if chosen is None or isinstance(chosen, str) else chosen
 
 

@@ -224,6 +224,41 @@ def conv2d(x, kernel, bias, stride: int, padding: str):
     return ops.conv(x, kernel, stride, padding, data_format="channels_last") + bias
 
 
+def linear(x, kernel, bias):
+    """`x @ kernel + bias` for the last axis of `x`; without a bias where that is None.
+
+    On torch the product and the sum are one operation.
+    """
+    if NAME == "torch" and x.dtype == kernel.dtype:
+        import torch
+
+        return torch.nn.functional.linear(x, kernel.T, bias)
+    return linear_plain(x, kernel, bias)
+
+
+def linear_plain(x, kernel, bias):
+    """`linear` in `keras.ops` alone."""
+    product = ops.matmul(x, kernel)
+    return product if bias is None else ops.add(product, bias)
+
+
+def layer_norm(x, scale, offset, epsilon: float):
+    """Layer normalisation (Ba et al. 2016) of the last axis, with float32 statistics.
+
+    On torch they are float32 inside of the kernel; Keras copies what has 16 bits before and after.
+    """
+    if NAME == "torch" and x.dtype == scale.dtype:
+        import torch
+
+        return torch.nn.functional.layer_norm(x, scale.shape, scale, offset, epsilon)
+    return layer_norm_plain(x, scale, offset, epsilon)
+
+
+def layer_norm_plain(x, scale, offset, epsilon: float):
+    """`layer_norm` in `keras.ops` alone."""
+    return ops.cast(ops.layer_normalization(x, scale, offset, -1, epsilon), x.dtype)
+
+
 def silu(x):
     """`x * sigmoid(x)` (Elfwing et al. 2017), element by element.
 

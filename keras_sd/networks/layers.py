@@ -69,7 +69,11 @@ def dense(width_in: int, width: int, name: str, use_bias: bool = True) -> keras.
 
 
 class Dense(Direct, keras.layers.Dense):
-    """A Keras layer, called directly."""
+    """A Keras layer that computes through `backend.linear`."""
+
+    def call(self, x, training=None):
+        bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
+        return backend.linear(x, ops.convert_to_tensor(self.kernel), bias)
 
     def quantize(self, mode=None, type_check=True, **options):
         # Keras refuses subclasses, which may compute something else. This one does not.
@@ -112,7 +116,11 @@ def layer_norm(width: int, name: str, epsilon: float = 1e-5) -> keras.layers.Lay
 
 
 class LayerNormalization(Direct, keras.layers.LayerNormalization):
-    """A Keras layer, called directly."""
+    """A Keras layer that computes through `backend.layer_norm`."""
+
+    def call(self, x):
+        scale, offset = (ops.convert_to_tensor(v) for v in (self.gamma, self.beta))
+        return backend.layer_norm(x, scale, offset, self.epsilon)
 
 
 def embedding(size: int, width: int, name: str) -> keras.layers.Embedding:

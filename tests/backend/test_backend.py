@@ -51,6 +51,39 @@ def test_group_norm_has_float32_statistics(dtype):
         close(ours, expected, 1e-2)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_linear_is_its_plain_form_and_keras_own(dtype, bias):
+    with policy_scope(dtype):
+        ours, keras_own = dense(6, 4, "ours", bias), keras.layers.Dense(4, use_bias=bias)
+    x = ops.cast(normal(2, 3, 6), dtype)
+    for layer in (ours, keras_own):
+        layer.build(x.shape)
+    for variable, other in zip(ours.variables, keras_own.variables, strict=True):
+        variable.assign(normal(*variable.shape))
+        other.assign(variable)
+    weights = [ops.convert_to_tensor(v) for v in ours.variables] + [None] * (not bias)
+    found = ours(x)
+    assert keras.backend.standardize_dtype(found.dtype) == dtype
+    tolerance = {"float32": 1e-6, "float16": 2e-3, "bfloat16": 2e-2}[dtype]
+    close(found, keras_own(x), tolerance)
+    close(found, backend.linear_plain(x, *weights), tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_layer_norm_has_float32_statistics(dtype):
+    # The squares of these overflow float16, and bfloat16 has 3 digits of their mean.
+    x, scale, offset = (ops.cast(x, dtype) for x in (20 * normal(2, 3, 8) + 300, *normal(2, 8)))
+    expected = keras.layers.LayerNormalization(epsilon=1e-5)
+    expected.build(x.shape)
+    expected.gamma.assign(scale)
+    expected.beta.assign(offset)
+    for form in (backend.layer_norm, backend.layer_norm_plain):
+        ours = form(x, scale, offset, 1e-5)
+        assert keras.backend.standardize_dtype(ours.dtype) == dtype
+        close(ours, expected(ops.cast(x, "float32")), 1e-5 if dtype == "float32" else 1e-2)
+
+
 def attention_by_numpy(query, key, value, causal):
     query, key, value = (ops.convert_to_numpy(x).astype("float64") for x in (query, key, value))
     scores = np.einsum("bqhd,bkhd->bhqk", query, key) / np.sqrt(query.shape[-1])

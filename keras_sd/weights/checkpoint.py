@@ -16,7 +16,7 @@ import numpy as np
 from keras_sd.compat import rules_of
 from keras_sd.config import ModelConfig
 from keras_sd.tokenizer import UNMERGED, read_merges
-from keras_sd.weights import diffusers_folder, keras_cv_h5
+from keras_sd.weights import diffusers_folder, int8, keras_cv_h5
 from keras_sd.weights.architecture import PARTS
 from keras_sd.weights.contents import Checkpoint, refuse
 from keras_sd.weights.diffusers_folder.configs import SCHEDULER
@@ -430,7 +430,7 @@ def read_preset(folder: str | Path) -> Checkpoint:
     except ValueError as error:
         raise WeightsError(str(error)) from error
     weights = folder / WEIGHTS
-    tensors = read_file(weights).tensors
+    tensors = int8.expanded(read_file(weights).tensors)
     parts = {
         part: Part(_under(f"{part}/", tensors), table, str(weights), (weights,))
         for part, table in own.tables(config).items()
@@ -452,7 +452,7 @@ def read_preset(folder: str | Path) -> Checkpoint:
     )
 
 
-def _under(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _under(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from keras_sd.weights.checkpoint import Checkpoint, open_checkpoint
+from keras_sd.weights.int8 import Int8
 from keras_sd.weights.parts import Part, numbers_of, open_alone
 from keras_sd.weights.readers import WeightsError, is_finite, open_file, read_file, release
 
@@ -258,7 +259,7 @@ def _part(part: Part) -> PartReport:
         len(tensors),
         sum(math.prod(tensor.shape) for tensor in tensors),
         sum(_bytes(tensor) for tensor in tensors),
-        dict(Counter(str(tensor.dtype) for tensor in tensors)),
+        dict(Counter(str(_stored(tensor).dtype) for tensor in tensors)),
         numbers_of(part.table),
     )
 
@@ -268,5 +269,11 @@ def _present(part: Part) -> list[str]:
     return list(dict.fromkeys(e.name for e in part.table if e.name in part.tensors))
 
 
+def _stored(tensor: Any) -> Any:
+    """A tensor as the file has it."""
+    return tensor.numbers if isinstance(tensor, Int8) else tensor
+
+
 def _bytes(tensor: Any) -> int:
-    return math.prod(tensor.shape) * int(tensor.dtype.itemsize)
+    scale = 2 * len(tensor.scale) if isinstance(tensor, Int8) else 0
+    return math.prod(tensor.shape) * int(_stored(tensor).dtype.itemsize) + scale

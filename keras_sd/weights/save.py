@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from keras_sd import compat
 from keras_sd.config import ModelConfig
 from keras_sd.files import checked_path, replace_file
+from keras_sd.weights import int8
 from keras_sd.weights.checkpoint import CONFIG, FORMAT, MERGES, WEIGHTS
 from keras_sd.weights.diffusers_folder import INDEX
 from keras_sd.weights.files import Dtype, replace_folder, require_encoder, tensors_of
@@ -33,7 +34,7 @@ def save_preset(
     merges: Sequence[str] | Path,
     words: Iterable[str] | None = None,
     *,
-    dtype: Dtype | None = "float16",
+    dtype: Dtype | Literal["int8"] | None = "float16",
     license: str | None = None,
 ) -> None:
     """Writes a preset folder, whole or not at all: if anything goes wrong, an older preset in it
@@ -46,7 +47,8 @@ def save_preset(
             `Checkpoint.arrays` those of a checkpoint.
         merges: of the tokenizer: pairs with a space between, in order, or the path of their file.
         words: the words the model was trained on, where it is few enough to say.
-        dtype: of the numbers in the file; None is as they are.
+        dtype: of the numbers in the file; None is as they are. `"int8"` has a byte a number, and
+            a scale an output channel, see `keras_sd.weights.int8`.
         license: of the weights.
 
     Raises:
@@ -64,7 +66,10 @@ def save_preset(
             f"{folder} is a folder of diffusers', for it has {INDEX}, and would still be read as "
             "one: take another name, or remove it first"
         )
-    tensors = tensors_of(arrays, own.tables(config), dtype)
+    if dtype == "int8":
+        tensors = int8.stored(tensors_of(arrays, own.tables(config), "float16"))
+    else:
+        tensors = tensors_of(arrays, own.tables(config), dtype)
     if isinstance(merges, Path):
         text = merges.read_text(encoding="utf-8")
     else:

@@ -1,0 +1,485 @@
+"""What a training picture shows, what it may be called, and how it is composed of drawings.
+
+A `Scene` is drawings of a style at places on a ground of one or two colours: one subject, one of
+some size at some place, several of a kind, or two in a relation. `random_scene` makes one of a
+generator's numbers, `Scene.caption` words it, `compose` paints a batch of them with `keras.ops`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from keras import ops
+
+from keras_sd.training.words import Subject
+
+SIZE = 128
+"""Height and width of a picture, in pixels."""
+
+MOST = 5
+"""Drawings in a picture, at most."""
+
+COLOURS = {
+    "red": (214, 48, 49),
+    "orange": (240, 140, 40),
+    "yellow": (248, 214, 60),
+    "green": (60, 160, 80),
+    "blue": (50, 110, 210),
+    "purple": (140, 70, 180),
+    "white": (245, 245, 245),
+    "black": (25, 25, 28),
+    "pink": (245, 150, 190),
+    "brown": (130, 85, 55),
+    "grey": (140, 140, 145),
+    "light blue": (150, 205, 245),
+    "dark blue": (25, 45, 110),
+    "dark green": (20, 85, 50),
+}
+"""The grounds: name -> sRGB, 0 to 255."""
+
+STYLES = {
+    "noto": (("an emoji of", "a picture of", "a drawing of", "an emoji showing"), (", emoji",)),
+    "3d": (("a 3d render of", "a 3d picture of", "a 3d emoji of"), (", 3d render", ", 3d")),
+    "flat": (("a flat drawing of", "a flat icon of"), (", flat drawing", ", flat")),
+    "line": (("a line drawing of", "a line icon of"), (", line drawing",)),
+    "pixel": (("pixel art of", "a pixel art picture of"), (", pixel art", " in pixel art")),
+    "sticker": (("a sticker of", "a sticker showing"), (", sticker",)),
+}
+"""Style -> what is written before a scene in it, and what after it. The first of those before is
+the one that is measured. Nothing at all is `noto` too.
+"""
+
+SIZES = {
+    "tiny": (26, 34),
+    "small": (42, 54),
+    "": (94, 110),
+    "large": (112, 120),
+    "huge": (124, 128),
+}
+"""Word -> the least and the largest side of a drawing's box, in pixels."""
+
+PLACES = {
+    (0, 0): ("in the top left corner", "at the top left"),
+    (1, 0): ("at the top", "at the top in the middle"),
+    (2, 0): ("in the top right corner", "at the top right"),
+    (0, 1): ("on the left", "at the left edge"),
+    (1, 1): ("in the middle", "in the center"),
+    (2, 1): ("on the right", "at the right edge"),
+    (0, 2): ("in the bottom left corner", "at the bottom left"),
+    (1, 2): ("at the bottom", "at the bottom in the middle"),
+    (2, 2): ("in the bottom right corner", "at the bottom right"),
+}
+"""(column, row) of the ninths of a picture -> what it is called."""
+
+COUNTS = {
+    "two": ((35, 64), (93, 64)),
+    "three": ((64, 36), (34, 92), (94, 92)),
+    "four": ((34, 34), (94, 34), (34, 94), (94, 94)),
+    "five": ((30, 30), (98, 30), (64, 64), (30, 98), (98, 98)),
+}
+"""Number -> the middles of that many drawings, in pixels."""
+
+_COUNT_SIZE = {"two": 56, "three": 52, "four": 52, "five": 42}
+
+RELATIONS = {
+    "to the left of": ((34, 64, 58), (94, 64, 58)),
+    "to the right of": ((94, 64, 58), (34, 64, 58)),
+    "above": ((64, 33, 58), (64, 95, 58)),
+    "below": ((64, 95, 58), (64, 33, 58)),
+    "and": ((34, 64, 58), (94, 64, 58)),
+    "next to": ((34, 64, 58), (94, 64, 58)),
+    "in front of": ((48, 88, 62), (74, 52, 86)),
+    "behind": ((74, 52, 86), (48, 88, 62)),
+}
+"""Words between two subjects -> middle and size, in pixels, of the first and of the second."""
+
+# Wordings of the ground after a scene; "{scene}" in one puts the scene elsewhere.
+GROUNDS = (
+    "{scene} on {a_colour} background",
+    "{scene} on {colour}",
+    "{scene}, {colour} background",
+    "{a_colour} background with {scene}",
+    "{scene} on a background of {colour}",
+)
+BESIDE = ("{scene} on a background of {colour} and {other}", "{scene} on {colour} and {other}")
+ABOVE = ("{scene} on a background of {colour} above {other}", "{scene} on {colour} above {other}")
+
+HELD_OUT = (
+    "on {a_colour} background, {scene}",
+    "{colour} background and {scene}",
+    "{scene} with {a_colour} background",
+)
+"""Wordings of known words that no caption of the training has: the measures ask with these."""
+
+DARK = frozenset({"black", "dark blue", "dark green", "purple", "brown", "blue"})
+"""Grounds on which a line drawing is white."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One drawing: the subject's number, the middle and the side of its box, in pixels."""
+
+    subject: int
+    x: float
+    y: float
+    size: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a picture shows.
+
+    Attributes:
+        kind: `"one"`, `"placed"`, `"many"`, `"two"` or `"listed"`.
+        style: a key of `STYLES`.
+        items: the drawings; a later one hides an earlier one.
+        ground: names of one or two colours.
+        split: how two colours lie: `"beside"` or `"above"` (the first at the left, or on top).
+        words: what the caption says of the items: a size, a place, a number or a relation.
+    """
+
+    kind: str
+    style: str
+    items: tuple[Item, ...]
+    ground: tuple[str, ...]
+    split: str = ""
+    words: tuple[str, ...] = ()
+
+    def caption(self, subjects: Sequence[Subject], rng: random.Random) -> str:
+        """One way to say what the scene shows."""
+        text = self._items(subjects, rng)
+        before, after = STYLES[self.style]
+        if self.style != "noto" or rng.random() < 0.4:
+            if self.kind != "listed" and rng.random() < 0.75:
+                text = f"{_first_heavy(before, rng)} {text}"
+            else:
+                text += rng.choice(after)
+        if len(self.ground) == 2:
+            wordings = BESIDE if self.split == "beside" else ABOVE
+            return rng.choice(wordings).format(
+                scene=text, colour=self.ground[0], other=self.ground[1]
+            )
+        if rng.random() < 0.08:
+            return text  # the model chooses a ground
+        colour = self.ground[0]
+        if colour == "grey" and rng.random() < 0.3:
+            colour = "gray"
+        return on_ground(_first_heavy(GROUNDS, rng), text, colour)
+
+    def _items(self, subjects: Sequence[Subject], rng: random.Random) -> str:
+        first = subjects[self.items[0].subject]
+        if self.kind == "many":
+            number, size = self.words
+            return " ".join(word for word in (number, size, first.plural) if word)
+        if self.kind == "two":
+            (relation,) = self.words
+            pair = [with_article(*noun(subjects[item.subject], rng), rng) for item in self.items]
+            if relation == "behind":
+                # The one that is hidden lies first in `items`, as it is named first.
+                return f"{pair[0]} behind {pair[1]}"
+            if relation == "in front of":
+                return f"{pair[1]} in front of {pair[0]}"
+            return f"{pair[0]} {relation} {pair[1]}"
+        if self.kind == "listed":
+            hints = list(first.hints)
+            rng.shuffle(hints)
+            return ", ".join([first.name, *hints[:2]])
+        if self.kind == "class":
+            return with_article(rng.choice(first.classes), "a", rng)
+        name, article = noun(first, rng)
+        if self.kind == "one":
+            return with_article(name, article, rng)
+        size, place = self.words
+        text = with_article(f"{size} {name}".strip(), article and "a", rng)
+        return f"{text} {place}".strip()
+
+
+def on_ground(wording: str, scene: str, colour: str) -> str:
+    """A scene's words with those of its ground, in one of the wordings above."""
+    return wording.format(scene=scene, colour=colour, a_colour=with_article(colour, "a"))
+
+
+def noun(subject: Subject, rng: random.Random) -> tuple[str, str]:
+    """A word for a subject and its article, `"a"` where it takes one."""
+    kind = rng.random()
+    if kind > 0.8 and subject.synonyms:
+        name = rng.choice(subject.synonyms)
+        return name, "" if name.endswith("s") and not name.endswith("ss") else "a"
+    if kind > 0.65 and subject.names:
+        return rng.choice(subject.names), subject.article and "a"
+    return subject.name, subject.article and "a"
+
+
+def with_article(name: str, article: str, rng: random.Random | None = None) -> str:
+    """The name with a fitting article: "a cat", "an octopus", "french fries"."""
+    if not article:
+        return name
+    if rng is not None and rng.random() < 0.12:
+        return f"the {name}" if rng.random() < 0.5 else name
+    vowel = name[0] in "aeiou" and not name.startswith(("uni", "eu", "one", "us", "ut"))
+    return f"{'an' if vowel else 'a'} {name}"
+
+
+def _first_heavy(wordings: Sequence[str], rng: random.Random) -> str:
+    """The first of the wordings in two fifths of the cases, any of them in the rest."""
+    return wordings[0] if rng.random() < 0.4 else rng.choice(wordings)
+
+
+_SINGLE_STYLES = (("noto", "3d", "flat", "line", "pixel", "sticker"), (48, 15, 13, 12, 6, 6))
+_OTHER_STYLES = (("noto", "3d", "flat", "line"), (76, 10, 8, 6))
+_KINDS = (("one", "placed", "many", "two", "listed", "class"), (62, 13, 5, 15, 3, 2))
+
+
+def random_scene(subjects: Sequence[Subject], rng: random.Random) -> Scene:
+    """A scene as a training run sees them."""
+    kind = rng.choices(*_KINDS)[0]
+    style = rng.choices(*(_SINGLE_STYLES if kind == "one" else _OTHER_STYLES))[0]
+    number = rng.randrange(len(subjects))
+    if kind == "class" and not subjects[number].classes:
+        kind = "one"
+    if kind == "listed" and not subjects[number].hints:
+        kind = "one"
+    words: tuple[str, ...] = ()
+    if kind == "placed":
+        items, words = _placed(number, rng)
+    elif kind == "many":
+        items, words = _many(number, rng)
+    elif kind == "two":
+        items, words = _two(number, rng.randrange(len(subjects)), rng)
+    else:
+        items = (_one(number, rng),)
+    ground, split = _ground(rng)
+    return Scene(kind, style, items, ground, split, words)
+
+
+def _jitter(rng: random.Random, most: float) -> float:
+    return rng.uniform(-most, most)
+
+
+def _one(number: int, rng: random.Random) -> Item:
+    size = rng.uniform(*SIZES[""])
+    return Item(number, 64 + _jitter(rng, 4), 64 + _jitter(rng, 4), size)
+
+
+def _placed(number: int, rng: random.Random) -> tuple[tuple[Item, ...], tuple[str, ...]]:
+    """A size, a place, or both; of the place alone the size is that of a small one."""
+    if rng.random() < 0.35:
+        word = rng.choice([word for word in SIZES if word])
+        size = rng.uniform(*SIZES[word])
+        slack = min(4.0, (SIZE - size) / 2)
+        item = Item(number, 64 + _jitter(rng, slack), 64 + _jitter(rng, slack), size)
+        return (item,), (word, "")
+    word = rng.choice(("", "", "small", "tiny"))
+    size = rng.uniform(*SIZES[word or "small"])
+    (column, row), wordings = rng.choice(list(PLACES.items()))
+    # The middle of the drawing is in the middle of the ninth, or nearer where it would stick out.
+    x, y = (max(size / 2, min(SIZE - size / 2, SIZE * (2 * i + 1) / 6)) for i in (column, row))
+    slack = 3.0
+    x, y = (max(size / 2, min(SIZE - size / 2, each + _jitter(rng, slack))) for each in (x, y))
+    return (Item(number, x, y, size),), (word, rng.choice(wordings))
+
+
+def _many(number: int, rng: random.Random) -> tuple[tuple[Item, ...], tuple[str, ...]]:
+    count = rng.choices(list(COUNTS), (4, 4, 2, 1))[0]
+    word = rng.choice(("", "", "", "small"))
+    size = (34 if word else _COUNT_SIZE[count]) * rng.uniform(0.95, 1.05)
+    dx, dy = _jitter(rng, 2), _jitter(rng, 2)
+    return tuple(Item(number, x + dx, y + dy, size) for x, y in COUNTS[count]), (count, word)
+
+
+def _two(first: int, second: int, rng: random.Random) -> tuple[tuple[Item, ...], tuple[str, ...]]:
+    relation = rng.choices(list(RELATIONS), (3, 2, 3, 2, 3, 1, 1, 1))[0]
+    return arranged(first, second, relation, rng), (relation,)
+
+
+def arranged(
+    first: int, second: int, relation: str, rng: random.Random | None = None
+) -> tuple[Item, ...]:
+    """Two subjects in a relation; of those that overlap, the hidden one comes first."""
+    items = []
+    for number, (x, y, size) in zip((first, second), RELATIONS[relation], strict=True):
+        dx, dy = (0.0, 0.0) if rng is None else (_jitter(rng, 2), _jitter(rng, 2))
+        scale = 1.0 if rng is None else rng.uniform(0.96, 1.04)
+        items.append(Item(number, x + dx, y + dy, size * scale))
+    return tuple(reversed(items)) if relation == "in front of" else tuple(items)
+
+
+def _ground(rng: random.Random) -> tuple[tuple[str, ...], str]:
+    names = list(COLOURS)
+    if rng.random() < 0.1:
+        return tuple(rng.sample(names, 2)), rng.choice(("beside", "above"))
+    return (rng.choice(names),), ""
+
+
+def known_words(subjects: Sequence[Subject]) -> list[str]:
+    """Every word that a caption may have, sorted."""
+    texts = [*COLOURS, "gray", *SIZES, *RELATIONS, *COUNTS, "a an the with of and on background"]
+    texts += [wording for pair in STYLES.values() for side in pair for wording in side]
+    texts += [wording for pair in PLACES.values() for wording in pair]
+    for subject in subjects:
+        texts += [subject.name, subject.plural, *subject.names, *subject.synonyms]
+        texts += [*subject.classes, *subject.hints]
+    return sorted(set(" ".join(texts).replace(",", " ").replace("-", " ").split()))
+
+
+# --- painting ---------------------------------------------------------------------------------
+
+
+def layout(scenes: Sequence[Scene], styles: Sequence[str], count: int) -> dict[str, np.ndarray]:
+    """Scenes as arrays, for `compose`.
+
+    Args:
+        scenes: what to paint.
+        styles: those of the sprites, in their order.
+        count: subjects of each style.
+
+    Returns:
+        `sprite` int32 `(n, MOST)`, -1 where there is none; `box` float32 `(n, MOST, 3)`, middle x,
+        middle y and side; `ground` float32 `(n, 2, 3)` in [0, 1]; `split` int32 `(n,)`: 0, or 1
+        beside, or 2 above; `ink` float32 `(n,)`: -1 keeps the drawing's colours, else 0 or 1
+        replaces them.
+    """
+    sprite = np.full((len(scenes), MOST), -1, np.int32)
+    box = np.full((len(scenes), MOST, 3), 64, np.float32)
+    ground = np.empty((len(scenes), 2, 3), np.float32)
+    split = np.zeros(len(scenes), np.int32)
+    ink = np.full(len(scenes), -1, np.float32)
+    for i, scene in enumerate(scenes):
+        style = styles.index(scene.style)
+        for k, item in enumerate(scene.items):
+            sprite[i, k] = style * count + item.subject
+            box[i, k] = item.x, item.y, item.size
+        ground[i] = np.float32([COLOURS[name] for name in (*scene.ground, scene.ground[-1])[:2]])
+        split[i] = ("", "beside", "above").index(scene.split)
+        if scene.style == "line":
+            ink[i] = scene.ground[0] in DARK
+    return {"sprite": sprite, "box": box, "ground": ground / 255, "split": split, "ink": ink}
+
+
+def _resampling(middle, side):
+    """The weights `(..., SIZE, SIZE)` that put the pixels of a drawing on those of a line.
+
+    Keys' cubic kernel (1981, a = -1/2), stretched where the drawing becomes smaller; what lies
+    beside the drawing counts as nothing.
+    """
+    rim = 12  # pixels beside the drawing that the widest kernel reaches
+    source = ops.arange(-rim, SIZE + rim, dtype="float32") + 0.5
+    per_pixel = (SIZE / side)[..., None, None]
+    target = ops.arange(SIZE, dtype="float32") + 0.5
+    place = (target[:, None] - (middle - side / 2)[..., None, None]) * per_pixel
+    x = ops.abs(place - source) / ops.maximum(per_pixel, 1.0)
+    near = (1.5 * x - 2.5) * x * x + 1.0
+    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    weights = ops.where(x < 1, near, ops.where(x < 2, far, 0.0))
+    # Far from the drawing all are 0; else they add up to about the kernel's stretch, 1 or more.
+    total = ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 0.5)
+    return (weights / total)[..., rim:-rim]
+
+
+def compose(bank, sprite, box, ground, split, ink):
+    """Paints scenes: pictures `(n, SIZE, SIZE, 3)` float32 in [-1, 1].
+
+    Args:
+        bank: drawings of all styles, uint8 `(styles * subjects, SIZE, SIZE, 4)`, colours times
+            alpha.
+        sprite: with the others as `layout` makes them.
+        box: likewise.
+        ground: likewise.
+        split: likewise.
+        ink: likewise.
+    """
+    bank, sprite, box, ground, split, ink = map(
+        ops.convert_to_tensor, (bank, sprite, box, ground, split, ink)
+    )
+    across = ops.arange(SIZE) >= SIZE // 2
+    beside, above = across[None, None, :], across[None, :, None]
+    split = split[:, None, None]
+    second = ops.logical_or(ops.logical_and(split == 1, beside), ops.logical_and(split == 2, above))
+    picture = ops.where(second[..., None], ground[:, 1, None, None], ground[:, 0, None, None])
+    for k in range(MOST):
+        there = (sprite[:, k] >= 0)[:, None, None, None]
+        drawing = ops.cast(ops.take(bank, ops.maximum(sprite[:, k], 0), axis=0), "float32") / 255
+        rows = _resampling(box[:, k, 1], box[:, k, 2])
+        columns = _resampling(box[:, k, 0], box[:, k, 2])
+        drawing = ops.einsum("nyi,nijc->nyjc", rows, drawing)
+        drawing = ops.clip(ops.einsum("nxj,nyjc->nyxc", columns, drawing), 0.0, 1.0)
+        alpha = ops.where(there, drawing[..., 3:], 0.0)
+        ink_here = ink[:, None, None, None]
+        colours = ops.where(ink_here < 0, ops.minimum(drawing[..., :3], alpha), ink_here * alpha)
+        picture = picture * (1.0 - alpha) + ops.where(there, colours, 0.0)
+    return picture * 2.0 - 1.0
+
+
+def pixel_art(sprites: np.ndarray) -> np.ndarray:
+    """Drawings of 20 by 20 cells and twelve colours, from uint8 `(n, SIZE, SIZE, 4)`."""
+    from PIL import Image
+
+    made = np.empty_like(sprites)
+    for i, each in enumerate(sprites):
+        small = Image.fromarray(times_alpha(each)).resize((20, 20), Image.Resampling.BOX)
+        pixels = np.asarray(small).copy()
+        solid = pixels[..., 3] >= 110
+        colours = np.where(
+            solid[..., None], pixels[..., :3] / np.maximum(pixels[..., 3:], 1) * 255, 0
+        )
+        few = Image.fromarray(np.uint8(np.clip(colours, 0, 255))).quantize(12).convert("RGB")
+        cells = np.dstack([np.asarray(few), np.where(solid, 255, 0).astype(np.uint8)])
+        made[i] = np.asarray(Image.fromarray(cells).resize((SIZE, SIZE), Image.Resampling.NEAREST))
+    return made
+
+
+def sticker(sprites: np.ndarray) -> np.ndarray:
+    """Drawings with a white rim, from uint8 `(n, SIZE, SIZE, 4)`; they become a little smaller."""
+    from PIL import Image, ImageFilter
+
+    made = np.empty_like(sprites)
+    inner = SIZE - 16
+    for i, each in enumerate(sprites):
+        small = Image.fromarray(times_alpha(each)).resize((inner, inner), Image.Resampling.BOX)
+        drawn = np.zeros((SIZE, SIZE, 4), np.uint8)
+        drawn[8:-8, 8:-8] = small
+        alpha = Image.fromarray(drawn[..., 3])
+        wide = alpha.filter(ImageFilter.GaussianBlur(4.5)).point(
+            lambda v: min(255, max(0, v * 8 - 120))
+        )
+        rim = np.maximum(np.asarray(wide), drawn[..., 3]).astype(np.float32)
+        over = drawn[..., :3] + 255.0 * (rim[..., None] - drawn[..., 3:]) / 255
+        colours = over / np.maximum(rim[..., None], 1) * 255
+        made[i] = np.dstack([np.clip(colours, 0, 255), rim]).astype(np.uint8)
+    return made
+
+
+def times_alpha(pixels: np.ndarray) -> np.ndarray:
+    """Colours times alpha, uint8; the last axis is red, green, blue and alpha."""
+    alpha = pixels[..., 3:].astype(np.uint16)
+    return np.concatenate([pixels[..., :3] * alpha // 255, alpha], axis=-1).astype(np.uint8)
+
+
+DERIVED = {"pixel": pixel_art, "sticker": sticker}
+"""The styles that are made of the drawings of `noto`, and how."""
+
+
+def sprite_bank(drawings: dict[str, np.ndarray]) -> np.ndarray:
+    """Drawings of all styles, in their order, for `compose`.
+
+    Args:
+        drawings: of each style that is not derived, uint8 `(n, SIZE, SIZE, 4)`, not times alpha.
+    """
+    made = {**drawings, **{name: derive(drawings["noto"]) for name, derive in DERIVED.items()}}
+    return np.concatenate([times_alpha(made[style]) for style in STYLES])
+
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def strange(text: str, rng: random.Random) -> str:
+    """A caption, one in sixteen with a made-up word, so that unknown words do no harm later."""
+    if rng.random() > 1 / 16:
+        return text
+    word = "".join(rng.choice(_LETTERS) for _ in range(rng.randrange(2, 9)))
+    pieces = text.split()
+    pieces.insert(rng.randrange(len(pieces) + 1), word)
+    return " ".join(pieces)

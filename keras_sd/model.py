@@ -34,7 +34,7 @@ from keras_sd.texts import Texts, Tokenized
 from keras_sd.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from keras_sd.weights.files import Dtype
+    from keras_sd.weights.files import Dtype, PresetDtype
 
 __all__ = ["Model"]
 
@@ -213,7 +213,7 @@ class Model(Adapts):
         folder: str | Path,
         *,
         layout: Literal["keras_sd", "diffusers"] = "keras_sd",
-        dtype: Dtype | None = None,
+        dtype: PresetDtype | None = None,
     ) -> None:
         """Writes the model as a folder that `from_preset` reads, whole or not at all.
 
@@ -221,7 +221,7 @@ class Model(Adapts):
             folder: is made where there is none. An older model of the same layout in it is
                 replaced; if anything goes wrong, it is as it was.
             layout: ours, or the one of diffusers' `StableDiffusionPipeline`.
-            dtype: of the numbers; None is the networks' own.
+            dtype: of the numbers; None is the networks' own. Ours may have int8, too.
 
         Raises:
             ValueError: another layout or dtype; a number that is not finite, or a model that the
@@ -230,6 +230,7 @@ class Model(Adapts):
                 any file that would not be replaced.
         """
         from keras_sd.weights.diffusers_folder import write_folder
+        from keras_sd.weights.files import plain_dtype
         from keras_sd.weights.load import arrays_of
         from keras_sd.weights.save import save_preset
 
@@ -237,7 +238,7 @@ class Model(Adapts):
             raise ValueError(f"layout is 'keras_sd' or 'diffusers', not {layout!r}")
         arrays, merges = arrays_of(self.parts), self.tokenizers["text_encoder"].merges
         if layout == "diffusers":
-            write_folder(folder, self.config, arrays, merges, dtype=dtype)
+            write_folder(folder, self.config, arrays, merges, dtype=plain_dtype(dtype))
         else:
             save_preset(
                 folder, self.config, arrays, merges, self.words, dtype=dtype, license=self.license

@@ -229,8 +229,11 @@ def convert(
         typer.Option(help="The layout. Default: original, if OUT ends in .safetensors."),
     ] = None,
     dtype: Annotated[
-        Literal["float16", "bfloat16", "float32"] | None,
-        typer.Option(help="Of the numbers. Default: as they are, bit for bit."),
+        Literal["float16", "bfloat16", "float32", "int8"] | None,
+        typer.Option(
+            help="Of the numbers; int8 in the layout keras_sd alone. Default: as they are, bit for "
+            "bit (of int8: float32)."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
     variant: loading.Variant = None,

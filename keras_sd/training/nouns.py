@@ -91,7 +91,7 @@ PLURALS = {
 
 def starts_with_vowel(name: str) -> bool:
     """Whether "an" stands before the name: by its sound, not by its letter."""
-    if re.match(r"(uni|eu|one\b|uk|u\b)", name):
+    if re.match(r"(uni|eu|one\b|uk|ufo|use|u\b)", name):
         return False
     return bool(re.match(r"[aeio]|u(?!t)|hourglass|x-ray|8|(ng|sos|atm|rv|id|m|l|s) ", name))
 

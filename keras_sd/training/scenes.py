@@ -1,8 +1,8 @@
-"""What a training picture shows, what it may be called, and how it is composed of drawings.
+"""What a training picture shows, and what it may be called.
 
 A `Scene` is drawings of a style at places on a ground of one or two colours: one subject, one of
 some size at some place, several of a kind, or two in a relation. `random_scene` makes one of a
-generator's numbers, `Scene.caption` words it, `compose` paints a batch of them with `keras.ops`.
+generator's numbers, `Scene.caption` words it, `painting.compose` paints a batch of them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from keras import ops
-
+from keras_sd.tokenizer import split_words
+from keras_sd.training.nouns import starts_with_vowel
 from keras_sd.training.words import Subject
 
 SIZE = 128
@@ -96,23 +95,42 @@ RELATIONS = {
 }
 """Words between two subjects -> middle and size, in pixels, of the first and of the second."""
 
-# Wordings of the ground after a scene; "{scene}" in one puts the scene elsewhere.
 GROUNDS = (
     "{scene} on {a_colour} background",
     "{scene} on {colour}",
     "{scene}, {colour} background",
-    "{a_colour} background with {scene}",
     "{scene} on a background of {colour}",
+    "{scene} with {a_colour} background",
+    "{a_colour} background with {scene}",
+    "on {a_colour} background, {scene}",
+    "on {colour}: {scene}",
+    "{colour} background, {scene}",
 )
-BESIDE = ("{scene} on a background of {colour} and {other}", "{scene} on {colour} and {other}")
-ABOVE = ("{scene} on a background of {colour} above {other}", "{scene} on {colour} above {other}")
+"""Wordings of a scene on a ground of one colour. In some the ground comes first, for a model that
+has only seen it last draws something else where it does.
+"""
+
+BESIDE = (
+    "{scene} on a background of {colour} and {other}",
+    "{scene} on {colour} and {other}",
+    "on {colour} and {other}: {scene}",
+)
+ABOVE = (
+    "{scene} on a background of {colour} above {other}",
+    "{scene} on {colour} above {other}",
+    "on {colour} above {other}: {scene}",
+)
+"""Likewise, of two colours."""
 
 HELD_OUT = (
-    "on {a_colour} background, {scene}",
-    "{colour} background and {scene}",
-    "{scene} with {a_colour} background",
+    "{scene} with a background of {colour}",
+    "on a background of {colour}, {scene}",
+    "background {colour}, {scene}",
 )
-"""Wordings of known words that no caption of the training has: the measures ask with these."""
+"""Wordings of known words that no caption of the training has: the measures ask with these. The
+first two have an order that is known, the scene or the ground first; in the last a colour stands
+where none did.
+"""
 
 DARK = frozenset({"black", "dark blue", "dark green", "purple", "brown", "blue"})
 """Grounds on which a line drawing is white."""
@@ -133,7 +151,9 @@ class Scene:
     """What a picture shows.
 
     Attributes:
-        kind: `"one"`, `"placed"`, `"many"`, `"two"` or `"listed"`.
+        kind: `"one"` subject in the middle; `"placed"`, of some size or at some place; `"many"` of
+            a kind; `"two"` in a relation; `"listed"`, one with hints in place of a sentence; or
+            `"class"`, one that is called by a noun for several.
         style: a key of `STYLES`.
         items: the drawings; a later one hides an earlier one.
         ground: names of one or two colours.
@@ -219,8 +239,7 @@ def with_article(name: str, article: str, rng: random.Random | None = None) -> s
         return name
     if rng is not None and rng.random() < 0.12:
         return f"the {name}" if rng.random() < 0.5 else name
-    vowel = name[0] in "aeiou" and not name.startswith(("uni", "eu", "one", "us", "ut"))
-    return f"{'an' if vowel else 'a'} {name}"
+    return f"{'an' if starts_with_vowel(name) else 'a'} {name}"
 
 
 def _first_heavy(wordings: Sequence[str], rng: random.Random) -> str:
@@ -315,161 +334,17 @@ def _ground(rng: random.Random) -> tuple[tuple[str, ...], str]:
 
 
 def known_words(subjects: Sequence[Subject]) -> list[str]:
-    """Every word that a caption may have, sorted."""
-    texts = [*COLOURS, "gray", *SIZES, *RELATIONS, *COUNTS, "a an the with of and on background"]
+    """Every word that a caption may have, as `split_words` makes them, sorted: "3d" is two."""
+    texts = [*COLOURS, "gray", *SIZES, *RELATIONS, *COUNTS, "a an the"]
     texts += [wording for pair in STYLES.values() for side in pair for wording in side]
     texts += [wording for pair in PLACES.values() for wording in pair]
+    texts += [on_ground(wording, "", "") for wording in GROUNDS]
+    texts += [text.format(scene="", colour="", other="") for text in (*BESIDE, *ABOVE)]
     for subject in subjects:
         texts += [subject.name, subject.plural, *subject.names, *subject.synonyms]
         texts += [*subject.classes, *subject.hints]
-    return sorted(set(" ".join(texts).replace(",", " ").replace("-", " ").split()))
-
-
-# --- painting ---------------------------------------------------------------------------------
-
-
-def layout(scenes: Sequence[Scene], styles: Sequence[str], count: int) -> dict[str, np.ndarray]:
-    """Scenes as arrays, for `compose`.
-
-    Args:
-        scenes: what to paint.
-        styles: those of the sprites, in their order.
-        count: subjects of each style.
-
-    Returns:
-        `sprite` int32 `(n, MOST)`, -1 where there is none; `box` float32 `(n, MOST, 3)`, middle x,
-        middle y and side; `ground` float32 `(n, 2, 3)` in [0, 1]; `split` int32 `(n,)`: 0, or 1
-        beside, or 2 above; `ink` float32 `(n,)`: -1 keeps the drawing's colours, else 0 or 1
-        replaces them.
-    """
-    sprite = np.full((len(scenes), MOST), -1, np.int32)
-    box = np.full((len(scenes), MOST, 3), 64, np.float32)
-    ground = np.empty((len(scenes), 2, 3), np.float32)
-    split = np.zeros(len(scenes), np.int32)
-    ink = np.full(len(scenes), -1, np.float32)
-    for i, scene in enumerate(scenes):
-        style = styles.index(scene.style)
-        for k, item in enumerate(scene.items):
-            sprite[i, k] = style * count + item.subject
-            box[i, k] = item.x, item.y, item.size
-        ground[i] = np.float32([COLOURS[name] for name in (*scene.ground, scene.ground[-1])[:2]])
-        split[i] = ("", "beside", "above").index(scene.split)
-        if scene.style == "line":
-            ink[i] = scene.ground[0] in DARK
-    return {"sprite": sprite, "box": box, "ground": ground / 255, "split": split, "ink": ink}
-
-
-def _resampling(middle, side):
-    """The weights `(..., SIZE, SIZE)` that put the pixels of a drawing on those of a line.
-
-    Keys' cubic kernel (1981, a = -1/2), stretched where the drawing becomes smaller; what lies
-    beside the drawing counts as nothing.
-    """
-    rim = 12  # pixels beside the drawing that the widest kernel reaches
-    source = ops.arange(-rim, SIZE + rim, dtype="float32") + 0.5
-    per_pixel = (SIZE / side)[..., None, None]
-    target = ops.arange(SIZE, dtype="float32") + 0.5
-    place = (target[:, None] - (middle - side / 2)[..., None, None]) * per_pixel
-    x = ops.abs(place - source) / ops.maximum(per_pixel, 1.0)
-    near = (1.5 * x - 2.5) * x * x + 1.0
-    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
-    weights = ops.where(x < 1, near, ops.where(x < 2, far, 0.0))
-    # Far from the drawing all are 0; else they add up to about the kernel's stretch, 1 or more.
-    total = ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 0.5)
-    return (weights / total)[..., rim:-rim]
-
-
-def compose(bank, sprite, box, ground, split, ink):
-    """Paints scenes: pictures `(n, SIZE, SIZE, 3)` float32 in [-1, 1].
-
-    Args:
-        bank: drawings of all styles, uint8 `(styles * subjects, SIZE, SIZE, 4)`, colours times
-            alpha.
-        sprite: with the others as `layout` makes them.
-        box: likewise.
-        ground: likewise.
-        split: likewise.
-        ink: likewise.
-    """
-    bank, sprite, box, ground, split, ink = map(
-        ops.convert_to_tensor, (bank, sprite, box, ground, split, ink)
-    )
-    across = ops.arange(SIZE) >= SIZE // 2
-    beside, above = across[None, None, :], across[None, :, None]
-    split = split[:, None, None]
-    second = ops.logical_or(ops.logical_and(split == 1, beside), ops.logical_and(split == 2, above))
-    picture = ops.where(second[..., None], ground[:, 1, None, None], ground[:, 0, None, None])
-    for k in range(MOST):
-        there = (sprite[:, k] >= 0)[:, None, None, None]
-        drawing = ops.cast(ops.take(bank, ops.maximum(sprite[:, k], 0), axis=0), "float32") / 255
-        rows = _resampling(box[:, k, 1], box[:, k, 2])
-        columns = _resampling(box[:, k, 0], box[:, k, 2])
-        drawing = ops.einsum("nyi,nijc->nyjc", rows, drawing)
-        drawing = ops.clip(ops.einsum("nxj,nyjc->nyxc", columns, drawing), 0.0, 1.0)
-        alpha = ops.where(there, drawing[..., 3:], 0.0)
-        ink_here = ink[:, None, None, None]
-        colours = ops.where(ink_here < 0, ops.minimum(drawing[..., :3], alpha), ink_here * alpha)
-        picture = picture * (1.0 - alpha) + ops.where(there, colours, 0.0)
-    return picture * 2.0 - 1.0
-
-
-def pixel_art(sprites: np.ndarray) -> np.ndarray:
-    """Drawings of 20 by 20 cells and twelve colours, from uint8 `(n, SIZE, SIZE, 4)`."""
-    from PIL import Image
-
-    made = np.empty_like(sprites)
-    for i, each in enumerate(sprites):
-        small = Image.fromarray(times_alpha(each)).resize((20, 20), Image.Resampling.BOX)
-        pixels = np.asarray(small).copy()
-        solid = pixels[..., 3] >= 110
-        colours = np.where(
-            solid[..., None], pixels[..., :3] / np.maximum(pixels[..., 3:], 1) * 255, 0
-        )
-        few = Image.fromarray(np.uint8(np.clip(colours, 0, 255))).quantize(12).convert("RGB")
-        cells = np.dstack([np.asarray(few), np.where(solid, 255, 0).astype(np.uint8)])
-        made[i] = np.asarray(Image.fromarray(cells).resize((SIZE, SIZE), Image.Resampling.NEAREST))
-    return made
-
-
-def sticker(sprites: np.ndarray) -> np.ndarray:
-    """Drawings with a white rim, from uint8 `(n, SIZE, SIZE, 4)`; they become a little smaller."""
-    from PIL import Image, ImageFilter
-
-    made = np.empty_like(sprites)
-    inner = SIZE - 16
-    for i, each in enumerate(sprites):
-        small = Image.fromarray(times_alpha(each)).resize((inner, inner), Image.Resampling.BOX)
-        drawn = np.zeros((SIZE, SIZE, 4), np.uint8)
-        drawn[8:-8, 8:-8] = small
-        alpha = Image.fromarray(drawn[..., 3])
-        wide = alpha.filter(ImageFilter.GaussianBlur(4.5)).point(
-            lambda v: min(255, max(0, v * 8 - 120))
-        )
-        rim = np.maximum(np.asarray(wide), drawn[..., 3]).astype(np.float32)
-        over = drawn[..., :3] + 255.0 * (rim[..., None] - drawn[..., 3:]) / 255
-        colours = over / np.maximum(rim[..., None], 1) * 255
-        made[i] = np.dstack([np.clip(colours, 0, 255), rim]).astype(np.uint8)
-    return made
-
-
-def times_alpha(pixels: np.ndarray) -> np.ndarray:
-    """Colours times alpha, uint8; the last axis is red, green, blue and alpha."""
-    alpha = pixels[..., 3:].astype(np.uint16)
-    return np.concatenate([pixels[..., :3] * alpha // 255, alpha], axis=-1).astype(np.uint8)
-
-
-DERIVED = {"pixel": pixel_art, "sticker": sticker}
-"""The styles that are made of the drawings of `noto`, and how."""
-
-
-def sprite_bank(drawings: dict[str, np.ndarray]) -> np.ndarray:
-    """Drawings of all styles, in their order, for `compose`.
-
-    Args:
-        drawings: of each style that is not derived, uint8 `(n, SIZE, SIZE, 4)`, not times alpha.
-    """
-    made = {**drawings, **{name: derive(drawings["noto"]) for name, derive in DERIVED.items()}}
-    return np.concatenate([times_alpha(made[style]) for style in STYLES])
+    words = {word for text in texts for word in split_words(text)}
+    return sorted(word for word in words if word.isalnum())
 
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from keras_sd.compat import rules_of
 from keras_sd.config import ModelConfig
 from keras_sd.tokenizer import UNMERGED, read_merges

@@ -9,7 +9,7 @@ from typing import Literal
 from keras_sd.files import checked_path
 from keras_sd.weights.checkpoint import NAMES, Checkpoint
 from keras_sd.weights.diffusers_folder.write import write_folder
-from keras_sd.weights.files import Dtype, refuse_others
+from keras_sd.weights.files import PresetDtype, plain_dtype, refuse_others
 from keras_sd.weights.save import save_checkpoint, save_preset
 from keras_sd.weights.vocabulary import tokenizer_of
 
@@ -24,7 +24,7 @@ def convert(
     out: str | Path,
     *,
     to: Layout,
-    dtype: Dtype | None = None,
+    dtype: PresetDtype | None = None,
     vocabulary: str | Path | None = None,
     force: bool = False,
 ) -> None:
@@ -35,7 +35,8 @@ def convert(
             converted all the same.
         out: the path of the file (`"original"`) or folder (the others) to write.
         to: the layout.
-        dtype: of the numbers; None is as they are, bit for bit.
+        dtype: of the numbers; None is as they are, bit for bit, but for int8, which becomes
+            float32. Only the layout keras_sd has int8.
         vocabulary: path of CLIP's merges for a folder, where the checkpoint has none beside it.
         force: replace `out`. A folder is replaced if there is nothing in it but files that the new
             one has too.
@@ -48,21 +49,23 @@ def convert(
         BlockingIOError: another process is writing `out`.
         OSError: a file cannot be written; the message names it.
         TypeError: `out` is no path.
-        ValueError: `out` is empty, is a part of what is read, or no name for this layout.
+        ValueError: `out` is empty, is a part of what is read, or no name for this layout; or the
+            layout has no such dtype.
     """
     out = checked_path(out, "out")
+    plain = None if to == "keras_sd" else plain_dtype(dtype)
     _check_place(checkpoint, out, to, force)
     checkpoint.check()
     config = checkpoint.config
     if to == "original":
-        save_checkpoint(out, config, checkpoint.arrays(), dtype=dtype)
+        save_checkpoint(out, config, checkpoint.arrays(), dtype=plain)
         return
     merges = tokenizer_of(checkpoint, vocabulary).merges
     about = {"license": checkpoint.license, "list of words": checkpoint.words}
     if lost := [name for name, value in about.items() if value is not None and to == "diffusers"]:
         _log.warning("The layout diffusers has no place for its %s.", " and its ".join(lost))
     if to == "diffusers":
-        write_folder(out, config, checkpoint.arrays(), merges, dtype=dtype)
+        write_folder(out, config, checkpoint.arrays(), merges, dtype=plain)
     else:
         save_preset(
             out,

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import ml_dtypes
 import numpy as np
@@ -26,6 +26,9 @@ from keras_sd.weights.readers import WeightsError, instead, is_finite, open_file
 
 Dtype = Literal["float16", "bfloat16", "float32"]
 """Of the numbers in a file."""
+
+PresetDtype = Dtype | Literal["int8"]
+"""Of the numbers in a preset folder, which has a form of its own for int8: `weights/int8.py`."""
 
 _MAX_JSON = 16_000_000
 _MAX_LISTED = 5
@@ -270,6 +273,20 @@ def require_encoder(config: ModelConfig, layout: str) -> None:
         )
 
 
+def plain_dtype(dtype: str | None) -> Dtype | None:
+    """The dtype of a file that has no form of its own for int8.
+
+    Raises:
+        ValueError: it is another than those that `Dtype` names.
+    """
+    if dtype is None or dtype in get_args(Dtype):
+        return cast(Dtype | None, dtype)
+    raise ValueError(
+        f"dtype is {', '.join(get_args(Dtype))} or None, not {dtype!r}; the layout keras_sd alone "
+        "has int8 too"
+    )
+
+
 def tensors_of(
     arrays: Mapping[str, Any], tables: Mapping[str, Table], dtype: Dtype | None
 ) -> dict[str, np.ndarray]:
@@ -284,8 +301,7 @@ def tensors_of(
         WeightsError: a number is not finite in this dtype, or the arrays are not the tables'.
         ValueError: another dtype.
     """
-    if dtype is not None and dtype not in get_args(Dtype):
-        raise ValueError(f"dtype is {', '.join(get_args(Dtype))} or None, not {dtype!r}")
+    dtype = plain_dtype(dtype)
     entries = {f"{part}/{entry.path}": entry for part, table in tables.items() for entry in table}
     odd = sorted(set(arrays) ^ set(entries))
     odd += [

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_sd.weights.readers import WeightsError
+
 SCALE = ".scale"
 """What follows the name of a tensor in that of its scales."""
 
@@ -23,21 +25,37 @@ def stored(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors of a file in this form.
 
     Args:
-        tensors: by name; every number is finite, and so it is as float16.
+        tensors: by name, of any floating dtype.
+
+    Raises:
+        WeightsError: a number is not finite, or no float16 can hold it or its scale.
     """
     found: dict[str, np.ndarray] = {}
+    damaged = []
     for name, tensor in tensors.items():
-        if tensor.ndim < 2:
-            found[name] = tensor.astype("float16")
-            continue
-        numbers = tensor.astype("float32")
-        largest = np.abs(numbers).max(axis=tuple(range(numbers.ndim - 1)))
-        scale = (largest / _MOST).astype("float16")
-        # Of a channel that is nothing, or less than float16 has, nothing is kept.
-        steps = np.where(scale > 0, scale, np.float16(1)).astype("float32")
-        found[name] = np.clip(np.rint(numbers / steps), -_MOST, _MOST).astype("int8")
-        found[name + SCALE] = scale
+        numbers = np.asarray(tensor, "float32")
+        with np.errstate(over="ignore"):
+            if numbers.ndim < 2:
+                halves = found[name] = numbers.astype("float16")
+            else:
+                halves = found[name + SCALE] = _scale(numbers)
+        if not np.isfinite(halves).all():
+            damaged.append(name)
+        elif numbers.ndim > 1:
+            steps = np.where(halves > 0, halves, np.float16(1)).astype("float32")
+            found[name] = np.rint(numbers / steps).astype("int8")
+    if damaged:
+        raise WeightsError(f"Not saved, for these are not finite as int8: {', '.join(damaged)}")
     return found
+
+
+def _scale(numbers: np.ndarray) -> np.ndarray:
+    """The step of each channel: the largest number in it is 127 of them."""
+    largest = np.abs(numbers).max(axis=tuple(range(numbers.ndim - 1)))
+    scale = (largest / _MOST).astype("float16")
+    # Among its least numbers float16 has few, and rounded down one would be too small by far.
+    short = scale.astype("float32") * (_MOST + 0.5) <= largest
+    return np.where(short & (largest > 0), np.nextafter(scale, np.float16(np.inf)), scale)
 
 
 def expanded(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,5 +94,6 @@ class Int8:
         self.numbers, self.scale, self.shape = numbers, scale, tuple(numbers.shape)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        found = np.asarray(self.numbers).astype("float32") * np.asarray(self.scale, "float32")
+        with np.errstate(invalid="ignore"):  # an infinite scale is found by whoever looks for one
+            found = np.asarray(self.numbers).astype("float32") * np.asarray(self.scale, "float32")
         return found if dtype is None else found.astype(dtype, copy=False)

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -17,7 +17,13 @@ from keras_sd.files import checked_path, replace_file
 from keras_sd.weights import int8
 from keras_sd.weights.checkpoint import CONFIG, FORMAT, MERGES, WEIGHTS
 from keras_sd.weights.diffusers_folder import INDEX
-from keras_sd.weights.files import Dtype, replace_folder, require_encoder, tensors_of
+from keras_sd.weights.files import (
+    Dtype,
+    PresetDtype,
+    replace_folder,
+    require_encoder,
+    tensors_of,
+)
 from keras_sd.weights.names import Table, original, own
 from keras_sd.weights.readers import WeightsError, sha256
 from keras_sd.weights.recognise import ZERO_SNR, recognise
@@ -34,7 +40,7 @@ def save_preset(
     merges: Sequence[str] | Path,
     words: Iterable[str] | None = None,
     *,
-    dtype: Dtype | Literal["int8"] | None = "float16",
+    dtype: PresetDtype | None = "float16",
     license: str | None = None,
 ) -> None:
     """Writes a preset folder, whole or not at all: if anything goes wrong, an older preset in it
@@ -67,7 +73,7 @@ def save_preset(
             "one: take another name, or remove it first"
         )
     if dtype == "int8":
-        tensors = int8.stored(tensors_of(arrays, own.tables(config), "float16"))
+        tensors = int8.stored(tensors_of(arrays, own.tables(config), None))
     else:
         tensors = tensors_of(arrays, own.tables(config), dtype)
     if isinstance(merges, Path):

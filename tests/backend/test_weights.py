@@ -525,8 +525,8 @@ def test_the_config_goes_first_and_comes_last(preset, models, monkeypatch):
 
 
 def test_what_cannot_be_saved_is_refused(tmp_path, models):
-    with pytest.raises(ValueError, match="float16, bfloat16, float32 or None, not 'int8'"):
-        save_preset(tmp_path / "new", TINY, arrays_of(models), MERGES, dtype="int8")
+    with pytest.raises(ValueError, match="float16, bfloat16, float32 or None, not 'int4'"):
+        save_preset(tmp_path / "new", TINY, arrays_of(models), MERGES, dtype="int4")
     encoder = TextEncoder(TINY.text_encoder)
     variables_of(encoder)["norm/gamma"].assign(np.full(8, 1e6, "float32"))
     with pytest.raises(WeightsError, match="not finite as float16: text_encoder/norm/gamma"):

@@ -1,0 +1,54 @@
+"""The shape of the model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from keras_sd.config import (
+    AutoencoderConfig,
+    Defaults,
+    ModelConfig,
+    NoiseConfig,
+    TextEncoderConfig,
+    UNetConfig,
+)
+
+CONFIG = ModelConfig(
+    name="emoji",
+    text_encoder=TextEncoderConfig(
+        vocab_size=4096, max_length=48, width=256, depth=3, heads=4, mlp_width=1024
+    ),
+    unet=UNetConfig(
+        in_channels=16,
+        out_channels=16,
+        widths=(96, 192, 256),
+        heads=(3, 6, 8),
+        depths=(0, 1, 1),
+        blocks=1,
+        context_width=256,
+        groups=16,
+    ),
+    autoencoder=AutoencoderConfig(
+        latent_channels=16, widths=(32, 48, 96, 128), blocks=1, groups=16, scale=1.0
+    ),
+    noise=NoiseConfig(prediction="v"),
+    defaults=Defaults(128, 128, "ddim", "trailing", 20, 3.0),
+)
+"""Of 28 million weights. The latents' scale is known after a run."""
+
+TINY = dataclasses.replace(
+    CONFIG,
+    text_encoder=dataclasses.replace(CONFIG.text_encoder, width=64, mlp_width=64, depth=1),
+    unet=dataclasses.replace(
+        CONFIG.unet, widths=(32, 32, 32), heads=(2, 2, 2), context_width=64, groups=8
+    ),
+    autoencoder=dataclasses.replace(CONFIG.autoencoder, widths=(8, 8, 16, 16), groups=4),
+)
+"""For trying the program."""
+
+
+def with_scale(config: ModelConfig, scale: float) -> ModelConfig:
+    """The same model with another scale of its latents."""
+    return dataclasses.replace(
+        config, autoencoder=dataclasses.replace(config.autoencoder, scale=scale)
+    )

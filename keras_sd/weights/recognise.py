@@ -107,6 +107,12 @@ _STRANGERS = {
     r"^(concept|special_care)_embeds": "a safety checker",
 }
 
+_TAKEN = {
+    "a LoRA": "; a model takes it by merge_adapters",
+    "a textual inversion embedding": "; a pipeline takes it by with_embeddings",
+}
+"""How a model is used with those that are not for themselves."""
+
 
 def recognise(
     shapes: Shapes,
@@ -326,7 +332,7 @@ def _copies(
 def _refuse_strangers(shapes: Shapes, source: str) -> None:
     for pattern, what in _STRANGERS.items():
         if name := next(filter(re.compile(pattern).search, shapes), None):
-            hint = "; a model takes it by merge_adapters" if what == "a LoRA" else ""
+            hint = _TAKEN.get(what, "")
             raise WeightsError(
                 f"{source} is {what}, as its {shown(name)} shows; keras_sd reads models of Stable "
                 f"Diffusion 1.x and 2.x, and their parts{hint}"

@@ -130,12 +130,33 @@ def test_the_state_dict_and_all_else(tmp_path):
     assert list(read(tmp_path, archive(state(state_dict=tensor())))) == ["state_dict"]
 
 
-def test_embeddings_of_textual_inversion_are_named(tmp_path):
-    plain = state(string_to_token=b"}", string_to_param=b"}" + text("*") + tensor() + b"s")
-    refused(tmp_path, archive(plain), "x.ckpt is a textual inversion embedding; keras_sd reads")
-    # torch 1 has them in a module, which no network is saved as.
-    module = b"ctorch.nn.modules.container\nParameterDict\n)\x81}b"
-    refused(tmp_path, archive(state(string_to_param=module)), "is a textual inversion embedding")
+PARAMETERS = b"ctorch.nn.modules.container\nParameterDict\n)\x81"
+NAMED = b"}" + text("*") + tensor() + b"s"
+
+
+def test_embeddings_of_textual_inversion_have_their_tensors_one_level_down(tmp_path):
+    given = {"string_to_token": b"}", "string_to_param": NAMED, "name": text("a")}
+    data = archive(state(**given, other=tensor(), step=integer(7), sd_checkpoint=b"N"))
+    assert list(read(tmp_path, data)) == ["string_to_param.*"]
+    assert torch_file.read(tmp_path / "x.ckpt").metadata == {"name": "a", "step": "7"}
+    # torch 1 has them in a module.
+    kept = b"}" + text("_parameters") + NAMED + b"s"
+    module = PARAMETERS + kept + b"b"
+    found = read(tmp_path, archive(state(string_to_param=module)))
+    assert found["string_to_param.*"].shape == (3, 4)
+    assert torch_file.read(tmp_path / "x.ckpt").metadata == {}
+
+
+def test_only_that_module_is_made_and_only_its_attributes_are_kept(tmp_path):
+    for params in (PARAMETERS, PARAMETERS + b"}b", PARAMETERS + b"Nb", tensor(), b"N"):
+        refused(tmp_path, archive(state(string_to_param=params)), "string_to_param, not a dict")
+    empty = PARAMETERS + b"}" + text("_parameters") + b"}sb"
+    refused(tmp_path, archive(state(string_to_param=empty)), "no tensors by name")
+    made = PARAMETERS.replace(b")", b"(" + integer(1) + b"t")
+    refused(tmp_path, archive(state(a=made)), "makes an object of torch.nn.modules.container.Par")
+    refused(tmp_path, archive(state(a=b"ctorch\nSize\n)\x81")), "makes an object of torch.Size")
+    items = PARAMETERS + text("a") + tensor() + b"s"
+    refused(tmp_path, archive(state(a=items)), "sets items of State")
 
 
 def test_no_tensors_by_name(tmp_path):
@@ -195,7 +216,7 @@ LIGHTNING = b"cpytorch_lightning.callbacks.model_checkpoint\nModelCheckpoint\n"
     [
         (b"(" + ORDERED + text("x") + b"o", "instruction b'o', which makes an object"),
         (b"(icollections\nOrderedDict\n", "instruction b'i', which makes an object"),
-        (ORDERED + b")\x81", "which makes an object"),
+        (ORDERED + b")\x81", "makes an object of collections.OrderedDict; nothing"),
         (ORDERED + b")}\x92", "which makes an object"),
         (b"\x82\x01", "the registry of extensions"),
         (b"\x83\x01\x00", "the registry of extensions"),

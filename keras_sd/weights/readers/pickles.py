@@ -42,13 +42,26 @@ class Name:
         full: module and name, with a dot between.
         call: what a call of it makes of the arguments; None is a name that is not called.
         value: what it means to those who know it, such as the dtype of a storage.
-        refusal: what a file is that asks for it, and why it is not read.
+        state: it is a class whose objects are made empty and then given a state, which is kept.
     """
 
     full: str
     call: Callable[[tuple[Any, ...]], Any] | None = None
     value: Any = None
-    refusal: str | None = None
+    state: bool = False
+
+
+class State:
+    """An object of which the state is kept: the attributes of an instance.
+
+    Attributes:
+        named: the attributes.
+    """
+
+    __slots__ = ("named",)
+
+    def __init__(self) -> None:
+        self.named: dict[str, Any] = {}
 
 
 @dataclass(slots=True)
@@ -87,8 +100,8 @@ def load(
         persistent: what to make of a persistent id; it must check what it is given.
 
     Returns:
-        The value, made of strings, bytes, numbers, tuples, lists, `Dict`, `Name`, `INERT` and what
-        `names` and `persistent` make, and the position after the pickle.
+        The value, made of strings, bytes, numbers, tuples, lists, `Dict`, `State`, `Name`, `INERT`
+        and what `names` and `persistent` make, and the position after the pickle.
 
     Raises:
         WeightsError: the pickle is damaged or wants more than that; the message goes on after the
@@ -174,8 +187,6 @@ class _Machine:
             raise WeightsError(
                 f"asks for {full}, which is no part of a tensor file; nothing was executed"
             )
-        if found.refusal is not None:
-            raise WeightsError(found.refusal)
         self.stack.append(found)
 
     # The instructions.
@@ -231,9 +242,18 @@ class _Machine:
             raise WeightsError(f"calls {function.full} with {shown(arguments)}, not a tuple")
         self.stack.append(function.call(arguments))
 
+    def new_object(self) -> None:
+        arguments, made = self.stack.pop(), self.stack.pop()
+        if type(made) is not Name or not made.state or arguments != ():
+            raise WeightsError(f"makes an object of {shown(made)}; nothing was executed")
+        self.stack.append(State())
+
     def build(self) -> None:
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], State):
+            self.stack[-1].named = state.named if isinstance(state, Dict) else {}
+            return
         # A state would be given to the object; ours have no use for it.
-        self.stack.pop()
         if not isinstance(self.stack[-1], (Dict, Inert)):
             raise WeightsError(f"sets the state of {shown(self.stack[-1])}; nothing was executed")
 
@@ -367,6 +387,7 @@ _INSTRUCTIONS: dict[int, Callable[[_Machine], None]] = {
         "\x93": _Machine.stack_global,
         "i": _Machine.instance,
         "R": _Machine.reduce,
+        "\x81": _Machine.new_object,
         "b": _Machine.build,
         "Q": _Machine.persistent_id,
     }.items()
@@ -375,7 +396,6 @@ _INSTRUCTIONS: dict[int, Callable[[_Machine], None]] = {
 _REFUSED = {
     ord("i"): "makes an object",
     ord("o"): "makes an object",
-    0x81: "makes an object",
     0x92: "makes an object",
     0x82: "asks the registry of extensions",
     0x83: "asks the registry of extensions",

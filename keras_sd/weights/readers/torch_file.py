@@ -8,6 +8,10 @@ are views of the storages, which are mapped into memory and read when they are u
 Which tensors those are: if the object in the file is a dictionary that has a dictionary as its
 `"state_dict"`, the tensors that have a name there; otherwise the tensors that have a name in the
 object itself. All else in it (numbers, texts, the state of an optimizer) is left out.
+
+An embedding of textual inversion has its tensors in `"string_to_param"`, a dictionary or, from
+torch 1, a module: they are named `string_to_param.` and their names there. What the file says of
+itself beside them is in the metadata.
 """
 
 from __future__ import annotations
@@ -24,7 +28,15 @@ import ml_dtypes
 import numpy as np
 
 from keras_sd.weights.readers import TensorFile, WeightsError, mapped, open_file
-from keras_sd.weights.readers.pickles import INERT, MAX_BYTES, Dict, Name, load, shown
+from keras_sd.weights.readers.pickles import (
+    INERT,
+    MAX_BYTES,
+    Dict,
+    Name,
+    State,
+    load,
+    shown,
+)
 from keras_sd.weights.readers.zip_archive import entries_of
 
 _LEGACY = bytes.fromhex("80028a0a6cfc9c46f920") + b"j\xa8P\x19."
@@ -72,11 +84,9 @@ _STORAGES = {
     "torch.storage.UntypedStorage": "uint8",
 }
 
-
-_EMBEDDING = (
-    "is a textual inversion embedding; keras_sd reads models of Stable Diffusion 1.x and 2.x, and "
-    "their parts"
-)
+_EMBEDDED = "string_to_param"
+_SAID = ("name", "step", "sd_checkpoint", "sd_checkpoint_name")
+"""What a file of an embedding says of itself, where it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +155,7 @@ def read(path: str | os.PathLike[str]) -> TensorFile:
             )
     except WeightsError as error:
         raise WeightsError(f"{path} {error}") from None
-    return TensorFile(path, "torch", tensors, {})
+    return TensorFile(path, "torch", tensors, _said(value))
 
 
 def _named(value: Any) -> dict[str, _Tensor]:
@@ -154,15 +164,35 @@ def _named(value: Any) -> dict[str, _Tensor]:
         raise WeightsError(f"holds {shown(value)}, not a dictionary of tensors")
     nested = value.named.get("state_dict")
     state = nested if isinstance(nested, Dict) else value
+    prefix = ""
+    if _EMBEDDED in state.named:
+        prefix, state = f"{_EMBEDDED}.", _embedded(state.named[_EMBEDDED])
     if any(isinstance(item, _Tensor) for item in state.unnamed):
         raise WeightsError("holds a tensor whose name is no text")
-    tensors = {name: item for name, item in state.named.items() if isinstance(item, _Tensor)}
-    if "string_to_param" in state.named:
-        raise WeightsError(_EMBEDDING)
+    tensors = {
+        prefix + name: item for name, item in state.named.items() if isinstance(item, _Tensor)
+    }
     if not tensors:
         found = ", ".join(shown(name) for name in list(state.named)[:10])
         raise WeightsError(f"holds no tensors by name; there is: {found or 'nothing'}")
     return tensors
+
+
+def _embedded(params: Any) -> Dict:
+    """The embeddings of a file, by the words that they were trained for."""
+    if isinstance(params, State):
+        params = params.named.get("_parameters")
+    if not isinstance(params, Dict):
+        raise WeightsError(f"has {shown(params)} as its {_EMBEDDED}, not a dictionary of tensors")
+    return params
+
+
+def _said(value: Dict) -> dict[str, str]:
+    """What the file of an embedding says of itself."""
+    if _EMBEDDED not in value.named:
+        return {}
+    found = {name: value.named.get(name) for name in _SAID}
+    return {name: str(v) for name, v in found.items() if type(v) is str or _is_size(v)}
 
 
 def _array(
@@ -348,7 +378,7 @@ _NAMES: dict[str, Name] = {
     **{f"torch.{name}": Name(f"torch.{name}", value=dtype) for name, dtype in _DTYPES.items()},
     # It has embeddings beside the words that they were trained for; a network has none.
     "torch.nn.modules.container.ParameterDict": Name(
-        "torch.nn.modules.container.ParameterDict", refusal=_EMBEDDING
+        "torch.nn.modules.container.ParameterDict", state=True
     ),
     **{
         full: Name(full)
@@ -372,7 +402,9 @@ def _read_legacy(data: np.ndarray) -> tuple[Any, dict[str, tuple[int, int]]]:
     storages: dict[str, int] = {}
     itemsizes: dict[str, int] = {}
 
-    def persistent(pid: Any) -> _Storage:
+    def persistent(pid: Any) -> _Storage | Name:
+        if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module" and type(pid[1]) is Name:
+            return pid[1]  # a class, beside its source
         storage = _persistent(pid)
         key, itemsize, size = storage.key, storage.dtype.itemsize, pid[4]
         if (storages.setdefault(key, size), itemsizes.setdefault(key, itemsize)) != (

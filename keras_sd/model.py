@@ -18,12 +18,13 @@ import numpy as np
 from keras import ops
 
 from keras_sd import precision
-from keras_sd.adapters.merging import Adapts
+from keras_sd.adapters.merging import Adapts, Merging
 from keras_sd.backend import JitCompile, compile_step, resolve_jit_compile, structure, to_numpy
 from keras_sd.checks import check_sizes
 from keras_sd.conditions import CONTEXT
 from keras_sd.config import ModelConfig
 from keras_sd.denoiser import compiled_steps
+from keras_sd.embeddings.using import Embeds
 from keras_sd.forms import as_float32, attach_pictures
 from keras_sd.image import from_uint8
 from keras_sd.inpainting import check_pictures, stacked
@@ -41,7 +42,7 @@ __all__ = ["Model"]
 logger = logging.getLogger("keras_sd")
 
 
-class Model(Adapts):
+class Model(Adapts, Embeds):
     """Text encoders, UNet and autoencoder of one config.
 
     Args:
@@ -81,6 +82,7 @@ class Model(Adapts):
         self.jit = resolve_jit_compile(jit_compile)
         self._compiled: dict[str, tuple[Any, Any]] = {}
         self._lock = threading.RLock()
+        self._merging = Merging()
 
     @classmethod
     def from_preset(
@@ -402,14 +404,18 @@ class Model(Adapts):
 
     def _encode(self, part: str, skip: int, ids: np.ndarray, *seen: np.ndarray) -> Any:
         """A text encoder's output."""
+        # Without an embedding in them, prompts are encoded by the step of a model without one.
+        names, rest, name = ("seen",), seen, f"{part}, clip_skip {skip}"
+        if self._table is not None and ids.max() >= self.parts[part].config.vocab_size:
+            names, rest, name = ("added", *names), (self._table, *seen), f"{name}, embeddings"
 
         def make(encoder: Any) -> Callable[..., Any]:
-            def call(ids: Any, *seen: Any) -> Any:
+            def call(ids: Any, *rest: Any) -> Any:
                 # What others put in place of ours need not know these.
-                options = dict(zip(("seen",), seen, strict=False))
+                options = dict(zip(names, rest, strict=False))
                 return encoder(ids, **options, **({} if skip == 1 else {"skip": skip}))
 
             return compile_step(call, [encoder], self.jit)
 
-        step = self._current(part, make, f"{part}, clip_skip {skip}")
-        return step(*(ops.convert_to_tensor(each) for each in (ids, *seen)))
+        step = self._current(part, make, name)
+        return step(*(ops.convert_to_tensor(each) for each in (ids, *rest)))

@@ -122,6 +122,7 @@ class StableDiffusion(Doors):
     license = attribute_of("model", "license", "Of the weights.")
     table = attribute_of("model", "path", "The noise that the model was trained with.")
     networks = attribute_of("model", "parts", "The networks by name.")
+    embeddings = attribute_of("model", "embeddings", "Those that prompts may name.")
     height = attribute_of("model", "height", "Of pictures whose request names none, in pixels.")
     width = attribute_of("model", "width", "Likewise.")
 
@@ -238,6 +239,13 @@ class StableDiffusion(Doors):
             **settings,
         )
         return self.draw(request, callback)
+
+    def with_embeddings(self, *embeddings: Any, clip_l_alone: bool = False) -> StableDiffusion:
+        """A pipeline of the same networks, whose prompts may name these embeddings. The arguments
+        and errors are those of `keras_sd.embeddings.using.Embeds.with_embeddings`.
+        """
+        model = self.model.with_embeddings(*embeddings, clip_l_alone=clip_l_alone)
+        return self.of(model)
 
     # Its parts alone.
     encode_text = method_of("model", Model.encode_text)

@@ -24,18 +24,22 @@ algorithm 1.
 
 from __future__ import annotations
 
+import copy
 import gzip
 import heapq
 import os
 import stat
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import ftfy
 import numpy as np
 import regex
+
+from keras_sd.prompts.chunking import Whole, Word
+from keras_sd.prompts.names import Names
 
 START = "<|startoftext|>"
 END = "<|endoftext|>"
@@ -210,7 +214,10 @@ class Tokenizer:
         start_id: Id of `<|startoftext|>`.
         end_id: Id of `<|endoftext|>`.
         pad_id: Id that fills a row up.
+        names: Of embeddings, which stand for ids of their own; see `with_names`.
     """
+
+    names: Names | None = None
 
     def __init__(
         self,
@@ -282,6 +289,12 @@ class Tokenizer:
         """The merges, "first second" each, first the one that is applied first."""
         return [f"{first} {second}" for first, second in self._ranks]
 
+    def with_names(self, names: Names) -> Tokenizer:
+        """The same tokenizer, for which names in a text stand for ids of their own."""
+        named = copy.copy(self)
+        named.names = names
+        return named
+
     def encode(self, text: str) -> list[int]:
         """Encode one prompt, however long.
 
@@ -299,8 +312,8 @@ class Tokenizer:
             ids += word
         return [*ids, self.end_id]
 
-    def words(self, text: str) -> list[list[int]]:
-        """The ids of a text word by word, without start and end mark.
+    def words(self, text: str) -> list[Word]:
+        """The ids of a text word by word, without start and end mark; of a name, a `Whole`.
 
         Args:
             text: of any length.
@@ -308,7 +321,24 @@ class Tokenizer:
         Raises:
             TypeError: `text` is not a string.
         """
-        return [list(self._word_ids(word)) for word in self._split(text)]
+        return [
+            list(self._word_ids(each)) if isinstance(each, str) else each
+            for each in self._read(text)
+        ]
+
+    def _pieces(self, text: str) -> Sequence[str | Whole]:
+        """The names in a text, and what is between them."""
+        if self.names is None or not isinstance(text, str):
+            return [text]
+        return self.names.cut(text)
+
+    def _read(self, text: str) -> Iterator[str | Whole]:
+        """The words and names in a text."""
+        for piece in self._pieces(text):
+            if isinstance(piece, Whole):
+                yield piece
+            else:
+                yield from self._split(piece)
 
     def _split(self, text: str) -> list[str]:
         return split_words(text)
@@ -371,16 +401,18 @@ class Tokenizer:
             known: Lower-case words, as `split_words` makes them.
 
         Returns:
-            Words of letters, and digits, that are not in `known`: lower-case, in order, each once.
+            Words of letters, and digits, that are not in `known` and of no embedding: lower-case,
+            in order, each once.
 
         Raises:
             TypeError: `text` is not a string, or `known` is one.
         """
         if isinstance(known, str):
             raise TypeError(f"known is a collection of words, not one str: {known!r}")
+        pieces = (each for each in self._pieces(text) if not isinstance(each, Whole))
         return [
             word
-            for word in dict.fromkeys(split_words(text))
+            for word in dict.fromkeys(word for piece in pieces for word in split_words(piece))
             if _LETTERS_OR_DIGIT.fullmatch(word) and word not in known
         ]
 
@@ -395,10 +427,10 @@ class Tokenizer:
     def _beyond_limit(self, text: str) -> list[str]:
         room = self.max_length - 2
         left_out = []
-        for word in self._split(text):
-            room -= len(self._word_ids(word))
+        for each in self._read(text):
+            room -= len(self._word_ids(each) if isinstance(each, str) else each)
             if room < 0:
-                left_out.append(word)
+                left_out.append(each if isinstance(each, str) else each.name)
         return left_out
 
 

@@ -52,17 +52,24 @@ class Merged:
     marks: Mapping[Key, int] = field(default_factory=dict)
 
 
+class Merging:
+    """What is merged now, as all models of the same networks see it."""
+
+    def __init__(self) -> None:
+        self.now = Merged()
+
+
 class Adapts:
-    """The part of a `Model` that is about adapters: it needs `parts` and `config`."""
+    """The part of a `Model` that is about adapters: it needs `parts`, `config` and `_merging`."""
 
     parts: Any
     config: Any
-    _merged = Merged()
+    _merging: Merging
 
     @property
     def adapters(self) -> tuple[Use, ...]:
         """The adapters that are merged, in order: of each, what it changes and its strengths."""
-        return self._merged.uses
+        return self._merging.now.uses
 
     def merge_adapters(self, *adapters: Any, allow_partial: bool = False) -> tuple[Use, ...]:
         """Makes the networks those of the model with these adapters and no others: what was merged
@@ -94,7 +101,7 @@ class Adapts:
                 _log.warning("%s: %s", use.match.adapter.path, note)
             if names := use.match.unknown:
                 _log.warning("%s: left out, as unknown: %s", use.match.adapter.path, listed(names))
-        self._merged = _merge(self.parts, self.config, uses, self._merged)
+        self._merging.now = _merge(self.parts, self.config, uses, self._merging.now)
         return uses
 
     def unmerge_adapters(self) -> None:
@@ -116,7 +123,7 @@ class Adapts:
         try:
             yield uses
         finally:
-            self._merged = _merge(self.parts, self.config, before, self._merged)
+            self._merging.now = _merge(self.parts, self.config, before, self._merging.now)
 
 
 class Doors:

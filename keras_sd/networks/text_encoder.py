@@ -36,10 +36,19 @@ class TextEmbedding(Block):
         self.tokens = embedding(config.vocab_size, config.width, "tokens")
         self.positions = embedding(config.max_length, config.width, "positions")
 
-    def call(self, tokens, positions=None):
+    def call(self, tokens, positions=None, added=None):
         if positions is None:
             positions = ops.arange(ops.shape(tokens)[1], dtype="int32")
-        return self.tokens(tokens) + self.positions(positions)
+        return self.vectors(tokens, added) + self.positions(positions)
+
+    def vectors(self, tokens, added=None):
+        """Of each token, its own, or behind the vocabulary a row of `added`."""
+        if added is None:
+            return self.tokens(tokens)
+        known, extra = self.tokens.input_dim, ops.shape(added)[0]
+        own = self.tokens(ops.minimum(tokens, known - 1))
+        others = ops.take(added, ops.clip(tokens - known, 0, extra - 1), axis=0)
+        return ops.where((tokens < known)[..., None], own, ops.cast(others, own.dtype))
 
     def compute_output_shape(self, tokens_shape):
         return (*tokens_shape, self.tokens.output_dim)
@@ -70,8 +79,9 @@ class TextLayer(Block):
 class TextEncoder(Network):
     """Token ids `(batch, max_length)` int32 -> text encoding `(batch, max_length, width)`.
 
-    A call also takes `seen`, bool like the ids: which tokens the others see; and `skip`, from 1 to
-    the number of layers: 1 is all layers, 2 leaves the last one out, and so on. The norm comes last
+    A call also takes `seen`, bool like the ids: which tokens the others see; `skip`, from 1 to the
+    number of layers: 1 is all layers, 2 leaves the last one out, and so on; and `added`, vectors
+    `(count, width)` that the ids from the size of the vocabulary on stand for. The norm comes last
     in any case.
 
     Args:
@@ -94,8 +104,8 @@ class TextEncoder(Network):
     def build(self, input_shape=None):
         build_parts(self)
 
-    def call(self, tokens, positions=None, seen=None, skip=1):
-        x = self.embedding(tokens, positions)
+    def call(self, tokens, positions=None, seen=None, skip=1, added=None):
+        x = self.embedding(tokens, positions, **({} if added is None else {"added": added}))
         for block in self.blocks[: len(self.blocks) + 1 - skip]:
             x = block(x) if seen is None else block(x, seen=seen)
         return self.norm(x)

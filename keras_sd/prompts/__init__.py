@@ -26,7 +26,7 @@ one. In ComfyUI they make text of what follows; here they are text, and what fol
 """
 
 from keras_sd.prompt_styles import STYLES
-from keras_sd.prompts.chunking import Chunk, chunks
+from keras_sd.prompts.chunking import Chunk, Whole, chunks
 from keras_sd.prompts.explanation import Explanation, explain
 from keras_sd.prompts.grammar import Part, Prompt, Range, parse, sections
 from keras_sd.prompts.turns import Line, Script, Turn, script
@@ -58,6 +58,7 @@ __all__ = [
     "Segment",
     "Tag",
     "Turn",
+    "Whole",
     "Written",
     "chunks",
     "explain",

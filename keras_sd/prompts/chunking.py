@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from keras_sd.prompts.values import PromptError, Section, Segment, shown
 
-__all__ = ["COMMA_REACH", "LONG_WORD", "Chunk", "Words", "chunks"]
+__all__ = ["COMMA_REACH", "LONG_WORD", "Chunk", "Whole", "Word", "Words", "chunks"]
 
 COMMA_REACH = 20
 """How many tokens back A1111's web UI looks for a comma to break a chunk at."""
@@ -17,7 +18,29 @@ COMMA_REACH = 20
 LONG_WORD = 8
 """ComfyUI breaks a word of this many tokens at the end of a chunk, and moves a shorter one."""
 
-Words: TypeAlias = Callable[[str], Sequence[Sequence[int]]]
+
+@dataclass(frozen=True)
+class Whole:
+    """A word whose ids stay together in one chunk: the name of an embedding.
+
+    Attributes:
+        name: as it is known, in lower case, with single spaces.
+        ids: what stands in its place.
+    """
+
+    name: str
+    ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.ids)
+
+
+Word: TypeAlias = "Sequence[int] | Whole"
+
+Words: TypeAlias = Callable[[str], Sequence[Word]]
 """A tokenizer: the ids of a text, without marks, word by word. `keras_sd.tokenizer.Tokenizer.words`
 is one; where a word ends is only asked in the style "compel"."""
 
@@ -64,10 +87,12 @@ def chunks(
         room: tokens in a chunk.
 
     Returns:
-        At least one. In the styles of A1111's web UI each BREAK closes one, even an empty one.
+        At least one. In the styles of A1111's web UI each BREAK closes one, even an empty one. An
+        embedding that does not fit where it stands begins the next one.
 
     Raises:
-        PromptError: the style is "plain", and there are more tokens than a chunk has room for.
+        PromptError: the style is "plain", and there are more tokens than a chunk has room for; or
+            an embedding has.
     """
     if room < 1:
         raise ValueError(f"A chunk has room for 1 token or more, not {room}")
@@ -100,11 +125,29 @@ def _numbered(sections: Sequence[Section]) -> list[list[tuple[int, Segment]]]:
     return [[(next(counter), segment) for segment in section] for section in sections]
 
 
-def _tokens(section: Sequence[tuple[int, Segment]], words: Words) -> Iterator[_Token]:
+def _runs(
+    section: Sequence[tuple[int, Segment]], words: Words, room: int
+) -> Iterator[list[_Token]]:
+    """Tokens that stay together: one, or those of an embedding."""
     for number, segment in section:
         for word in words(segment.text):
-            for place, each in enumerate(word, 1):
-                yield _Token(each, segment.weight, number, place == len(word))
+            row = [
+                _Token(each, segment.weight, number, place == len(word))
+                for place, each in enumerate(word, 1)
+            ]
+            if not isinstance(word, Whole):
+                yield from ([token] for token in row)
+                continue
+            if len(row) > room:
+                raise PromptError(
+                    f"The embedding {shown(word.name)} has {len(row)} vectors, and a chunk has "
+                    f"room for {room} tokens"
+                )
+            yield row
+
+
+def _tokens(section: Sequence[tuple[int, Segment]], words: Words, room: int) -> Iterator[_Token]:
+    return itertools.chain.from_iterable(_runs(section, words, room))
 
 
 def _sign(words: Words, sign: str) -> int | None:
@@ -124,19 +167,19 @@ def _behind_commas(
         if index:
             rows.append(row)
             row, last_comma = [], None
-        for token in _tokens(section, words):
+        for run in _runs(section, words, room):
             moved: list[_Token] = []
-            if token.id == comma:
+            if run[0].id == comma:
                 last_comma = len(row)
             elif len(row) == room and last_comma is not None and room - last_comma <= COMMA_REACH:
                 moved = row[last_comma + 1 :]
                 del row[last_comma + 1 :]
                 rows.append(row)
                 row, last_comma = moved, None
-            if len(row) == room:
+            if len(row) + len(run) > room:
                 rows.append(row)
                 row, last_comma = [], None
-            row.append(token)
+            row += run
     if row or not rows:
         rows.append(row)
     return rows
@@ -147,23 +190,37 @@ def _between_words(
 ) -> list[list[_Token]]:
     rows: list[list[_Token]] = [[]]
     for number, segment in (pair for section in sections for pair in section):
-        for text in segment.text.split(" "):
-            word = list(_tokens([(number, Segment(text, segment.weight))], words))
-            if len(word) > room - len(rows[-1]) and len(word) < LONG_WORD and len(word) <= room:
+        for text in _spaced(segment.text, words):
+            runs = list(_runs([(number, Segment(text, segment.weight))], words, room))
+            count = sum(map(len, runs))
+            if count > room - len(rows[-1]) and count < LONG_WORD and count <= room:
                 rows.append([])
-            while word:
-                if len(rows[-1]) == room:
+            for run in runs:
+                if len(run) > room - len(rows[-1]):
                     rows.append([])
-                fits = room - len(rows[-1])
-                rows[-1] += word[:fits]
-                word = word[fits:]
+                rows[-1] += run
     return rows
+
+
+def _spaced(text: str, words: Words) -> list[str]:
+    """The text cut at its spaces, but for those in the name of an embedding."""
+    names = {each.name for each in words(text) if isinstance(each, Whole) and " " in each.name}
+    if not names:
+        return text.split(" ")
+    spellings = (re.escape(name).replace(r"\ ", r"\s+") for name in names)
+    longest_first = sorted(spellings, key=len, reverse=True)
+    cut = re.split(rf"((?:embedding:)?(?:{'|'.join(longest_first)}))", text, flags=re.IGNORECASE)
+    return [
+        piece
+        for place, each in enumerate(cut)
+        for piece in ([each] if place % 2 else each.split(" "))
+    ]
 
 
 def _behind_sentences(
     sections: Sequence[Sequence[tuple[int, Segment]]], words: Words, room: int
 ) -> list[list[_Token]]:
-    tokens = [token for section in sections for token in _tokens(section, words)]
+    tokens = [token for section in sections for token in _tokens(section, words, room)]
     stop = {_sign(words, ".")}
     phrase = stop | {_sign(words, sign) for sign in ",;:"}
     rules: tuple[Callable[[_Token], bool], ...] = (

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from keras_sd.prompts.chunking import Chunk, Words, chunks
+from keras_sd.prompts.chunking import Chunk, Whole, Words, chunks
 from keras_sd.prompts.grammar import Part, Prompt, Range, parse
 
 __all__ = ["Explanation", "Shown", "explain"]
@@ -26,11 +26,14 @@ class Shown:
         range: the steps, and the text with its weights.
         chunks: its tokens.
         tokens: how many the text has. Those of the chunks are as many: none is dropped.
+        embeddings: those that are named, in their order, each with its number of vectors. They are
+            among the tokens.
     """
 
     range: Range
     chunks: tuple[Chunk, ...]
     tokens: int
+    embeddings: tuple[tuple[str, int], ...] = ()
 
     @property
     def dropped(self) -> int:
@@ -115,6 +118,8 @@ class Explanation:
             f"  {_counted(shown.tokens, 'token')} in {_counted(len(shown.chunks), 'chunk')} "
             f"({sizes}), {shown.dropped or 'none'} dropped"
         )
+        for name, count in shown.embeddings:
+            yield f"  embedding {name!r}: {_counted(count, 'vector')}"
 
 
 def _counted(count: int, noun: str) -> str:
@@ -132,6 +137,7 @@ def _plain(shown: Shown) -> dict[str, Any]:
         ],
         "tokens": shown.tokens,
         "dropped": shown.dropped,
+        "embeddings": [{"name": name, "vectors": count} for name, count in shown.embeddings],
         "chunks": [{"ids": list(each.ids), "weights": list(each.weights)} for each in shown.chunks],
     }
 
@@ -162,4 +168,6 @@ def explain(
 def _shown(part: Part, range_: Range, words: Words, room: int) -> Shown:
     broken = chunks(range_.sections, words, part.style, room)
     segments = (segment for section in range_.sections for segment in section)
-    return Shown(range_, broken, sum(len(word) for each in segments for word in words(each.text)))
+    found = [word for each in segments for word in words(each.text)]
+    named = tuple((word.name, len(word)) for word in found if isinstance(word, Whole))
+    return Shown(range_, broken, sum(map(len, found)), named)

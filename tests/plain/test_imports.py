@@ -47,6 +47,7 @@ RANK = {
     "registry": 3,
     "weights": 3,
     "adapters": 3,
+    "embeddings": 3,
     "tokenizer": 3,
     "image": 3,
     "gallery": 3,

@@ -1,0 +1,167 @@
+"""Embeddings beside a model, by the names that a prompt calls them by."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from keras_sd.config import ModelConfig
+from keras_sd.embeddings.files import FAMILIES, Embedding, open_embedding
+from keras_sd.prompts.names import Names, spelled
+from keras_sd.weights.parts import printable
+from keras_sd.weights.readers import WeightsError, shown
+
+if TYPE_CHECKING:
+    from keras_sd.tokenizer import Tokenizer
+
+__all__ = ["Embeds", "Named"]
+
+_log = logging.getLogger(__name__)
+
+_MAX_NAME = 200
+_LEAST_ROWS = 64
+"""Rows of the table that a text encoder is given: with a power of two, and no fewer, the step that
+is compiled for one set of embeddings does for most others."""
+
+
+@dataclass(frozen=True, eq=False)
+class Named:
+    """An embedding beside a model.
+
+    Attributes:
+        embedding: its vectors.
+        names: by which a prompt calls it: the stem of its file, and the word that it says.
+    """
+
+    embedding: Embedding
+    names: tuple[str, ...]
+
+
+class Embeds:
+    """The part of a `Model` that is about embeddings."""
+
+    config: ModelConfig
+    tokenizers: Any
+    parts: Any
+    embeddings: tuple[Named, ...] = ()
+    _table: np.ndarray | None = None
+
+    def with_embeddings(self, *embeddings: Any, clip_l_alone: bool = False) -> Self:
+        """A model of the same networks, whose prompts may name these embeddings and those that
+        this one has. Weights, adapters and compiled steps are shared; no weight is changed.
+
+        Args:
+            *embeddings: each the path of a file, an `Embedding`, or a dictionary of them by the
+                names that they shall have. Without one, an embedding goes by the stem of its file
+                and by the word that the file says.
+            clip_l_alone: see `open_embedding`.
+
+        Raises:
+            WeightsError: a file is damaged, is no embedding, or was made for another family.
+            ValueError: two have one name, or a name is none.
+            FileNotFoundError: there is no such file.
+            TypeError: something else was given.
+        """
+        (part,) = self.config.text_encoders
+        tokenizer: Tokenizer = self.tokenizers[part]
+        known = self.parts[part].config.vocab_size
+        room = tokenizer.max_length - 2
+        if tokenizer.vocab_size > known:
+            raise ValueError(
+                f"The tokenizer has {tokenizer.vocab_size} tokens and the text encoder {known}: "
+                "with embeddings, each token needs a vector"
+            )
+        used = list(self.embeddings)
+        for embedding, names in _given(embeddings, clip_l_alone):
+            _check(embedding, self.config, room)
+            used.append(Named(embedding, _names(embedding, names)))
+        if not used:
+            return self
+        ids: dict[str, range] = {}
+        owners: dict[str, Embedding] = {}
+        first = known
+        for each in used:
+            for name in each.names:
+                if (other := owners.setdefault(name, each.embedding)) is not each.embedding:
+                    raise ValueError(
+                        f"{other.path} and {each.embedding.path} both go by {shown(name)} in a "
+                        "prompt: give one another name, as in {'my_style': path}"
+                    )
+                ids[name] = range(first, first + len(each.embedding))
+            first += len(each.embedding)
+        for each in used[len(self.embeddings) :]:
+            for name in each.names:
+                if name.isalpha() and len(tokenizer.encode(name)) == 3:
+                    _log.warning(
+                        "%r is an ordinary word, and from now on the embedding %s wherever a "
+                        "prompt has it",
+                        name,
+                        each.embedding.path,
+                    )
+        new = object.__new__(type(self))
+        vars(new).update(vars(self))
+        new.tokenizers = {**self.tokenizers, part: tokenizer.with_names(Names(ids))}
+        new.embeddings = tuple(used)
+        rows = max(_LEAST_ROWS, 1 << (first - known - 1).bit_length())
+        new._table = np.zeros((rows, self.config.text_encoder.width), np.float32)
+        new._table[: first - known] = np.concatenate([each.embedding.vectors for each in used])
+        return new
+
+
+def _given(given: tuple[Any, ...], clip_l_alone: bool) -> Iterator[tuple[Embedding, str | None]]:
+    """Each embedding that was given, and its name where it was given one."""
+    for each in given:
+        pairs = list(each.items()) if isinstance(each, Mapping) else [(None, each)]
+        for name, source in pairs:
+            if name is not None and not isinstance(name, str):
+                raise TypeError(f"The name of an embedding is a str, not {shown(name)}")
+            if isinstance(source, Embedding):
+                yield source, name
+            elif isinstance(source, str | os.PathLike):
+                yield open_embedding(source, clip_l_alone=clip_l_alone), name
+            else:
+                raise TypeError(
+                    f"An embedding is a path, or a dictionary of paths by name, not {shown(source)}"
+                )
+
+
+def _check(embedding: Embedding, config: ModelConfig, room: int) -> None:
+    count, width = embedding.vectors.shape
+    wanted = config.text_encoder.width
+    if width != wanted:
+        family = FAMILIES.get(wanted)
+        raise WeightsError(
+            f"{embedding.path} was made for {embedding.family}: its vectors have {width} features. "
+            f"The model {printable(config.name)}{f', of {family},' if family else ''} takes those "
+            f"of {wanted}"
+        )
+    if count > room:
+        raise WeightsError(
+            f"{embedding.path} has {count} vectors, and the model {printable(config.name)} reads "
+            f"{room} tokens at a time"
+        )
+
+
+def _names(embedding: Embedding, given: str | None) -> tuple[str, ...]:
+    wanted = [given] if given is not None else [embedding.name, embedding.token or ""]
+    names = tuple(dict.fromkeys(name for name in map(spelled, wanted) if _is_name(name)))
+    if not names:
+        raise ValueError(
+            f"{shown(wanted[0])} is no name for {embedding.path}: it has a letter or a digit, at "
+            f"most {_MAX_NAME} signs, and no mark of a text. Give one, as in {{'my_style': path}}"
+        )
+    return names
+
+
+def _is_name(name: str) -> bool:
+    return (
+        len(name) <= _MAX_NAME
+        and any(map(str.isalnum, name))
+        and name.isprintable()
+        and "<|" not in name
+    )

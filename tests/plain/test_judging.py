@@ -20,7 +20,7 @@ def picture(ground="blue", **squares):
 
 def test_the_ground_is_the_colour_of_most_of_the_border():
     for name in COLOURS:
-        dirty = picture(name, red=(20, 10, 40))
+        dirty = picture(name, red=(40, 40, 80))
         noisy = picture(name) + np.random.default_rng(0).normal(0, 0.05, (128, 128, 3))
         assert judging.colours(np.stack([dirty, noisy])) == [name, name]
 

@@ -405,7 +405,8 @@ class Model(Adapts, Embeds):
     def _encode(self, part: str, skip: int, ids: np.ndarray, *seen: np.ndarray) -> Any:
         """A text encoder's output."""
         # Without an embedding in them, prompts are encoded by the step of a model without one.
-        names, rest, name = ("seen",), seen, f"{part}, clip_skip {skip}"
+        names: tuple[str, ...] = ("seen",)
+        rest, name = seen, f"{part}, clip_skip {skip}"
         if self._table is not None and ids.max() >= self.parts[part].config.vocab_size:
             names, rest, name = ("added", *names), (self._table, *seen), f"{name}, embeddings"
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keras_sd import __version__
-from keras_sd.cli import backends, loading
+from keras_sd.cli import addons, backends, loading
 from keras_sd.cli.drawing import DrawOptions, Prompt, draws, flag_of
 from keras_sd.cli.terminal import Debug, say, steps_bar, table
 from keras_sd.request import Request
@@ -129,16 +129,17 @@ def _draw(request: Request, settings: DrawOptions, extended: dict[str, int] | No
     """
     # 1. What can be known without Keras.
     options = loading.of(settings)
+    beside = addons.given(settings.adapter, settings.embedding)
     prompt, seed = str(request.prompts[0]), int(request.images[0][0] or 0)
     check_output(settings.output, prompt, seed, settings.count)
     backends.select(settings.backend)
     # 2. The model.
     pipeline, weights = loaded(settings.model, options)
     # 3. The pictures.
-    with steps_bar() as advance:
-        images = pipeline.draw(request, advance)
+    with beside.beside(pipeline) as drawing, steps_bar() as advance:
+        images = drawing.draw(request, advance)
     # 4. The files. Names are chosen now: others may have appeared while the pictures were drawn.
-    made = made_of(images, settings.model, options, weights())
+    made = made_of(images, settings.model, options, weights()) | beside.made()
     if extended:
         made["extended"] = extended
     paths = output_paths(settings.output, prompt, seed, settings.count)
@@ -148,7 +149,7 @@ def _draw(request: Request, settings: DrawOptions, extended: dict[str, int] | No
     drawn = images.request
     told = {"seed": seed, **made, "sampler": drawn.sampler, "schedule": drawn.schedule}
     told |= {"steps": drawn.num_steps, "guidance": drawn.guidance_scale}
-    for name in ("weights", "extended"):
+    for name in ("weights", "extended", "adapters", "embeddings"):
         told.pop(name, None)
     say(", ".join(f"{name} {value}" for name, value in told.items() if value is not None))
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from keras_sd.cli import loading
+from keras_sd.cli import addons, loading
 from keras_sd.cli.backends import Backend
 from keras_sd.cli.terminal import Debug
 from keras_sd.request import Request
@@ -47,6 +47,8 @@ class DrawOptions:
         typer.Option(help="Pixels: WIDTHxHEIGHT, or one number for both. Default: the model's."),
     ] = None
     output: Output = None
+    adapter: addons.Adapters = None
+    embedding: addons.Embeddings = None
     variant: loading.Variant = None
     prediction: loading.Prediction = None
     ema: loading.Ema = False

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from keras_sd.cli import backends, loading
+from keras_sd.cli import addons, backends, loading
 from keras_sd.cli.backends import Backend
 from keras_sd.cli.draw import check_output, loaded, made_of, output_paths, save
 from keras_sd.cli.drawing import Output, draws
@@ -64,6 +64,10 @@ def _said(found: Provenance) -> Iterator[tuple[str, str]]:
     rows = [(name, value) for name, value in facts.items() if value is not None]
     for each in found.request.attachments() if found.request else ():
         rows.append(("made of", f"{each.name or 'an array'}, SHA-256 {each.sha256}"))
+    for kind, used in (("adapter", found.adapters), ("embedding", found.embeddings)):
+        for file in used:
+            much = f", strength {file.strength:g}" if kind == "adapter" else ""
+            rows.append((kind, f"{file.name}{much}, SHA-256 {file.sha256}"))
     if found.starts and found.request is None:
         rows.append(("began at", "a picture" + (" and a mask" if found.masked else "")))
     rows += found.others.items()
@@ -86,6 +90,8 @@ class ReplayOptions:
         typer.Option(help="As for generate. Default: the picture's, where it is one by name."),
     ] = None
     output: Output = None
+    adapters_dir: addons.AdaptersDir = None
+    embeddings_dir: addons.EmbeddingsDir = None
     variant: loading.Variant = None
     prediction: loading.Prediction = None
     ema: loading.Ema = False
@@ -142,6 +148,9 @@ def replay(
             raise
         raise ValueError(f"--{error.name} {error.problem}") from error
     request, left = followed.request, [*found.unread, *followed.left]
+    beside = addons.found_again(
+        found.adapters, found.embeddings, settings.adapters_dir, settings.embeddings_dir
+    )
     options = {**_loading_of(found, settings, left), **loading.of(settings)}
     model, variant = _model(found, settings)
     options |= {"variant": variant} if variant else {}
@@ -156,11 +165,12 @@ def replay(
     one_file = isinstance(model, Path) and model.is_file()  # of a variant, if it has some
     load = {name: v for name, v in options.items() if not (one_file and name == "variant")}
     pipeline, weights = loaded(model, load)
-    with steps_bar() as advance:
-        images = pipeline.draw(request, advance)
+    with beside.beside(pipeline) as drawing, steps_bar() as advance:
+        images = drawing.draw(request, advance)
 
     # 3. The file, and how far it is.
     made = made_of(images, settings.model or found.model or "", options, weights())
+    made |= beside.made()
     if found.extended:
         made["extended"] = dict(found.extended)
     left += _others(found, made)

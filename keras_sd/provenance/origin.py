@@ -6,17 +6,43 @@ import json
 import math
 import re
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from keras_sd.request import Request
 
-__all__ = ["Provenance", "parsed", "plain", "real", "settings_of", "text", "whole"]
+__all__ = [
+    "Provenance",
+    "Used",
+    "parsed",
+    "plain",
+    "real",
+    "settings_of",
+    "text",
+    "used_of",
+    "whole",
+]
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _WHOLE = re.compile(r"[+-]?\d{1,20}")
 _REAL = re.compile(r"[+-]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})(e[+-]?\d{1,3})?", re.IGNORECASE)
 
 Plain = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Used:
+    """A file that a picture was made with beside its model.
+
+    Attributes:
+        name: the stem of the file.
+        sha256: of the file.
+        strength: how much of it.
+    """
+
+    name: str
+    sha256: str
+    strength: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +72,8 @@ class Provenance:
         request: of keras_sd alone: everything that the picture depends on but the weights.
         loading: likewise, the options that the model was loaded with.
         extended: likewise, by how many pixels the picture that it began at was extended first.
+        adapters: likewise, those that were merged into the model.
+        embeddings: likewise, those that its prompts may name.
     """
 
     program: str
@@ -68,11 +96,15 @@ class Provenance:
     request: Request | None = None
     loading: Mapping[str, Plain] = field(default_factory=dict)
     extended: Mapping[str, int] = field(default_factory=dict)
+    adapters: tuple[Used, ...] = ()
+    embeddings: tuple[Used, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The value in JSON's types; the request as `Request.to_dict` gives it."""
         found = {name: getattr(self, name) for name in _NAMES}
         found["request"] = self.request and self.request.to_dict()
+        for name in ("adapters", "embeddings"):
+            found[name] = [asdict(each) for each in found[name]]
         return {
             name: dict(value) if isinstance(value, Mapping) else value
             for name, value in {**found, "unread": list(self.unread)}.items()
@@ -80,6 +112,25 @@ class Provenance:
 
 
 _NAMES = tuple(Provenance.__dataclass_fields__)
+
+
+def used_of(what: str, rows: Any, unread: list[str]) -> tuple[Used, ...]:
+    """Files that a picture names; a sentence for each that is not whole."""
+    found = []
+    for row in rows if isinstance(rows, list) else () if rows is None else (rows,):
+        each = row if isinstance(row, dict) else {}
+        name, digest, strength = each.get("name"), each.get("sha256"), each.get("strength", 1.0)
+        if (
+            isinstance(name, str)
+            and isinstance(digest, str)
+            and _DIGEST.fullmatch(digest)
+            and real(what, strength, []) is not None
+            and not isinstance(strength, str)
+        ):
+            found.append(Used(name[:1000], digest, float(strength)))
+        else:
+            unread.append(f"{what}: {_shown(row)} is no name, SHA-256 and strength")
+    return tuple(found)
 
 
 def parsed(what: str, source: str, unread: list[str]) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from keras_sd.infotext import LOADING
-from keras_sd.provenance.origin import Provenance, parsed, plain, settings_of, text
+from keras_sd.provenance.origin import Provenance, parsed, plain, settings_of, text, used_of
 from keras_sd.request import Request
 
 __all__ = ["read"]
@@ -25,7 +25,8 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
     if not isinstance(made, dict):
         unread = unread or ["The text keras_sd is no object of JSON"]
         return Provenance(program="keras_sd", unread=tuple(unread))
-    known = ("request", "model", "width", "height", "extended", "weights", *LOADING)
+    beside = ("weights", "adapters", "embeddings")
+    known = ("request", "model", "width", "height", "extended", *beside, *LOADING)
     weights = made.get("weights") if isinstance(made.get("weights"), dict) else {}
     sides = made.get("extended") if isinstance(made.get("extended"), dict) else {}
     found = Provenance(
@@ -46,6 +47,8 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
         extended={
             side: size for side in _SIDES if sides and (size := _side(sides.get(side))) is not None
         },
+        adapters=used_of("An adapter", made.get("adapters"), unread),
+        embeddings=used_of("An embedding", made.get("embeddings"), unread),
     )
     try:
         request = Request.from_dict(made.get("request"))

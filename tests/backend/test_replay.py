@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
+from safetensors.numpy import save_file
 
 from keras_sd import choose, cli
 from keras_sd.image import read_image, read_metadata, save_png
 from keras_sd.pipeline import StableDiffusion
 from keras_sd.weights.presets import PRESETS
+from keras_sd.weights.readers import sha256
 
 
 @pytest.fixture
@@ -223,3 +225,109 @@ def test_the_picture_itself_is_never_replaced(loads, capsys):
     run("replay", "one.png", "--output", "link.png", status=2)
     assert Path("one.png").read_bytes() == before
     assert len(loads) == 1
+
+
+# --- adapters and embeddings ----------------------------------------------------------
+
+
+@pytest.fixture
+def beside(loads, emoji):
+    """A folder with an adapter and another with an embedding."""
+    config = emoji.config.unet
+    rng = np.random.default_rng(0)
+    down = rng.normal(0, 0.1, (2, config.widths[0], 3, 3)).astype(np.float32)
+    up = rng.normal(0, 0.1, (config.out_channels, 2, 1, 1)).astype(np.float32)
+    changed = {"unet.conv_out.lora_A.weight": down, "unet.conv_out.lora_B.weight": up}
+    vectors = rng.normal(0, 1, (2, emoji.config.text_encoder.width)).astype(np.float32)
+    for folder in ("loras", "vectors"):
+        Path(folder).mkdir()
+    save_file(changed, "loras/ink.safetensors")
+    save_file({"emb_params": vectors}, "vectors/sks.safetensors")
+    return "--adapters-dir", "loras", "--embeddings-dir", "vectors"
+
+
+def draw_with(output, *more):
+    run("generate", "a sks cat face", "--steps", "2", "--seed", "3", "--output", output, *more)
+
+
+def test_adapters_and_embeddings_are_found_again_by_what_is_in_them(beside, emoji, capsys):
+    draw_with("bare.png")
+    draw_with("one.png", "--adapter", "loras/ink.safetensors:-0.5")
+    draw_with("two.png", "--embedding", "vectors/sks.safetensors")
+    both = ("--adapter", "loras/ink.safetensors", "--embedding", "vectors/sks.safetensors")
+    draw_with("all.png", *both)
+    names = ("bare", "one", "two", "all")
+    assert len({read_image(f"{name}.png").tobytes() for name in names}) == 4
+    made = read_metadata("all.png")
+    ink = {"name": "ink", "sha256": sha256("loras/ink.safetensors"), "strength": 1.0}
+    sks = {"name": "sks", "sha256": sha256("vectors/sks.safetensors")}
+    assert (made["adapters"], made["embeddings"]) == ([ink], [sks])
+    assert "adapters" not in read_metadata("two.png")
+    assert emoji.adapters == emoji.embeddings == ()
+    capsys.readouterr()
+    run("info", "one.png")
+    assert f"ink, strength -0.5, SHA-256 {ink['sha256']}" in capsys.readouterr().out
+    # Under other names, among other files.
+    os.rename("loras/ink.safetensors", "loras/x.safetensors")
+    os.rename("vectors/sks.safetensors", "vectors/y.safetensors")
+    Path("loras/ink.safetensors").write_bytes(b"another")
+    for name in ("one", "two", "all"):
+        told = replayed(capsys, f"{name}.png", *beside, "--exact", "--output", f"{name}-2.png")
+        assert told["not_followed"] == []
+        again = read_metadata(f"{name}-2.png")
+        before = read_metadata(f"{name}.png")
+        digests = [[e["sha256"] for e in m.get("adapters", ())] for m in (again, before)]
+        assert digests[0] == digests[1]
+        assert again.get("embeddings") == before.get("embeddings")
+
+
+def error_of(capsys, *arguments):
+    capsys.readouterr()
+    run(*arguments, status=2)
+    return capsys.readouterr().err
+
+
+def test_without_them_a_picture_is_not_made_again(beside, capsys):
+    draw_with("a.png", "--adapter", "loras/ink.safetensors")
+    assert "--adapters-dir is needed" in error_of(capsys, "replay", "a.png")
+    found = error_of(capsys, "replay", "a.png", "--adapters-dir", "vectors")
+    assert "no file in vectors is it: the picture was made with the adapter 'ink'" in found
+    Path("loras/ink.safetensors").write_bytes(b"another")
+    found = error_of(capsys, "replay", "a.png", *beside)
+    assert "ink.safetensors there is another" in found
+    assert "there is no folder none" in error_of(
+        capsys, "replay", "a.png", "--adapters-dir", "none"
+    )
+    draw_with("b.png", "--embedding", "vectors/sks.safetensors")
+    assert "--embeddings-dir is needed" in error_of(capsys, "replay", "b.png")
+
+
+def test_what_is_no_adapter_and_no_embedding_is_said_with_its_option(beside, capsys):
+    lora, vectors = "loras/ink.safetensors", "vectors/sks.safetensors"
+    for option, path, message in [
+        ("--adapter", vectors, "--adapter: vectors/sks.safetensors is no adapter"),
+        ("--adapter", "none.safetensors:0.5", "--adapter: there is no file none.safetensors"),
+        ("--adapter", f"{lora}:much", "there is no file loras/ink.safetensors:much"),
+        ("--embedding", lora, "--embedding: loras/ink.safetensors is an adapter, such as a LoRA"),
+        ("--embedding", "none.pt", "--embedding: there is no file none.pt"),
+    ]:
+        assert message in error_of(capsys, "generate", "a cat", option, path)
+
+
+def test_what_a_picture_says_of_them_is_not_trusted(beside, emoji, capsys):
+    draw_with("a.png", "--adapter", "loras/ink.safetensors")
+    made = read_metadata("a.png")
+    digest = made["adapters"][0]["sha256"]
+    made["adapters"] = [
+        {"name": "../ink", "sha256": digest},
+        {"name": "ink", "sha256": digest[:10]},
+        {"name": "ink", "sha256": digest, "strength": "1"},
+        7,
+    ]
+    save_png(Path("b.png"), read_image("a.png"), made, "")
+    told = replayed(capsys, "b.png", *beside)
+    assert [each[:14] for each in told["not_followed"]] == [
+        "An adapter: '{",
+        "An adapter: '{",
+        "An adapter: '7",
+    ]

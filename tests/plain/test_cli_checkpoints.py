@@ -1104,7 +1104,7 @@ def test_convert_leaves_nothing_half_written(capsys, monkeypatch, to):
         (["x", "--to", "original"], "ends in .safetensors"),
         (["x.safetensors", "--to", "diffusers"], "a folder, no name with .safetensors"),
         (["x", "--to", "onnx"], "'keras_sd', 'diffusers', 'original'"),
-        (["x.safetensors", "--dtype", "int8"], "'float16', 'bfloat16', 'float32', 'int8'"),
+        (["x.safetensors", "--dtype", "int4"], "'float16', 'bfloat16', 'float32', 'int8'"),
         (["x.safetensors", "--unet", "gone.ckpt"], "--unet: there is no file or folder gone.ckpt"),
         (["x", "--to", "keras_sd", "--vocabulary", "gone.txt"], "--vocabulary: there is no file"),
         (["x.safetensors", "--variant", "fp16"], "variant 'fp16'"),

@@ -166,8 +166,9 @@ class Texts:
 
     def _check_known(self, name: str, part: str, largest: int) -> None:
         known = self.parts[part].config.vocab_size
-        names = self.tokenizers[part].names
-        if largest >= known and (names is None or largest >= names.end):
+        # A tokenizer of others has no names.
+        names = getattr(self.tokenizers[part], "names", None)
+        if largest >= (known if names is None else names.end):
             raise ValueError(
                 f"{name} has a token of number {largest}, which the text encoder does not "
                 f"have: it has {known}. A token that was added needs one with room for it"

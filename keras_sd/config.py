@@ -176,6 +176,37 @@ class UNetConfig:
 
 
 @dataclass(frozen=True)
+class ControlConfig(UNetConfig):
+    """A ControlNet: the numbers of the UNet that it has a part of, and those of the hint.
+
+    Attributes:
+        hint_channels: of the picture that it is shown.
+        hint_widths: features on the way from its size to a latent's, which is half at each but the
+            first.
+        pooled: what it adds is the same at all places, their mean.
+    """
+
+    hint_channels: int = 3
+    hint_widths: tuple[int, ...] = (16, 32, 96, 256)
+    pooled: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_sizes("control", self, MAX_WIDTH, "hint_channels")
+        _require_levels("control", self, MAX_WIDTH, "hint_widths")
+
+    @classmethod
+    def of(cls, unet: UNetConfig, **numbers: Any) -> ControlConfig:
+        """That for a UNet, with other numbers where they are given."""
+        return cls(**{**dataclasses.asdict(unet), **numbers})
+
+    @property
+    def factor(self) -> int:
+        """Pixels of the hint along one side of a cell of the latent."""
+        return int(2 ** (len(self.hint_widths) - 1))
+
+
+@dataclass(frozen=True)
 class AutoencoderConfig:
     """The variational autoencoder between images and latents (Rombach et al. 2022, section 3.1).
 

@@ -70,24 +70,15 @@ class Level(Block):
         return self.transformer(x, context) if self.transformer else x
 
 
-@keras.saving.register_keras_serializable(package="keras_sd")
-class UNet(Network):
-    """Latent, timestep and text encoding -> prediction, `(batch, height, width, out_channels)`.
+class WayDown(Network):
+    """The way down and the middle of a UNet, of which a ControlNet has a copy."""
 
-    Called as `unet(latent, timesteps, context)`: latent `(batch, height, width, in_channels)` of
-    any height and width, timesteps `(batch,)` float32 (fractions allowed) in training steps,
-    context `(batch, tokens, context_width)`. The timesteps are never rounded to the compute dtype.
+    def _make_way_down(self, config: UNetConfig) -> list[int]:
+        """Makes the layers.
 
-    Args:
-        config: the network's numbers.
-        name: of the Keras model.
-    """
-
-    config_class = UNetConfig
-
-    def __init__(self, config: UNetConfig, name: str = "unet", **kwargs):
-        super().__init__(name=name, autocast=False, **kwargs)
-        self.config = config
+        Returns:
+            The widths of what `_go_down` keeps on its way.
+        """
         widths, depths, last = config.widths, config.depths, len(config.widths) - 1
 
         self.time1 = dense(widths[0], config.time_width, "time1")
@@ -110,6 +101,50 @@ class UNet(Network):
         self.middle_residual = ResidualBlock(
             widths[last], widths[last], config.groups, 1e-5, "middle_residual", config.time_width
         )
+        return skips
+
+    def build(self, input_shape=None):
+        build_parts(self)
+
+    def _embed_time(self, time):
+        """The timesteps' embedding as the blocks take it, of their sinusoids."""
+        return self.time2(backend.silu(self.time1(ops.cast(time, self.compute_dtype))))
+
+    def _go_down(self, x, time, context):
+        """What is kept for the way up, finest first; and the middle's output."""
+        skips = [x]
+        for level, row in enumerate(rows(self.down, self.config.blocks)):
+            for block in row:
+                x = block(x, time, context)
+                skips.append(x)
+            if level < len(self.downsamples):
+                x = self.downsamples[level](x)
+                skips.append(x)
+        return skips, self.middle_residual(self.middle(x, time, context), time)
+
+
+@keras.saving.register_keras_serializable(package="keras_sd")
+class UNet(WayDown):
+    """Latent, timestep and text encoding -> prediction, `(batch, height, width, out_channels)`.
+
+    Called as `unet(latent, timesteps, context)`: latent `(batch, height, width, in_channels)` of
+    any height and width, timesteps `(batch,)` float32 (fractions allowed) in training steps,
+    context `(batch, tokens, context_width)`. The timesteps are never rounded to the compute dtype.
+    A fourth argument, `residuals`, is added to what the way down has kept and to the middle's
+    output, as `keras_sd.networks.ControlNetwork` gives them.
+
+    Args:
+        config: the network's numbers.
+        name: of the Keras model.
+    """
+
+    config_class = UNetConfig
+
+    def __init__(self, config: UNetConfig, name: str = "unet", **kwargs):
+        super().__init__(name=name, autocast=False, **kwargs)
+        self.config = config
+        widths, depths, last = config.widths, config.depths, len(config.widths) - 1
+        skips = self._make_way_down(config)
 
         self.up: list[Level] = []
         self.upsamples: list[Upsample] = []
@@ -127,30 +162,20 @@ class UNet(Network):
         self.conv_out = conv(widths[0], config.out_channels, "conv_out", zeros=True)
         self.build()
 
-    def build(self, input_shape=None):
-        build_parts(self)
+    def call(self, latent, timesteps, context, residuals=None):
+        time = timestep_embedding(timesteps, self.config.widths[0])
+        return self.predict_at(latent, time, context, residuals)
 
-    def call(self, latent, timesteps, context):
-        return self.predict_at(
-            latent, timestep_embedding(timesteps, self.config.widths[0]), context
-        )
-
-    def predict_at(self, latent, time, context):
+    def predict_at(self, latent, time, context, residuals=None):
         """The prediction for timesteps that are embedded already, `(batch, widths[0])`."""
-        time = self.time2(backend.silu(self.time1(ops.cast(time, self.compute_dtype))))
+        time = self._embed_time(time)
         context = ops.cast(context, self.compute_dtype)
         x = self.conv_in(ops.cast(latent, self.compute_dtype))
-
-        skips = [x]
-        for level, row in enumerate(rows(self.down, self.config.blocks)):
-            for block in row:
-                x = block(x, time, context)
-                skips.append(x)
-            if level < len(self.downsamples):
-                x = self.downsamples[level](x)
-                skips.append(x)
-
-        x = self.middle_residual(self.middle(x, time, context), time)
+        skips, x = self._go_down(x, time, context)
+        if residuals is not None:
+            *of_skips, of_middle = residuals
+            skips = [skip + added for skip, added in zip(skips, of_skips, strict=True)]
+            x = x + of_middle
 
         for level, row in enumerate(rows(self.up, self.config.blocks + 1)):
             for block in row:

@@ -1,4 +1,5 @@
-"""The names of diffusers (UNet2DConditionModel, AutoencoderKL) and transformers (CLIPTextModel).
+"""The names of diffusers (UNet2DConditionModel, ControlNetModel, AutoencoderKL) and transformers
+(CLIPTextModel).
 
 These tables walk the architecture, and give every variable of a network with its shape.
 """
@@ -6,8 +7,9 @@ These tables walk the architecture, and give every variable of a network with it
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
-from keras_sd.config import AutoencoderConfig, TextEncoderConfig, UNetConfig
+from keras_sd.config import AutoencoderConfig, ControlConfig, TextEncoderConfig, UNetConfig
 from keras_sd.weights.names import Table, Weight, under
 
 
@@ -85,6 +87,29 @@ def unet(config: UNetConfig) -> Table:
         if number > 0:
             table += _conv(f"{block}.upsamplers.0.conv", f"upsample_{number}/conv", width, width)
     return table
+
+
+_WAY_DOWN = ("time_embedding.", "conv_in.", "down_blocks.", "mid_block.")
+"""What the names begin with of the part of a UNet that a ControlNet has too."""
+
+
+def control(config: ControlConfig) -> Table:
+    """`ControlNetModel`."""
+    hint, widths = "controlnet_cond_embedding.", config.hint_widths
+    table = [entry for entry in unet(config) if entry.name.startswith(_WAY_DOWN)]
+    table += _conv(f"{hint}conv_in", "hint/conv_in", config.hint_channels, widths[0])
+    for i, (width_in, width) in enumerate(pairwise(widths)):
+        for j, out in enumerate((width_in, width), 2 * i):
+            table += _conv(f"{hint}blocks.{j}", f"hint/block_{j}", width_in, out)
+    table += _conv(f"{hint}conv_out", "hint/conv_out", widths[-1], config.widths[0])
+    kept = [config.widths[0]]
+    for number, width in enumerate(config.widths):
+        is_last = number == len(config.widths) - 1
+        kept += [width] * (config.blocks + (0 if is_last else 1))
+    for i, width in enumerate(kept):
+        table += _conv(f"controlnet_down_blocks.{i}", f"zero_{i}", width, width, kernel=1)
+    width = config.widths[-1]
+    return [*table, *_conv("controlnet_mid_block", "zero_middle", width, width, kernel=1)]
 
 
 def autoencoder(config: AutoencoderConfig) -> Table:

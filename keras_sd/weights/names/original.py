@@ -10,13 +10,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from keras_sd.config import AutoencoderConfig, TextEncoderConfig, UNetConfig
+from keras_sd.config import AutoencoderConfig, ControlConfig, TextEncoderConfig, UNetConfig
 from keras_sd.weights.names import Table, Weight, diffusers
 
 UNET = "model.diffusion_model."
 AUTOENCODER = "first_stage_model."
 CLIP = "cond_stage_model.transformer.text_model."
 OPENCLIP = "cond_stage_model.model."
+CONTROL = "control_model."
 """What the names of a part begin with."""
 
 # The parts of a residual block: layers of a torch Sequential are known by number.
@@ -82,14 +83,34 @@ _IGNORED = re.compile(
 
 def unet(config: UNetConfig, prefix: str = UNET) -> Table:
     """The UNet. Its blocks are counted through all resolutions."""
-    places = _unet_places(config)
+    return _placed(diffusers.unet(config), _unet_places(config), prefix)
 
+
+def control(config: ControlConfig, prefix: str = CONTROL) -> Table:
+    """A ControlNet. Some files have its names without the prefix."""
+    hint = "controlnet_cond_embedding."
+    blocks = 2 * len(config.hint_widths) - 2
+    places = {
+        **_unet_places(config),
+        f"{hint}conv_in.": "input_hint_block.0.",
+        **{f"{hint}blocks.{i}.": f"input_hint_block.{2 + 2 * i}." for i in range(blocks)},
+        f"{hint}conv_out.": f"input_hint_block.{2 + 2 * blocks}.",
+        "controlnet_mid_block.": "middle_block_out.0.",
+    }
+    table = diffusers.control(config)
+    for entry in table:
+        if zero := re.match(r"controlnet_down_blocks\.(\d+)\.", entry.name):
+            places[zero[0]] = f"zero_convs.{zero[1]}.0."
+    return _placed(table, places, prefix)
+
+
+def _placed(table: Table, places: Mapping[str, str], prefix: str) -> Table:
     def renamed(name: str) -> str:
         block = next(place for place in places if name.startswith(place))
         inside = name.removeprefix(block)
         return places[block] + (_moved(inside, _RESIDUAL) if ".resnets." in block else inside)
 
-    return [replace(entry, name=prefix + renamed(entry.name)) for entry in diffusers.unet(config)]
+    return [replace(entry, name=prefix + renamed(entry.name)) for entry in table]
 
 
 def autoencoder(

@@ -18,12 +18,16 @@ from keras_sd.choose import settle
 
 if TYPE_CHECKING:
     from keras_sd import models
+    from keras_sd.adapters.controlnet import ControlNet
+    from keras_sd.controls import Control
     from keras_sd.gallery import plot_gallery
     from keras_sd.pipeline import StableDiffusion
     from keras_sd.registry import get_sampler, get_schedule, list_samplers, list_schedules
     from keras_sd.sampling import Step
 
 _HOME = {
+    "Control": "controls",
+    "ControlNet": "adapters.controlnet",
     "StableDiffusion": "pipeline",
     "Step": "sampling",
     "get_sampler": "registry",
@@ -39,6 +43,8 @@ settle()  # before anything imports Keras
 __version__ = version("keras-sd")
 
 __all__ = [
+    "Control",
+    "ControlNet",
     "StableDiffusion",
     "Step",
     "__version__",

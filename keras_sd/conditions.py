@@ -7,7 +7,7 @@ from typing import Any
 
 from keras import ops
 
-__all__ = ["CONTEXT", "PAINTED", "Conditions"]
+__all__ = ["CONTEXT", "HINT", "PAINTED", "STRENGTH", "Conditions"]
 
 CONTEXT = "context"
 """Text encodings, `(images, tokens, features)`, which the UNet attends to."""
@@ -15,6 +15,13 @@ CONTEXT = "context"
 PAINTED = "painted"
 """Of an inpainting UNet: the mask's cells and the masked picture's latent, `(images, height, width,
 1 + channels)`, which it sees beside the latent."""
+
+HINT = "hint {}"
+"""Of a ControlNet, by its number in the run: the picture that it is shown, as features of the
+latent's size, `(images, height, width, features)`."""
+
+STRENGTH = "strength {}"
+"""Likewise: what each tensor that it adds is multiplied by, `(images, tensors)`."""
 
 
 class Conditions(Mapping[str, Any]):

@@ -16,11 +16,11 @@ import numpy as np
 from keras import ops
 
 from keras_sd.backend import JitCompile, compile_step
-from keras_sd.conditions import CONTEXT, PAINTED, Conditions
+from keras_sd.conditions import CONTEXT, HINT, PAINTED, STRENGTH, Conditions
 from keras_sd.guidance import Guidance
 from keras_sd.noise import Level, Levels
 
-__all__ = ["STEPS", "Denoiser", "Turns", "compiled_steps", "predict", "to_x0"]
+__all__ = ["STEPS", "Denoiser", "Turns", "compiled_steps", "joined", "predict", "to_x0"]
 
 _WEIGHTS = "weights"
 """Of the parts of prompts, `(parts, images, 1, 1, 1)`, beside what the UNet is told."""
@@ -126,7 +126,29 @@ class Turns:
         return next(each for last, each in self._turns if last >= step)
 
 
-def predict(unet: Any, x: Any, t: Any, conditions: Mapping[str, Any]) -> Any:
+def joined(
+    first: Sequence[tuple[int, Any]], second: Sequence[tuple[int, Any]]
+) -> list[tuple[int, tuple[Any, Any]]]:
+    """Two choices over the same steps as one.
+
+    Args:
+        first: each choice with the last step that it is for, counted from 1, in their order.
+        second: likewise.
+
+    Returns:
+        Both choices with the last step that they are for.
+    """
+    lasts = sorted({last for last, _ in (*first, *second)})
+
+    def at(turns: Sequence[tuple[int, Any]], step: int) -> Any:
+        return next(each for last, each in turns if last >= step)
+
+    return [(last, (at(first, last), at(second, last))) for last in lasts]
+
+
+def predict(
+    unet: Any, x: Any, t: Any, conditions: Mapping[str, Any], controls: Sequence[Any] = ()
+) -> Any:
     """What the UNet gives: epsilon or v, float32 like `x`.
 
     Args:
@@ -134,10 +156,23 @@ def predict(unet: Any, x: Any, t: Any, conditions: Mapping[str, Any]) -> Any:
         x: the latent.
         t: the timestep, a scalar.
         conditions: what it is told.
+        controls: the `keras_sd.networks.ControlNetwork`s of the run; those count whose hints are
+            among the conditions.
     """
+    times, context = ops.broadcast_to(t, (x.shape[0],)), conditions[CONTEXT]
+    added: list[Any] = []
+    for number, control in enumerate(controls):
+        if (hint := conditions.get(HINT.format(number))) is None:
+            continue
+        strengths = conditions[STRENGTH.format(number)]
+        found = [
+            each * ops.cast(strengths[:, i, None, None, None], each.dtype)
+            for i, each in enumerate(control.residuals(x, times, context, hint))
+        ]
+        added = [a + b for a, b in zip(added, found, strict=True)] if added else found
     if PAINTED in conditions:
         x = ops.concatenate([x, conditions[PAINTED]], axis=-1)
-    return unet(x, ops.broadcast_to(t, (x.shape[0],)), conditions[CONTEXT])
+    return unet(x, times, context, added) if added else unet(x, times, context)
 
 
 def to_x0(kind: str, x: Any, alpha: Any, sigma: Any, prediction: Any) -> Any:
@@ -156,37 +191,37 @@ def to_x0(kind: str, x: Any, alpha: Any, sigma: Any, prediction: Any) -> Any:
     return (x - sigma * prediction) / alpha
 
 
-def _plain(unet, kind, x, t, alpha, sigma, conditions):
-    return to_x0(kind, x, alpha, sigma, predict(unet, x, t, conditions))
+def _plain(predicted, kind, x, t, alpha, sigma, conditions):
+    return to_x0(kind, x, alpha, sigma, predicted(x, t, conditions))
 
 
-def _halves(unet, x, t, both):
+def _halves(predicted, x, t, both):
     """The prediction for the negative prompts, and for the prompts; their parts make one."""
     weights = both.get(_WEIGHTS)
     count = 2 if weights is None else 1 + weights.shape[0]
-    predicted = ops.split(predict(unet, ops.concatenate([x] * count), t, both), count)
+    rows = ops.split(predicted(ops.concatenate([x] * count), t, both), count)
     if weights is None:
-        return predicted
-    unconditional, *parts = predicted
+        return rows
+    unconditional, *parts = rows
     whole = unconditional
     for index, part in enumerate(parts):
         whole = whole + weights[index] * (part - unconditional)
     return unconditional, whole
 
 
-def _parts(unet, kind, x, t, alpha, sigma, both):
-    unconditional, conditional = _halves(unet, x, t, both)
+def _parts(predicted, kind, x, t, alpha, sigma, both):
+    unconditional, conditional = _halves(predicted, x, t, both)
     return tuple(to_x0(kind, x, alpha, sigma, each) for each in (conditional, unconditional))
 
 
-def _guided(unet, kind, x, t, alpha, sigma, both, scale):
-    unconditional, conditional = _halves(unet, x, t, both)
+def _guided(predicted, kind, x, t, alpha, sigma, both, scale):
+    unconditional, conditional = _halves(predicted, x, t, both)
     guided = unconditional + scale * (conditional - unconditional)
     return to_x0(kind, x, alpha, sigma, guided)
 
 
-def _rescaled(unet, kind, x, t, alpha, sigma, both, scale, rescale):
-    unconditional, conditional = _halves(unet, x, t, both)
+def _rescaled(predicted, kind, x, t, alpha, sigma, both, scale, rescale):
+    unconditional, conditional = _halves(predicted, x, t, both)
     guided = unconditional + scale * (conditional - unconditional)
     spread, meant = (ops.std(part, axis=(1, 2, 3), keepdims=True) for part in (guided, conditional))
     guided = guided * (rescale * meant / spread + (1 - rescale))
@@ -199,12 +234,13 @@ STEPS: dict[str, Callable[..., Any]] = {
     "guided": _guided,
     "rescaled": _rescaled,
 }
-"""Functions of `(unet, kind, x, t, alpha, sigma, conditions, ...)` that give clean latents: of one
+"""Functions of `(predicted, kind, x, t, alpha, sigma, conditions, ...)`, where `predicted(x, t,
+conditions)` is what the UNet gives, that give clean latents: of one
 half, of both, guided (with the scale), and rescaled (with scale and rescale)."""
 
 
 def compiled_steps(
-    unet: Any, kind: str, jit_compile: JitCompile = "auto"
+    unet: Any, kind: str, jit_compile: JitCompile = "auto", controls: Sequence[Any] = ()
 ) -> dict[str, Callable[..., Any]]:
     """`STEPS` of one UNet, compiled.
 
@@ -212,9 +248,11 @@ def compiled_steps(
         unet: the network.
         kind: what it predicts, see `to_x0`.
         jit_compile: see `keras_sd.backend.compile_step`.
+        controls: see `predict`.
     """
+    predicted = partial(predict, unet, controls=controls)
     return {
-        name: compile_step(partial(step, unet, kind), [unet], jit_compile)
+        name: compile_step(partial(step, predicted, kind), [unet, *controls], jit_compile)
         for name, step in STEPS.items()
     }
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_sd import image as images
+from keras_sd.controls import Control
 from keras_sd.request import Request
 from keras_sd.settings import takes
 from keras_sd.start import Attachment, Masking, Start
 
-__all__ = ["as_float32", "attach_masks", "attach_pictures", "request_of"]
+__all__ = ["as_float32", "attach_controls", "attach_masks", "attach_pictures", "request_of"]
 
 
 @takes(Request, Start, Masking, without=("guidance_scale",))
@@ -30,6 +32,7 @@ def request_of(
     mask: Any = None,
     diffusion_noise: Any = None,
     first_image: int = 0,
+    control: Any = None,
     **settings: Any,
 ) -> Request:
     """The request that the arguments of `text_to_image`, `image_to_image` and `inpaint` make.
@@ -56,6 +59,8 @@ def request_of(
         first_image: number of the first image. The noise is a function of (seed, number), so
             image 3 of a batch can be made again alone; not with `dpm_adaptive`, whose steps
             are one length for the whole batch.
+        control: pictures that steer the run, with their ControlNets: a `keras_sd.Control`, or
+            several in a list.
         **settings: of `keras_sd.request.Request`, and with an image or a mask of
             `keras_sd.start.Start` and `keras_sd.start.Masking`.
 
@@ -78,7 +83,7 @@ def request_of(
         first_image=first_image,
         image=() if image is None else attach_pictures(image),
         mask=() if mask is None else attach_masks(mask),
-        **{**named, "noise": noise, **settings},
+        **{**named, "noise": noise, "controls": attach_controls(control), **settings},
     )
 
 
@@ -109,6 +114,49 @@ def attach_masks(mask: Any) -> tuple[Attachment, ...]:
     if getattr(mask, "ndim", 0) == 3 and 1 in (mask.shape[0], mask.shape[2]):
         mask = [mask]  # one, with an axis of one channel
     return _attached("mask", _each(mask, 2), images.read_mask)
+
+
+def attach_controls(control: Any) -> tuple[Control, ...]:
+    """Controls that were given for a run, their hints read.
+
+    Args:
+        control: a `keras_sd.Control`, several in a list, or None.
+
+    Raises:
+        ValueError: a hint is no picture, or there is none.
+        TypeError: something else was given, or its `net` is no ControlNet.
+        FileNotFoundError: there is no such file.
+    """
+    if control is None:
+        return ()
+    given = list(control) if isinstance(control, list | tuple) else [control]
+    return tuple(map(_attached_control, given))
+
+
+def _attached_control(control: Any) -> Control:
+    if not isinstance(control, Control):
+        raise TypeError(f"control is a keras_sd.Control, or several in a list, not {control!r}")
+    net = control.net
+    if not isinstance(net, Attachment):
+        if not hasattr(net, "attachment"):
+            raise TypeError(f"The net of a Control is a keras_sd.ControlNet, not {net!r}")
+        net = net.attachment()
+    hints = _attached("hint", _each(control.image, 3), _read_hint)
+    return replace(control, net=net, image=hints)
+
+
+def _read_hint(one: Any) -> np.ndarray:
+    """A picture, or numbers from 0 to 1."""
+    if not (hasattr(one, "shape") and getattr(one.dtype, "kind", "f") in "fV"):
+        return images.read_image(one)
+    array = as_float32("a hint", one)
+    if array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise ValueError(f"A hint is (height, width, 3), not {array.shape}")
+    if array.min() < 0 or array.max() > 1:
+        raise ValueError(
+            f"A hint of floats is from 0 to 1; this one is from {array.min():g} to {array.max():g}"
+        )
+    return array
 
 
 def as_float32(name: str, given: Any, *, finite: bool = True) -> np.ndarray:

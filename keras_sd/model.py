@@ -279,6 +279,23 @@ class Model(Adapts, Embeds):
 
         return self._current("unet", make)
 
+    def controlled(
+        self, controls: tuple[Any, ...]
+    ) -> tuple[Mapping[str, Callable[..., Any]], tuple[Callable[..., Any], ...]]:
+        """The steps of the UNet with ControlNets beside it, and what makes features of the hint of
+        each. Those of the last run are kept.
+
+        Args:
+            controls: the networks.
+        """
+        kind = self.config.noise.prediction
+
+        def make(unet: Any) -> Any:
+            embeds = tuple(compile_step(each.embed, [each], self.jit) for each in controls)
+            return compiled_steps(unet, kind, self.jit, controls), embeds
+
+        return self._current("unet", make, "unet, controlled", controls)
+
     def encode_text(self, prompt: Any, prompt_style: str = "plain", clip_skip: int = 1) -> Any:
         """Text encodings, a float32 tensor `(prompts, tokens, features)`; the tokens are those of
         the text encoder, or a multiple of them where a text has several chunks.
@@ -388,12 +405,20 @@ class Model(Adapts, Embeds):
 
     # --- compiling --------------------------------------------------------------------
 
-    def _current(self, part: str, make: Callable[[Any], Any], name: str | None = None) -> Any:
-        """What `make` gives for a part, made anew where the part is another or has changed."""
+    def _current(
+        self,
+        part: str,
+        make: Callable[[Any], Any],
+        name: str | None = None,
+        beside: tuple[Any, ...] = (),
+    ) -> Any:
+        """What `make` gives for a part, made anew where the part, or a network beside it, is
+        another or has changed.
+        """
         network = self.parts[part]
         name = name or part
         with self._lock:
-            now = structure([network])
+            now = structure([network, *beside])
             made = self._compiled.get(name)
             if made is None or made[0] != now:
                 made = self._compiled[name] = now, make(network)

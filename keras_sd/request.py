@@ -26,6 +26,7 @@ from keras_sd.checks import (
     real,
     whole,
 )
+from keras_sd.controls import Control
 from keras_sd.guidance import check_interval, check_rescale, check_scale
 from keras_sd.noise import Levels
 from keras_sd.prompt_styles import STYLES
@@ -98,6 +99,7 @@ class Request(Checked):
             channels)`: one for all, or one a picture. What a sampler draws later is still made
             from the seeds.
         start: the picture that the run begins at; None is noise alone.
+        controls: pictures that steer it, each with its ControlNet.
 
     The other fields are settings, each with a sentence of its own; None leaves one to the model.
 
@@ -153,6 +155,7 @@ class Request(Checked):
     )
     noise: tuple[Attachment, ...] = ()
     start: Start | None = None
+    controls: tuple[Control, ...] = ()
 
     def __post_init__(self) -> None:
         prompts, negatives = (
@@ -199,7 +202,7 @@ class Request(Checked):
             first_image: number of the first picture.
             image: the picture that the run begins at: one for all, or one a picture.
             mask: likewise, which part of it is painted.
-            **given: settings of `Request`, `Start` and `Masking`, and `noise`.
+            **given: settings of `Request`, `Start` and `Masking`; `noise` and `controls`.
 
         Raises:
             ValueError: a setting does not fit.
@@ -279,6 +282,7 @@ class Request(Checked):
             images=some(self.images),
             noise=some(self.noise),
             start=start,
+            controls=tuple(replace(each, image=some(each.image)) for each in self.controls),
         )
 
     def resolved(self, defaults: Defaults) -> Request:
@@ -334,7 +338,8 @@ class Request(Checked):
         )
         start = self.start
         masks = start.masking.masks if start and start.masking else ()
-        return (*texts, *self.noise, *(start.pictures if start else ()), *masks)
+        controls = (part for each in self.controls for part in (each.net, *each.image))
+        return (*texts, *self.noise, *(start.pictures if start else ()), *masks, *controls)
 
     def attached(self, arrays: Iterable[Any]) -> Request:
         """The request with its arrays. One that was read from JSON knows them by their hash alone.
@@ -342,7 +347,7 @@ class Request(Checked):
         Args:
             arrays: NumPy arrays, in any order, equal in dtype, shape and contents to those that the
                 request was made of: of a picture what `keras_sd.image.read_image` gives, of a mask
-                `read_mask`.
+                `read_mask`. Of a control its `keras_sd.ControlNet`.
 
         Raises:
             ValueError: an array is missing.
@@ -352,6 +357,8 @@ class Request(Checked):
         def filled(each: Any) -> Any:
             if isinstance(each, tuple):
                 return tuple(map(filled, each))
+            if isinstance(each, Request | Start | Masking | Control):
+                return replace(each, **{name: filled(part) for name, part in vars(each).items()})
             if not isinstance(each, Attachment) or each.data is not None:
                 return each
             if each.sha256 not in there:
@@ -361,17 +368,8 @@ class Request(Checked):
                 )
             return replace(each, data=there[each.sha256])
 
-        start = self.start
-        if start is not None:
-            masking = start.masking and replace(start.masking, masks=filled(start.masking.masks))
-            start = replace(start, pictures=filled(start.pictures), masking=masking)
-        return replace(
-            self,
-            prompts=filled(self.prompts),
-            negative_prompts=filled(self.negative_prompts),
-            noise=filled(self.noise),
-            start=start,
-        )
+        full: Request = filled(self)
+        return full
 
     # --- JSON -------------------------------------------------------------------------
 
@@ -382,6 +380,8 @@ class Request(Checked):
             ValueError: the sampler or schedule is an object without an installed name.
         """
         found = {"version": VERSION, **super().to_dict()}
+        if not self.controls:  # which readers of before them do not know
+            del found["controls"]
         if self.guidance_interval and self.guidance_interval[1] == math.inf:
             found["guidance_interval"] = [self.guidance_interval[0], None]  # JSON has no infinity
         return found
@@ -420,6 +420,8 @@ class Request(Checked):
     def _read(cls, name: str, value: Any) -> Any:
         if name == "start" and value is not None:
             return Start.from_dict(value)
+        if name == "controls" and isinstance(value, list):
+            return tuple(map(Control.from_dict, value))
         if name in ("prompts", "negative_prompts", "noise"):
             return read_attachments(name, value)
         if name == "images":
@@ -476,7 +478,7 @@ def _of_array(name: str, given: Any) -> Any:
 
 def _share(part: type, given: dict[str, Any]) -> dict[str, Any]:
     """The settings that are this part's, taken out of all."""
-    names = {*settings(part), *({"noise"} if part is Request else ())}
+    names = {*settings(part), *({"noise", "controls"} if part is Request else ())}
     return {name: given.pop(name) for name in list(given) if name in names}
 
 

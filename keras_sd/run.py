@@ -16,7 +16,8 @@ from keras import ops
 from keras_sd import inpainting, precision, random, registry, sampling
 from keras_sd.backend import to_numpy
 from keras_sd.conditions import PAINTED, Conditions
-from keras_sd.denoiser import Denoiser, Turns
+from keras_sd.controlled import Controls
+from keras_sd.denoiser import Denoiser, Turns, joined
 from keras_sd.forms import as_float32
 from keras_sd.gallery import Images
 from keras_sd.guidance import Guidance
@@ -57,6 +58,7 @@ def run(model: Model, request: Request) -> Iterator[Step]:
     noise = begin.noise_for(sampler)
     guidance = _guidance(request)
     texts = model.texts.read(request, len(levels) - 1)
+    controls = Controls(model, request, (begin.height, begin.width), len(levels) - 1)
     model.note_unknown_words(*texts)
     schedule = request.schedule
     if isinstance(schedule, str) and (why := registry.mismatch(sampler, schedule)):
@@ -64,7 +66,7 @@ def run(model: Model, request: Request) -> Iterator[Step]:
 
     def steps() -> Iterator[Step]:
         x, shown, blend = begin.placed(levels[0])
-        denoise = denoiser_of(model, texts, shown, guidance, levels)
+        denoise = denoiser_of(model, texts, shown, controls, guidance, levels)
         walk = begin.blended(sampler, denoise, blend)
         drawn = sampling.sample(*walk, x, levels, noise, preview=begin.finished)
         yield from precision.finite_steps(drawn, model.parts["unet"].dtype_policy)
@@ -76,6 +78,7 @@ def denoiser_of(
     model: Model,
     texts: tuple[Tokenized, Tokenized],
     shown: Conditions,
+    controls: Controls,
     guidance: Guidance,
     levels: Levels,
 ) -> Denoiser | Turns:
@@ -85,23 +88,24 @@ def denoiser_of(
         model: of the run.
         texts: prompts and negative prompts.
         shown: what the UNet is told beside them, one row an image.
+        controls: of the run.
         guidance: how both count.
         levels: of the run.
     """
-    steps, turns = model.steps(), model.texts.turns(*texts)
+    turns = joined(model.texts.turns(*texts), controls.turns)
     denoisers = {
-        each: Denoiser(
-            steps,
-            each.told | shown.repeated(each.parts),
-            each.untold | shown,
+        (each, active): Denoiser(
+            controls.steps(active),
+            each.told | (shown | controls.told(active)).repeated(each.parts),
+            each.untold | shown | controls.told(active, negative=True),
             guidance,
             each.weights,
         )
-        for each in dict.fromkeys(each for _, each in turns)
+        for each, active in dict.fromkeys(turn for _, turn in turns)
     }
     if len(denoisers) == 1:
         return denoisers[turns[0][1]]
-    return Turns(levels, [(last, denoisers[each]) for last, each in turns])
+    return Turns(levels, [(last, denoisers[turn]) for last, turn in turns])
 
 
 def levels_of(model: Model, request: Request, size: tuple[int, int] | None = None) -> Levels:
@@ -161,7 +165,8 @@ def inverted(model: Model, request: Request, num_refinements: int) -> np.ndarray
         levels = Levels([*levels[:-1], *ends], path=levels.path)
     check_invertible(levels, num_refinements)
     texts = model.texts.read(request, len(levels) - 1)
-    denoise = denoiser_of(model, texts, Conditions({}), _guidance(request), levels)
+    controls = Controls(model, request, (begin.height, begin.width), len(levels) - 1)
+    denoise = denoiser_of(model, texts, Conditions({}), controls, _guidance(request), levels)
     x = _repeated(model.latents(begin.pixels), len(request))
     noise = np.asarray(to_numpy(invert(denoise, x, levels, num_refinements)), np.float32)
     if not np.isfinite(noise).all():

@@ -58,7 +58,12 @@ class Attachment:
 
     @classmethod
     def of(cls, array: Any, name: str | None = None) -> Attachment:
-        """The attachment of an array with `dtype`, `shape` and `tobytes`, as NumPy's."""
+        """The attachment of an array with `dtype`, `shape` and `tobytes`, as NumPy's; or of what
+        has an `attachment()` of its own, as a ControlNet.
+        """
+        if hasattr(array, "attachment"):
+            own: Attachment = array.attachment()
+            return own
         content = hashlib.sha256(f"{array.dtype.str}{tuple(array.shape)}".encode())
         content.update(array.tobytes())
         return cls(content.hexdigest(), name, array)

@@ -45,7 +45,7 @@ _ENDS = sorted({*ROLES, *REFUSED}, key=len, reverse=True)
 # PEFT's patterns are regular expressions; those of trainers are names.
 _PATTERN = re.compile(r"[\w.-]+")
 
-_CONTEXT = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
+FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 """Families by the features of a token that the UNet attends to."""
 
 _TO_CONTEXT = tuple(
@@ -148,7 +148,7 @@ class Adapter:
         """The family that it was made for, where a shape or a name tells."""
         if (context := self.context) is not None:
             other = f"a model whose context has {context} features"
-            return _CONTEXT.get(context, other)
+            return FAMILIES.get(context, other)
         if any(change.name.startswith(_OF_XL) for change in self.changes):
             return "Stable Diffusion XL"
         return None

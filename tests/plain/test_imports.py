@@ -31,6 +31,7 @@ RANK = {
     "installed": 1,
     "guidance": 1,
     "start": 1,
+    "controls": 1,
     "prompts": 1,
     "conditions": 2,
     "networks": 2,
@@ -60,6 +61,7 @@ RANK = {
     "wording": 3,
     "texts": 3,
     "model": 4,
+    "controlled": 4,
     "run": 4,
     "pipeline": 4,
     "benchmark": 5,
@@ -88,6 +90,7 @@ NEEDS_ONLY = {
     "lock": set(),
     "settings": set(),
     "start": set(),
+    "controls": set(),
     "request": set(),
     "infotext": set(),
     "provenance/__init__": set(),
@@ -260,14 +263,14 @@ def test_of_the_weights_only_loading_needs_keras():
     assert needing == {"weights/load.py"}
 
 
-def test_of_the_adapters_only_merging_needs_keras():
+def test_of_the_adapters_only_what_has_networks_needs_keras():
     needing = {
         path
         for path, names in CORE_FILES.items()
         if path.startswith("adapters/")
         and ("keras" in tops(names) or parts_imported(names) & {"backend", "networks"})
     }
-    assert needing == {"adapters/merging.py"}
+    assert needing == {"adapters/merging.py", "adapters/controlnet.py"}
 
 
 def test_samplers_know_the_noise_and_nothing_else_of_keras_sd():

@@ -12,6 +12,7 @@ import pytest
 
 from keras_sd.checks import SettingError, choice, flag, real, whole
 from keras_sd.config import Defaults
+from keras_sd.controls import Control
 from keras_sd.forms import attach_masks, attach_pictures, request_of
 from keras_sd.noise import Level, Levels
 from keras_sd.request import Request
@@ -23,6 +24,16 @@ PICTURE = RNG.integers(0, 256, (16, 24, 3), np.uint8)
 MASK = np.zeros((16, 24), np.float32)
 MASK[4:] = 1
 DEFAULTS = Defaults(64, 32, "ddim", "leading", 20, 3.0)
+
+
+class Net:
+    """What stands for a ControlNet."""
+
+    def attachment(self):
+        return Attachment("ab" * 32, "canny.safetensors", self)
+
+    def copy(self):
+        return self
 
 
 def full() -> Request:
@@ -58,6 +69,17 @@ def full() -> Request:
                 keep_unmasked=False,
             ),
         ),
+        controls=(
+            Control(
+                Net().attachment(),
+                (Attachment.of(PICTURE), Attachment.of(255 - PICTURE)),
+                strength=0.5,
+                start=0.25,
+                end=0.75,
+                guess_mode=True,
+                resize="crop",
+            ),
+        ),
     )
 
 
@@ -91,7 +113,7 @@ def test_arrays_are_given_again_by_their_hash():
     assert all(each.data is not None for each in whole_again.attachments())
     np.testing.assert_array_equal(whole_again.start.pictures[0].data, PICTURE)
     with pytest.raises(ValueError, match=r"needs photo\.png of SHA-256"):
-        back.attached(each for each in arrays if each.dtype != np.uint8)
+        back.attached(each for each in arrays if getattr(each, "dtype", None) != np.uint8)
 
 
 def test_the_hash_is_of_content_shape_and_type():

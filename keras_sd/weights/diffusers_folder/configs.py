@@ -112,6 +112,27 @@ _AUTOENCODER: dict[str, tuple[Any, ...]] = {
     "use_post_quant_conv": (True,),
     "use_quant_conv": (True,),
 }
+# Of a ControlNet: what its shapes do not tell.
+_CONTROL: dict[str, tuple[Any, ...]] = {
+    "_class_name": ("ControlNetModel",),
+    **{
+        name: _UNET[name]
+        for name in (
+            *("act_fn", "addition_embed_type", "addition_time_embed_dim", "class_embed_type"),
+            *("downsample_padding", "encoder_hid_dim", "encoder_hid_dim_type", "flip_sin_to_cos"),
+            *("freq_shift", "mid_block_scale_factor", "mid_block_type", "norm_eps"),
+            *("num_attention_heads", "num_class_embeds", "resnet_time_scale_shift"),
+            "projection_class_embeddings_input_dim",
+        )
+    },
+    "controlnet_conditioning_channel_order": ("rgb",),
+    "only_cross_attention": (False,),
+}
+_CONTROL_TOLD = (
+    *("block_out_channels", "conditioning_channels", "conditioning_embedding_out_channels"),
+    *("cross_attention_dim", "down_block_types", "in_channels", "layers_per_block"),
+    *("transformer_layers_per_block", "use_linear_projection"),
+)
 # Settings without a say in what a network computes: training, precision, and where it came from.
 _UNET_IDLE = ("dropout", "upcast_attention", "addition_embed_type_num_heads")
 _AUTOENCODER_IDLE = ("force_upcast", "sample_size")
@@ -253,6 +274,30 @@ def _read_unet(given: FolderSettings, notes: list[str]) -> tuple[UNetConfig, tup
         sizes = (64, 64)
     _note_unknown(given, _UNET_IDLE, notes)
     return config, (sizes[0], sizes[1])
+
+
+def read_control(given: FolderSettings, notes: list[str]) -> dict[str, Any]:
+    """What the `config.json` of a `ControlNetModel` says that its shapes do not tell.
+
+    Args:
+        given: the settings.
+        notes: gets what is not known.
+
+    Returns:
+        `heads`, `groups` and `pooled`, as `keras_sd.config.ControlConfig` has them.
+
+    Raises:
+        WeightsError: a setting is one that we do not know.
+    """
+    given.fixed(_CONTROL)
+    levels = _level_count(given, (320, 640, 1280, 1280))
+    found = {
+        "heads": given.sizes("attention_head_dim", 8, levels),
+        "groups": given.size("norm_num_groups", 32),
+        "pooled": given.flag("global_pool_conditions", False),
+    }
+    _note_unknown(given, (*_UNET_IDLE, *_CONTROL_TOLD), notes)
+    return found
 
 
 def _read_autoencoder(given: FolderSettings, notes: list[str]) -> AutoencoderConfig:

@@ -122,7 +122,7 @@ class ControlFile:
         return original.control(config, self.prefix)
 
     def part(self, config: ControlConfig) -> Part:
-        """Its weights, which have to fit."""
+        """Its weights."""
         return Part(self.tensors, self.table(config), str(self.path), (self.path,))
 
 

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from keras_sd.adapters.control_files import ControlFile, control_file_of, is_control
 from keras_sd.adapters.files import Adapter, adapter_of, is_adapter
 from keras_sd.adapters.matching import match
 from keras_sd.config import SD_1, SD_2
-from keras_sd.weights.readers import WeightsError, read_file, sha256
+from keras_sd.weights.readers import WeightsError, is_finite, read_file, release, sha256
 
 _MAX_WORDS = 20
 _MAX_LETTERS = 200
@@ -100,7 +103,7 @@ class AdapterReport:
 
 
 def inspect(path: str | Path, *, numbers: bool = True) -> AdapterReport | None:
-    """Says what a file of an adapter is, and what is wrong with it.
+    """Says what a file of an adapter or of a ControlNet is, and what is wrong with it.
 
     Args:
         path: of the file.
@@ -108,7 +111,7 @@ def inspect(path: str | Path, *, numbers: bool = True) -> AdapterReport | None:
 
     Returns:
         The report, with an `error` where the kind is not read or the file is damaged inside; None
-        where the file is no adapter.
+        where the file is neither.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -118,7 +121,8 @@ def inspect(path: str | Path, *, numbers: bool = True) -> AdapterReport | None:
         file = read_file(path)
     except WeightsError:
         return None
-    if not is_adapter(file.tensors):
+    steers = is_control(file.tensors)
+    if not steers and not is_adapter(file.tensors):
         return None
     report = AdapterReport(
         str(path),
@@ -131,7 +135,11 @@ def inspect(path: str | Path, *, numbers: bool = True) -> AdapterReport | None:
         sha256=sha256(path) if numbers else None,
     )
     try:
-        return dataclasses.replace(report, **_found(adapter_of(file, path), numbers))
+        if steers:
+            found = _of_control(control_file_of(file, path), numbers)
+        else:
+            found = _found(adapter_of(file, path), numbers)
+        return dataclasses.replace(report, **found)
     except WeightsError as error:
         return dataclasses.replace(report, error=str(error))
 
@@ -166,6 +174,37 @@ def _found(adapter: Adapter, numbers: bool) -> dict[str, Any]:
         "kinds": dict(Counter(change.description for change in adapter.changes)),
         "ranks": (min(ranks), max(ranks)) if ranks else None,
         "alphas": (min(alphas), max(alphas)) if alphas else None,
+        "problems": problems,
+        "numbers_read": numbers,
+        "notes": notes,
+        "unsupported": unsupported,
+    }
+
+
+def _of_control(file: ControlFile, numbers: bool) -> dict[str, Any]:
+    """Of a ControlNet: whether it fits a model of its family, which has its size."""
+    known = _FAMILIES.get(file.context)
+    problems: dict[str, list[str]] = {}
+    unsupported = None
+    if known is None:
+        unsupported = f"it was made for {file.base}, and keras_sd has models of 1.x and 2.x"
+    else:
+        problems = dict(file.part(file.config(known)).problems())
+    if numbers:
+        damaged = []
+        for name, tensor in file.tensors.items():
+            if not is_finite(np.asarray(tensor)):
+                damaged.append(name)
+            release(tensor)
+        problems |= {"not finite": damaged} if damaged else {}
+    notes = list(file.notes)
+    if file.difference:
+        notes.append("Its weights are differences from the UNet's, to which they are added.")
+    return {
+        "layout": file.layout,
+        "base": file.base,
+        "parts": {"control": len(file.tensors)},
+        "kinds": {"ControlNet": 1},
         "problems": problems,
         "numbers_read": numbers,
         "notes": notes,

@@ -1,4 +1,4 @@
-"""What `keras-sd inspect` says of a LoRA file."""
+"""What `keras-sd inspect` says of a file of a LoRA or of a ControlNet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keras_sd.cli.terminal import printable, size, table
 if TYPE_CHECKING:
     from keras_sd.adapters.inspection import AdapterReport
 
-_PARTS = {"text_encoder": "text encoder", "unet": "UNet"}
+_PARTS = {"text_encoder": "text encoder", "unet": "UNet", "control": "ControlNet"}
 
 
 def lines(report: AdapterReport, most: int | None) -> Iterator[str]:
@@ -21,11 +21,13 @@ def lines(report: AdapterReport, most: int | None) -> Iterator[str]:
         most: names of a kind that are shown; None is all.
     """
     made = f", made for {report.base}" if report.base else ""
-    yield printable(f"{report.path}: an adapter{made}")
+    steers = "control" in report.parts
+    what, places = ("a ControlNet", "tensors") if steers else ("an adapter", "changes")
+    yield printable(f"{report.path}: {what}{made}")
     rows = []
     if report.error:
         rows.append(("error", " ".join(report.error.split())))
-    if report.kinds:
+    if report.kinds and not steers:
         rows.append(("kind", _counts(report.kinds)))
     if report.layout:
         rows.append(("layout", report.layout))
@@ -33,7 +35,7 @@ def lines(report: AdapterReport, most: int | None) -> Iterator[str]:
         rows.append(("rank", _range(report.ranks)))
         rows.append(("alpha", _range(report.alphas) if report.alphas else "not said"))
     for part, count in report.parts.items():
-        rows.append((_PARTS[part], f"{count} changes"))
+        rows.append((_PARTS[part], f"{count} {places}"))
     if report.error is None:
         rows.append(("can be used", f"no: {report.unsupported}" if report.unsupported else "yes"))
     dtypes = ", ".join(sorted(report.dtypes))
@@ -52,7 +54,7 @@ def lines(report: AdapterReport, most: int | None) -> Iterator[str]:
         rows.append((f"{kind}!", f"{len(names)}: {shown}{rest}"))
     if report.good and not report.unsupported:
         looked = ", every number is finite" if report.numbers_read else "; numbers not looked at"
-        rows.append(("result", f"whole: every change has its layer{looked}"))
+        rows.append(("result", f"whole: every {places[:-1]} has its layer{looked}"))
     yield from table([(f"  {name}", text) for name, text in rows])
 
 

@@ -109,6 +109,7 @@ _STRANGERS = {
 
 _TAKEN = {
     "a LoRA": "; a model takes it by merge_adapters",
+    "a ControlNet": "; keras_sd.ControlNet.from_file reads it",
     "a textual inversion embedding": "; a pipeline takes it by with_embeddings",
 }
 """How a model is used with those that are not for themselves."""

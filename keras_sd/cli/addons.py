@@ -95,12 +95,12 @@ def given(adapters: Sequence[str] | None, embeddings: Sequence[Path] | None) -> 
     merged = []
     for text in adapters or ():
         place, strength = _strength(text)
-        with _naming("--adapter"):
+        with naming("--adapter"):
             adapter = open_adapter(place)
             merged.append((adapter, strength, sha256(adapter.path)))
     named = []
     for path in embeddings or ():
-        with _naming("--embedding"):
+        with naming("--embedding"):
             named.append(open_embedding(path))
     return Addons(tuple(merged), tuple(named))
 
@@ -158,7 +158,8 @@ def _strength(text: str) -> tuple[str, float]:
 
 
 @contextmanager
-def _naming(option: str) -> Iterator[None]:
+def naming(option: str) -> Iterator[None]:
+    """What is wrong inside is wrong with an option, which the error names."""
     try:
         yield
     except FileNotFoundError as error:

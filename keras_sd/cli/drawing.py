@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from keras_sd.cli import addons, loading
+from keras_sd.cli import addons, controls, loading
 from keras_sd.cli.backends import Backend
 from keras_sd.cli.terminal import Debug
 from keras_sd.request import Request
@@ -49,6 +49,12 @@ class DrawOptions:
     output: Output = None
     adapter: addons.Adapters = None
     embedding: addons.Embeddings = None
+    control: controls.Files = None
+    control_image: controls.Images = None
+    control_strength: controls.Strengths = None
+    control_start: controls.Starts = None
+    control_end: controls.Ends = None
+    control_hint: controls.Hints = None
     variant: loading.Variant = None
     prediction: loading.Prediction = None
     ema: loading.Ema = False

@@ -64,6 +64,12 @@ def _attached(found: Provenance, request: Request, start: Any, mask: Any) -> Req
     began = request.start
     pictures = began.pictures if began else ()
     masks = began.masking.masks if began and began.masking else ()
+    if request.controls:
+        nets = (f"{each.net.name or 'one'}, SHA-256 {each.net.sha256}" for each in request.controls)
+        raise ValueError(
+            f"The picture was made with ControlNets ({'; '.join(nets)}), which are not found by "
+            "their hashes: in Python, Request.attached gives them and their hints to the request"
+        )
     if len(request.attachments()) > len(pictures) + len(masks):
         raise ValueError(
             "The picture was made of noise or of encodings of a text, which its file has by their "

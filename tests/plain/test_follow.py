@@ -9,6 +9,7 @@ import pytest
 
 from keras_sd.checks import SettingError
 from keras_sd.config import Defaults
+from keras_sd.controls import Control
 from keras_sd.forms import request_of
 from keras_sd.image import read_mask
 from keras_sd.inpainting import extend_canvas
@@ -289,3 +290,10 @@ def test_the_difference_of_large_pictures_is_that_of_their_rows():
     other = tall.copy()
     other[[0, 300, 699], 0, 0] = [10, 255, 5]
     assert difference(tall, other) == Difference(255, 270 / tall.size, 3 / 5600)
+
+
+def test_a_picture_made_with_controlnets_names_them():
+    control = Control(Attachment("ab" * 32, "canny.safetensors"), (Attachment("cd" * 32),))
+    request = replace(Request(("a cat",), images=((1, 0),)), controls=(control,))
+    with pytest.raises(ValueError, match=r"with ControlNets \(canny\.safetensors, SHA-256 abab"):
+        follow(Provenance(program="keras_sd", request=request))

@@ -132,6 +132,27 @@ def to_numpy(x: Any) -> np.ndarray:
     return np.asarray(ops.convert_to_numpy(x))
 
 
+def adopt(value: np.ndarray) -> Any:
+    """An array of the host as a tensor. On a CPU torch and jax take its memory over as it lies, so
+    that nobody may write to it afterwards; Keras would copy it on torch.
+    """
+    if NAME == "torch":
+        import torch
+
+        if value.dtype == ml_dtypes.bfloat16:  # which torch does not know of NumPy's
+            return torch.from_numpy(value.view(np.uint16)).view(torch.bfloat16)
+        return torch.from_numpy(value)
+    return ops.convert_to_tensor(value, value.dtype.name)
+
+
+def put(variable: keras.Variable, value: np.ndarray) -> None:
+    """Gives a variable its value, of its own shape and dtype, which nobody writes to afterwards."""
+    if NAME == "torch" and variable.value.device.type == "cpu":
+        variable.value.data = adopt(value)
+    else:
+        variable.assign(value)
+
+
 def structure(models: Sequence[keras.layers.Layer]) -> tuple[Any, ...]:
     """What a compiled step is made for: two structures that are equal need one step.
 

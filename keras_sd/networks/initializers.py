@@ -17,9 +17,8 @@ from typing import Any
 import keras
 import ml_dtypes
 import numpy as np
-from keras import ops
 
-from keras_sd.backend import memory_order
+from keras_sd.backend import adopt, memory_order
 
 _PAGES = 2**18
 """Bytes from which on an array has pages of its own."""
@@ -68,7 +67,7 @@ class HostInitializer(keras.initializers.Initializer):
         values = host_zeros(shape, dtype)
         if not _WEIGHTS_FOLLOW.get():
             values[...] = self.draw(shape)
-        return ops.convert_to_tensor(values, dtype)
+        return adopt(values)
 
 
 class HostUniform(HostInitializer):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
 import ml_dtypes
 import numpy as np
 
-from keras_sd.backend import to_numpy
+from keras_sd.backend import put, to_numpy
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
 from keras_sd.networks.initializers import host_zeros, weights_follow
 from keras_sd.weights.checkpoint import Checkpoint, Part, refuse
@@ -17,7 +19,9 @@ from keras_sd.weights.names import Table, Weight
 from keras_sd.weights.readers import WeightsError, is_finite, release
 
 _PIECE = 2**24
-"""Bytes of a file that are in memory at a time."""
+"""Bytes of a file that a thread has in memory at a time."""
+
+_THREADS = min(4, os.cpu_count() or 1)
 
 
 def build_networks(checkpoint: Checkpoint) -> dict[str, keras.Model]:
@@ -65,20 +69,20 @@ def load_parts(
             found.setdefault(kind, []).extend(names)
     refuse(source, found)
 
-    # Twice over the data: no variable is touched before all numbers are known to be good, and no
-    # more than a piece of the file and one variable are in memory beside the model.
-    damaged = []
-    for name, model in models.items():
-        variables = variables_of(model)
-        for entry in parts[name].table:
-            pieces = _pieces(entry, parts[name], variables[entry.path])
-            if not all(is_finite(numbers) for _, numbers in pieces):
-                damaged.append(entry.name)
+    # No variable is touched before all numbers are known to be good. The new values become those of
+    # the variables as they lie, so that they are made once; of the file, pieces are in memory.
+    wanted = [
+        (entry, parts[name], variables[entry.path])
+        for name, model in models.items()
+        for variables in (variables_of(model),)
+        for entry in parts[name].table
+    ]
+    with ThreadPoolExecutor(_THREADS) as pool:  # NumPy lets others run while it converts
+        values = list(pool.map(lambda each: _converted(*each), wanted))
+    damaged = [entry.name for (entry, *_), value in zip(wanted, values, strict=True) if value is None]
     refuse(source, {"not finite": dict.fromkeys(damaged)})
-    for name, model in models.items():
-        variables = variables_of(model)
-        for entry in parts[name].table:
-            _assign(entry, parts[name], variables[entry.path])
+    for (_, _, variable), value in zip(wanted, values, strict=True):
+        put(variable, value)
 
 
 def load_state_dict(
@@ -132,24 +136,21 @@ def _check_table(name: str, table: Table, variables: Mapping[str, keras.Variable
         raise WeightsError(f"The table does not fit the {name}: {sorted(odd) or 'a path twice'}")
 
 
-def _assign(entry: Weight, part: Part, variable: keras.Variable) -> None:
-    # Memory of its own: jax keeps what it is given, which must not be a view of the file.
+def _converted(entry: Weight, part: Part, variable: keras.Variable) -> np.ndarray | None:
+    """The value of a variable, in memory of its own; None where a number is not finite."""
     value = host_zeros(entry.shape, variable.dtype)
     theirs = entry.theirs(value)
-    for rows, numbers in _pieces(entry, part, variable):
-        theirs[rows] = numbers
-    variable.assign(value)
-
-
-def _pieces(
-    entry: Weight, part: Part, variable: keras.Variable
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """What a variable gets, in the file's layout and the variable's dtype, some rows at a time."""
-    dtype = np.dtype(getattr(ml_dtypes, variable.dtype, variable.dtype))
     tensor = entry.rows(np.asarray(part.tensors[entry.name]))
+    # A number that the file's dtype has may still be too large for the variable's.
+    check_after = ml_dtypes.finfo(value.dtype).max < ml_dtypes.finfo(tensor.dtype).max
     step = max(1, _PIECE * len(tensor) // max(tensor.nbytes, 1))
     for start in range(0, len(tensor), step):
         rows = slice(start, start + step)
+        piece = tensor[rows]
         with np.errstate(over="ignore"):
-            yield rows, tensor[rows].astype(dtype, copy=False)
+            piece = piece.astype(value.dtype) if check_after else piece
+            if not is_finite(piece):
+                return None
+            theirs[rows] = piece
         release(tensor[rows])
+    return value

@@ -133,8 +133,9 @@ def to_numpy(x: Any) -> np.ndarray:
 
 
 def adopt(value: np.ndarray) -> Any:
-    """An array of the host as a tensor. On a CPU torch and jax take its memory over as it lies, so
-    that nobody may write to it afterwards; Keras would copy it on torch.
+    """An array of the host as a tensor, for the value of a variable. On a CPU its memory is taken
+    over as it lies, so that nobody may write to it afterwards; Keras would copy it on torch and
+    TensorFlow.
     """
     if NAME == "torch":
         import torch
@@ -142,6 +143,11 @@ def adopt(value: np.ndarray) -> Any:
         if value.dtype == ml_dtypes.bfloat16:  # which torch does not know of NumPy's
             return torch.from_numpy(value.view(np.uint16)).view(torch.bfloat16)
         return torch.from_numpy(value)
+    aligned = value.ctypes.data % 64 == 0 and value.flags.c_contiguous
+    if NAME == "tensorflow" and aligned and value.dtype != ml_dtypes.bfloat16:
+        import tensorflow as tf
+
+        return tf.experimental.dlpack.from_dlpack(value.__dlpack__())
     return ops.convert_to_tensor(value, value.dtype.name)
 
 
@@ -150,7 +156,7 @@ def put(variable: keras.Variable, value: np.ndarray) -> None:
     if NAME == "torch" and variable.value.device.type == "cpu":
         variable.value.data = adopt(value)
     else:
-        variable.assign(value)
+        variable.assign(adopt(value))
 
 
 def structure(models: Sequence[keras.layers.Layer]) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +22,9 @@ _PIECE = 2**24
 """Bytes of a file that a thread has in memory at a time."""
 
 _THREADS = min(4, os.cpu_count() or 1)
+
+_AHEAD = 16
+"""Variables that are made before the first of them is assigned."""
 
 
 def build_networks(checkpoint: Checkpoint) -> dict[str, keras.Model]:
@@ -69,20 +72,24 @@ def load_parts(
             found.setdefault(kind, []).extend(names)
     refuse(source, found)
 
-    # No variable is touched before all numbers are known to be good. The new values become those of
-    # the variables as they lie, so that they are made once; of the file, pieces are in memory.
     wanted = [
         (entry, parts[name], variables[entry.path])
         for name, model in models.items()
         for variables in (variables_of(model),)
         for entry in parts[name].table
     ]
-    with ThreadPoolExecutor(_THREADS) as pool:  # NumPy lets others run while it converts
-        values = list(pool.map(lambda each: _converted(*each), wanted))
-    damaged = [entry.name for (entry, *_), value in zip(wanted, values, strict=True) if value is None]
-    refuse(source, {"not finite": dict.fromkeys(damaged)})
-    for (_, _, variable), value in zip(wanted, values, strict=True):
-        put(variable, value)
+    # Twice over the data: no variable is touched before all numbers are known to be good, and no
+    # more than a few variables are in memory beside the model.
+    with ThreadPoolExecutor(_THREADS) as pool:  # NumPy lets others run meanwhile
+        good = list(pool.map(lambda each: _is_good(*each), wanted))
+        damaged = [entry.name for (entry, *_), fine in zip(wanted, good, strict=True) if not fine]
+        refuse(source, {"not finite": dict.fromkeys(damaged)})
+        # The executor would run ahead of whoever assigns.
+        for start in range(0, len(wanted), _AHEAD):
+            some = wanted[start : start + _AHEAD]
+            values = pool.map(lambda each: _converted(*each), some)
+            for (_, _, variable), value in zip(some, values, strict=True):
+                put(variable, value)
 
 
 def load_state_dict(
@@ -136,21 +143,33 @@ def _check_table(name: str, table: Table, variables: Mapping[str, keras.Variable
         raise WeightsError(f"The table does not fit the {name}: {sorted(odd) or 'a path twice'}")
 
 
-def _converted(entry: Weight, part: Part, variable: keras.Variable) -> np.ndarray | None:
-    """The value of a variable, in memory of its own; None where a number is not finite."""
+def _is_good(entry: Weight, part: Part, variable: keras.Variable) -> bool:
+    """Whether all numbers of a variable are finite, in the file and in the variable's dtype."""
+    dtype = np.dtype(getattr(ml_dtypes, variable.dtype, variable.dtype))
+    for piece in _pieces(entry, part):
+        if ml_dtypes.finfo(dtype).max < ml_dtypes.finfo(piece.dtype).max:
+            with np.errstate(over="ignore"):
+                piece = piece.astype(dtype)
+        if not is_finite(piece):
+            return False
+    return True
+
+
+def _converted(entry: Weight, part: Part, variable: keras.Variable) -> np.ndarray:
+    """The value of a variable, in memory of its own, which becomes the variable's."""
     value = host_zeros(entry.shape, variable.dtype)
     theirs = entry.theirs(value)
+    row = 0
+    for piece in _pieces(entry, part):
+        theirs[row : row + len(piece)] = piece
+        row += len(piece)
+    return value
+
+
+def _pieces(entry: Weight, part: Part) -> Iterator[np.ndarray]:
+    """The numbers of a variable as the file has them, some rows at a time."""
     tensor = entry.rows(np.asarray(part.tensors[entry.name]))
-    # A number that the file's dtype has may still be too large for the variable's.
-    check_after = ml_dtypes.finfo(value.dtype).max < ml_dtypes.finfo(tensor.dtype).max
     step = max(1, _PIECE * len(tensor) // max(tensor.nbytes, 1))
     for start in range(0, len(tensor), step):
-        rows = slice(start, start + step)
-        piece = tensor[rows]
-        with np.errstate(over="ignore"):
-            piece = piece.astype(value.dtype) if check_after else piece
-            if not is_finite(piece):
-                return None
-            theirs[rows] = piece
-        release(tensor[rows])
-    return value
+        yield tensor[start : start + step]
+        release(tensor[start : start + step])

@@ -214,6 +214,7 @@ def check_wheel(session: nox.Session, wheel: Path) -> None:
     for needed in (
         "keras_sd/presets/emoji/model.safetensors",
         "keras_sd/presets/emoji/config.json",
+        "keras_sd/presets/emoji-128/model.safetensors",
         "keras_sd/templates/sampler/noxfile.py.template",
         "keras_sd_samplers/ddim.py",
         "keras_sd/py.typed",

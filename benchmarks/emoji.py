@@ -1,6 +1,6 @@
 """How long the embedded model takes: the first picture of a new process, and the warm ones.
 
-    python benchmarks/emoji.py [--repeat 5]
+    python benchmarks/emoji.py [--repeat 5] [--model emoji-128]
 
 Runs each installed backend in processes of its own and prints a Markdown table. "first" is the
 whole command `keras-sd generate`, imports and compilation included; "warm" is the median of
@@ -26,7 +26,7 @@ PACKAGES = {"jax": ("jax",), "tensorflow": ("tensorflow", "tensorflow-cpu"), "to
 WARM = f"""
 import statistics, sys, time
 from keras_sd import StableDiffusion
-pipeline = StableDiffusion.from_preset("emoji")
+pipeline = StableDiffusion.from_preset(sys.argv[2])
 times = []
 for i in range(int(sys.argv[1]) + 1):
     start = time.perf_counter()
@@ -57,7 +57,9 @@ def installed_version(backend: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repeat", type=int, default=5)
-    repeat = parser.parse_args().repeat
+    parser.add_argument("--model", default="emoji")
+    options = parser.parse_args()
+    repeat, model = options.repeat, options.model
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
         f"keras {importlib.metadata.version('keras')}; n = {repeat}"
@@ -71,9 +73,10 @@ def main() -> None:
         first = []
         for _ in range(repeat):
             with tempfile.TemporaryDirectory() as folder:
-                command = ["keras-sd", "generate", PROMPT, "--seed", "1", "--output", folder]
+                command = ["keras-sd", "generate", PROMPT, "--model", model, "--seed", "1"]
+                command += ["--output", folder]
                 first.append(run(command, backend)[0])
-        _, out = run([sys.executable, "-c", WARM, str(repeat)], backend)
+        _, out = run([sys.executable, "-c", WARM, str(repeat), model], backend)
         cold, warm, low, high = map(float, out.split()[-4:])
         print(
             f"| {name} | {statistics.median(first):.1f} | {cold:.1f} | {warm:.2f} | "

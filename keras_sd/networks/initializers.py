@@ -23,6 +23,12 @@ from keras_sd.backend import adopt, memory_order
 _PAGES = 2**18
 """Bytes from which on an array has pages of its own."""
 
+# Memory that processes share, which is mmap's habit, takes the system longer to give. Windows knows
+# no such flags.
+_OF_ITS_OWN: dict[str, int] = (
+    {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+)
+
 _WEIGHTS_FOLLOW = ContextVar("weights_follow", default=False)
 
 
@@ -51,7 +57,7 @@ def host_zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     if size < _PAGES:
         values = np.zeros(laid, numpy_dtype)
     else:
-        values = np.frombuffer(mmap.mmap(-1, size), numpy_dtype).reshape(laid)
+        values = np.frombuffer(mmap.mmap(-1, size, **_OF_ITS_OWN), numpy_dtype).reshape(laid)
     return values.transpose(np.argsort(order))
 
 

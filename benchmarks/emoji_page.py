@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 import keras_sd
+from keras_sd import image
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "emoji-128.md"
@@ -40,11 +41,7 @@ def main() -> None:
         batch = asked[start : start + BATCH]
         seeds = tuple((seed, 0) for seed in range(start, start + len(batch)))
         drawn.append(pipeline.draw(replace(pipeline.request(batch), images=seeds)))
-    pictures = np.concatenate(drawn)
-    rows = len(pictures) // COLUMNS
-    height, width = pictures.shape[1:3]
-    laid = pictures[: rows * COLUMNS].reshape(rows, COLUMNS, height, width, 3)
-    laid = laid.transpose(0, 2, 1, 3, 4).reshape(rows * height, COLUMNS * width, 3)
+    laid = image.sheet(np.concatenate(drawn), COLUMNS)
     Image.fromarray(laid).save(options.output, quality=88)
 
 

@@ -8,7 +8,7 @@ belongs to a run, its conditions and its guidance, comes in as arguments.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -123,7 +123,12 @@ class Turns:
             step = self._times.index(level.t) + 1
         else:
             step = bisect.bisect_right(self._noise, -level.ratio)
-        return next(each for last, each in self._turns if last >= step)
+        return _turn_at(self._turns, step)
+
+
+def _turn_at(turns: Iterable[tuple[int, Any]], step: int) -> Any:
+    """The first of the choices whose last step does not lie before this one."""
+    return next(each for last, each in turns if last >= step)
 
 
 def joined(
@@ -139,11 +144,7 @@ def joined(
         Both choices with the last step that they are for.
     """
     lasts = sorted({last for last, _ in (*first, *second)})
-
-    def at(turns: Sequence[tuple[int, Any]], step: int) -> Any:
-        return next(each for last, each in turns if last >= step)
-
-    return [(last, (at(first, last), at(second, last))) for last in lasts]
+    return [(last, (_turn_at(first, last), _turn_at(second, last))) for last in lasts]
 
 
 def predict(

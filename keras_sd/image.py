@@ -403,6 +403,16 @@ def _on_white(image: Image.Image, name: str) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
+def sheet(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images `(n, height, width, 3)` side by side, `columns` in a row; the last row is filled."""
+    n, height, width, channels = images.shape
+    rows = -(-n // columns)
+    canvas = np.zeros((rows * columns, height, width, channels), images.dtype)
+    canvas[:n] = images
+    canvas = canvas.reshape(rows, columns, height, width, channels)
+    return canvas.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
+
+
 def _mask_of(image: Image.Image, name: str) -> np.ndarray:
     sixteen_bits = image.mode.startswith("I;16")
     if image.has_transparency_data and (

@@ -367,14 +367,4 @@ class _Sheets(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if epoch % self.every == self.every - 1:
-            image.save_png(self.path, sheet(*self.make()), {})
-
-
-def sheet(images: np.ndarray, columns: int) -> np.ndarray:
-    """Images `(n, height, width, 3)` side by side, `columns` in a row; the last row is filled."""
-    n, height, width, channels = images.shape
-    rows = -(-n // columns)
-    canvas = np.zeros((rows * columns, height, width, channels), images.dtype)
-    canvas[:n] = images
-    canvas = canvas.reshape(rows, columns, height, width, channels)
-    return canvas.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
+            image.save_png(self.path, image.sheet(*self.make()), {})

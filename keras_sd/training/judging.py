@@ -5,6 +5,8 @@ Pictures are float `(n, height, width, 3)` in [-1, 1], on a ground of one colour
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from keras_sd.training.scenes import COLOURS
@@ -21,11 +23,13 @@ def grounds(pictures: np.ndarray) -> np.ndarray:
     return np.median(pictures[:, ring], axis=1)
 
 
-def colours(pictures: np.ndarray) -> list[str]:
-    """The name of the colour that is nearest to each ground."""
-    palette = np.array(list(COLOURS.values())) / 127.5 - 1
-    nearest = ((grounds(pictures)[:, None] - palette) ** 2).sum(-1).argmin(-1)
-    return [list(COLOURS)[i] for i in nearest]
+def colours(
+    pictures: np.ndarray, palette: Mapping[str, tuple[int, int, int]] = COLOURS
+) -> list[str]:
+    """The name of the colour that is nearest to each ground, of a palette of sRGB, 0 to 255."""
+    points = np.array(list(palette.values())) / 127.5 - 1
+    nearest = ((grounds(pictures)[:, None] - points) ** 2).sum(-1).argmin(-1)
+    return [list(palette)[i] for i in nearest]
 
 
 def drawn(pictures: np.ndarray) -> np.ndarray:

@@ -11,19 +11,13 @@ import itertools
 
 import numpy as np
 
+from keras_sd.training import judging
 from keras_sd.training.pictures import COLOURS, HEIGHTS, SHIFT, SUBJECTS, Pictures
-
-_BORDER = 2
 
 
 def backgrounds(images: np.ndarray) -> list[str]:
     """The colour of each image's border: images uint8 `(n, height, width, 3)`."""
-    ring = np.ones(images.shape[1:3], bool)
-    ring[_BORDER:-_BORDER, _BORDER:-_BORDER] = False
-    border = np.median(images[:, ring], axis=1)
-    palette = np.array(list(COLOURS.values()), np.float64)
-    nearest = ((border[:, None] - palette) ** 2).sum(-1).argmin(-1)
-    return [list(COLOURS)[i] for i in nearest]
+    return judging.colours(images / 127.5 - 1, COLOURS)
 
 
 def subjects(images: np.ndarray, colours: list[str], source: Pictures) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keras_sd.tokenizer import split_words
+from keras_sd.training import pictures
 from keras_sd.training.nouns import starts_with_vowel
 from keras_sd.training.words import Subject
 
@@ -22,14 +23,7 @@ MOST = 5
 """Drawings in a picture, at most."""
 
 COLOURS = {
-    "red": (214, 48, 49),
-    "orange": (240, 140, 40),
-    "yellow": (248, 214, 60),
-    "green": (60, 160, 80),
-    "blue": (50, 110, 210),
-    "purple": (140, 70, 180),
-    "white": (245, 245, 245),
-    "black": (25, 25, 28),
+    **pictures.COLOURS,
     "pink": (245, 150, 190),
     "brown": (130, 85, 55),
     "grey": (140, 140, 145),

@@ -63,18 +63,27 @@ class AutoencoderTrainer(keras.Model):
     def call(self, inputs):
         mean, log_variance = self.autoencoder.moments(inputs["image"])
         mean, log_variance = ops.cast(mean, "float32"), ops.cast(log_variance, "float32")
-        kl = 0.5 * ops.mean(ops.square(mean) + ops.exp(log_variance) - 1.0 - log_variance)
-        self.add_loss(self.kl_weight * kl)
+        self.add_loss(self.kl_weight * divergence(mean, log_variance))
         latents = mean + ops.exp(0.5 * log_variance) * inputs["noise"]
         return self.autoencoder.decode(latents * self.autoencoder.config.scale)
 
     def reconstruction_loss(self, image, decoded):
-        """Mean absolute error, plus that of the horizontal and vertical differences."""
-        error = decoded - image
-        loss = ops.mean(ops.abs(error))
-        across = error[:, :, 1:] - error[:, :, :-1]
-        down = error[:, 1:] - error[:, :-1]
-        return loss + self.edge_weight * (ops.mean(ops.abs(across)) + ops.mean(ops.abs(down)))
+        """See the function of this name."""
+        return reconstruction_loss(image, decoded, self.edge_weight)
+
+
+def divergence(mean, log_variance):
+    """The Kullback-Leibler divergence of latents from a unit normal, a latent value."""
+    return 0.5 * ops.mean(ops.square(mean) + ops.exp(log_variance) - 1.0 - log_variance)
+
+
+def reconstruction_loss(image, decoded, edge_weight):
+    """Mean absolute error, plus that of the horizontal and vertical differences, so weighted."""
+    error = decoded - image
+    loss = ops.mean(ops.abs(error))
+    across = error[:, :, 1:] - error[:, :, :-1]
+    down = error[:, 1:] - error[:, :-1]
+    return loss + edge_weight * (ops.mean(ops.abs(across)) + ops.mean(ops.abs(down)))
 
 
 class DenoiserTrainer(keras.Model):

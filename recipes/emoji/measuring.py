@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from keras_sd import image
 from keras_sd.files import replace_file
 from keras_sd.training import judging, painting, scenes
 from keras_sd.training.words import Subject
@@ -41,12 +42,7 @@ class Sheets:
 
     def add(self, name: str, pictures: np.ndarray) -> None:
         """A page of pictures in [-1, 1], in a square of rows."""
-        side = math.ceil(math.sqrt(len(pictures)))
-        height, width, channels = pictures.shape[1:]
-        filled = np.zeros((side * side, height, width, channels), np.float32)
-        filled[: len(pictures)] = pictures
-        rows = filled.reshape(side, side, height, width, channels).transpose(0, 2, 1, 3, 4)
-        self._pages[name] = _webp(rows.reshape(side * height, side * width, channels))
+        self._pages[name] = _webp(image.sheet(pictures, math.ceil(math.sqrt(len(pictures)))))
         replace_file(self.path, self._write)
 
     def _write(self, path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_sd.config import ModelConfig
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
-from keras_sd.training import painting, scenes
+from keras_sd.training import painting, scenes, trainers
 from recipes.emoji.data import VARIANTS
 
 ENCODED = 256
@@ -112,11 +112,8 @@ class Steps:
             noise = jax.random.normal(key, mean.shape) * spread
             latents = mean + jnp.exp(0.5 * log_variance) * noise
             decoded = self.autoencoder.decode(latents)
-        kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance)
-        error = decoded - image
-        across, down = error[:, :, 1:] - error[:, :, :-1], error[:, 1:] - error[:, :-1]
-        loss = jnp.mean(jnp.abs(error)) + 1e-4 * kl
-        loss += edge * (jnp.mean(jnp.abs(across)) + jnp.mean(jnp.abs(down)))
+        loss = trainers.reconstruction_loss(image, decoded, edge)
+        loss += 1e-4 * trainers.divergence(mean, log_variance)
         return loss, jnp.mean(jnp.abs(jnp.clip(decoded, -1, 1) - image))
 
     def train_autoencoder(self, state, drawn, pool, key, rate, spread, edge, whole):

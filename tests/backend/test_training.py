@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_sd import image
 from keras_sd.config import (
     EMOJI,
     AutoencoderConfig,
@@ -249,7 +250,7 @@ def test_a_strange_word_is_added_to_some_captions():
 
 def test_a_sheet_lays_images_in_rows():
     images = np.arange(1, 6, dtype=np.uint8)[:, None, None, None] * np.ones((5, 2, 3, 3), np.uint8)
-    laid = emoji.sheet(images, 3)
+    laid = image.sheet(images, 3)
     assert laid.shape == (4, 9, 3)
     assert laid[0, 0, 0] == 1
     assert laid[0, 8, 0] == 3

@@ -104,7 +104,7 @@ def absent(session: nox.Session, *modules: str) -> None:
 def run_tests(session: nox.Session, backend: str, marked: str, *constraints: str) -> None:
     """The tests that need Keras on one backend, where the other two are not installed."""
     package = PACKAGE.get(backend, backend)
-    install(session, *constraints, ours(session, "[hub,plot]"), package, *PYTEST)
+    install(session, *constraints, ours(session, "[hub,plot,web]"), package, *PYTEST)
     prepare(session, backend)
     absent(session, *(name for name in BACKENDS if name != backend))
     session.run("pytest", *PARALLEL, "-m", marked, *(session.posargs or ["tests/backend"]))

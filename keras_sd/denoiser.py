@@ -20,9 +20,18 @@ from keras_sd.conditions import CONTEXT, HINT, PAINTED, STRENGTH, Conditions
 from keras_sd.guidance import Guidance
 from keras_sd.noise import Level, Levels
 
-__all__ = ["STEPS", "Denoiser", "Turns", "compiled_steps", "joined", "predict", "to_x0"]
+__all__ = [
+    "STEPS",
+    "WEIGHTS",
+    "Denoiser",
+    "Turns",
+    "compiled_steps",
+    "joined",
+    "predict",
+    "to_x0",
+]
 
-_WEIGHTS = "weights"
+WEIGHTS = "weights"
 """Of the parts of prompts, `(parts, images, 1, 1, 1)`, beside what the UNet is told."""
 
 
@@ -55,7 +64,7 @@ class Denoiser:
         self._both = untold.above(told).tree()  # both halves of guidance are one batch
         self._has_parts = weights is not None
         if weights is not None:
-            self._both[_WEIGHTS] = ops.convert_to_tensor(weights[:, :, None, None, None])
+            self._both[WEIGHTS] = ops.convert_to_tensor(weights[:, :, None, None, None])
         self._plain, self._parts = steps["plain"], steps["parts"]
         self._guided = steps["rescaled" if guidance.rescale else "guided"]
         strength = (guidance.scale, guidance.rescale) if guidance.rescale else (guidance.scale,)
@@ -155,7 +164,7 @@ def predict(
     Args:
         unet: the network.
         x: the latent.
-        t: the timestep, a scalar.
+        t: the timestep, a scalar, or one a row.
         conditions: what it is told.
         controls: the `keras_sd.networks.ControlNetwork`s of the run; those count whose hints are
             among the conditions.
@@ -198,8 +207,9 @@ def _plain(predicted, kind, x, t, alpha, sigma, conditions):
 
 def _halves(predicted, x, t, both):
     """The prediction for the negative prompts, and for the prompts; their parts make one."""
-    weights = both.get(_WEIGHTS)
+    weights = both.get(WEIGHTS)
     count = 2 if weights is None else 1 + weights.shape[0]
+    t = ops.tile(t, count) if len(t.shape) else t
     rows = ops.split(predicted(ops.concatenate([x] * count), t, both), count)
     if weights is None:
         return rows
@@ -236,8 +246,9 @@ STEPS: dict[str, Callable[..., Any]] = {
     "rescaled": _rescaled,
 }
 """Functions of `(predicted, kind, x, t, alpha, sigma, conditions, ...)`, where `predicted(x, t,
-conditions)` is what the UNet gives, that give clean latents: of one
-half, of both, guided (with the scale), and rescaled (with scale and rescale)."""
+conditions)` is what the UNet gives, that give clean latents: of one half, of both, guided (with the
+scale), and rescaled (with scale and rescale). All numbers are scalars, or `t` is one a row and the
+others are `(rows, 1, 1, 1)`, where rows of several runs share a call."""
 
 
 def compiled_steps(

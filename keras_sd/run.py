@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,16 +35,21 @@ from keras_sd.texts import Tokenized
 
 logger = logging.getLogger("keras_sd")
 
-__all__ = ["Beginning", "NoiseSource", "denoiser_of", "inverted", "levels_of", "run"]
+__all__ = ["Beginning", "NoiseSource", "Through", "denoiser_of", "inverted", "levels_of", "run"]
+
+Through = Callable[[Mapping[str, Callable[..., Any]]], Mapping[str, Callable[..., Any]]]
+"""Makes of the model's compiled steps those that a run calls in their place."""
 
 
-def run(model: Model, request: Request) -> Iterator[Step]:
+def run(model: Model, request: Request, *, through: Through | None = None) -> Iterator[Step]:
     """Makes the pictures of a request, a `Step` at a time; `step.image()` of the last is the
     result.
 
     Args:
         model: what draws.
         request: what to draw.
+        through: who stands between this run and the compiled steps, such as an engine in which
+            several runs share a call; None is nobody.
 
     Raises:
         ValueError: the request does not fit, in itself or with the model.
@@ -66,7 +71,7 @@ def run(model: Model, request: Request) -> Iterator[Step]:
 
     def steps() -> Iterator[Step]:
         x, shown, blend = begin.placed(levels[0])
-        denoise = denoiser_of(model, texts, shown, controls, guidance, levels)
+        denoise = denoiser_of(model, texts, shown, controls, guidance, levels, through)
         walk = begin.blended(sampler, denoise, blend)
         drawn = sampling.sample(*walk, x, levels, noise, preview=begin.finished)
         yield from precision.finite_steps(drawn, model.parts["unet"].dtype_policy)
@@ -81,6 +86,7 @@ def denoiser_of(
     controls: Controls,
     guidance: Guidance,
     levels: Levels,
+    through: Through | None = None,
 ) -> Denoiser | Turns:
     """What the run asks for clean latents.
 
@@ -91,11 +97,12 @@ def denoiser_of(
         controls: of the run.
         guidance: how both count.
         levels: of the run.
+        through: see `run`.
     """
     turns = joined(model.texts.turns(*texts), controls.turns)
     denoisers = {
         (each, active): Denoiser(
-            controls.steps(active),
+            controls.steps(active) if through is None else through(controls.steps(active)),
             each.told | (shown | controls.told(active)).repeated(each.parts),
             each.untold | shown | controls.told(active, negative=True),
             guidance,

@@ -69,6 +69,7 @@ RANK = {
     "keras_cv": 5,
     "lab": 5,
     "new_sampler": 5,
+    "serve": 5,
     "cli": 5,
     "models": 5,
     "testing": 5,

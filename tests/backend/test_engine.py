@@ -154,7 +154,7 @@ def test_what_runs_at_once_is_one_call(model):
 
 
 def test_pictures_are_drawn_as_rows_become_free(model):
-    request = asked(PROMPTS + ["a", "do"])
+    request = asked([*PROMPTS, "a", "do"])
     with Engine(model, max_rows=2) as engine:
         job = engine.submit(request)
         images = job.result(60)
@@ -192,7 +192,7 @@ def test_calls_are_filled_up_to_few_sizes(model):
         asks.append(evaluation)
         raise StopIteration
 
-    through = lambda steps: batches.through(ask, {name: step for name in steps})  # noqa: E731
+    through = lambda steps: batches.through(ask, dict.fromkeys(steps, step))  # noqa: E731
     for seed in range(7):
         with pytest.raises(RuntimeError):
             next(run(model, asked(seed=seed), through=through))
@@ -364,7 +364,7 @@ def test_what_cannot_be_computed_together_is_computed_alone(model):
         raise StopIteration
 
     batches = Batches()
-    through = lambda steps: batches.through(ask, {name: guided for name in steps})  # noqa: E731
+    through = lambda steps: batches.through(ask, dict.fromkeys(steps, guided))  # noqa: E731
     for prompt in ("a cat", "a dog", "do"):
         with pytest.raises(RuntimeError):
             next(run(model, asked(prompt), through=through))

@@ -26,7 +26,8 @@ ROOT = Path(__file__).parent
 CONSTRAINTS = ("-c", str(ROOT / "tests" / "constraints.txt"))
 # The build for CPUs is a third of the size of the one the extra names; it is the same module.
 PACKAGE = {"tensorflow": "tensorflow-cpu"}
-PYTEST = ("pytest", "pytest-xdist")
+# The client that Starlette tests with.
+PYTEST = ("pytest", "pytest-xdist", "httpx2")
 ORDINARY = "not references and not examples and not fuzz"
 # Two processes, which take over from each other the tests that wait.
 PARALLEL = ("-n", "2", "--dist", "worksteal", "--durations=20", "--durations-min=1")
@@ -113,7 +114,7 @@ def run_tests(session: nox.Session, backend: str, marked: str, *constraints: str
 @nox.session(name="tests-plain", python=sorted({*PYTHONS, THIS}))
 def tests_plain(session: nox.Session) -> None:
     """The tests that need no Keras, on every Python, where no backend is installed."""
-    install(session, *CONSTRAINTS, ours(session, "[hub,plot]"), *PYTEST, "ruff")
+    install(session, *CONSTRAINTS, ours(session, "[hub,plot,web]"), *PYTEST, "ruff")
     prepare(session, "jax")  # which is not there: whoever needs it fails
     absent(session, *BACKENDS)
     session.run("pytest", *PARALLEL, "-m", ORDINARY, *(session.posargs or ["tests/plain"]))

@@ -4,6 +4,7 @@ that know how they were made.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -266,6 +267,27 @@ def save_png(
         OSError: See `check_writable`; or the file cannot be written, of which the message says why.
     """
     path = checked_path(path, "path")
+    content = png_bytes(image, metadata, parameters)
+    check_writable(path)
+    replace_file(path, lambda at: at.write_bytes(content))
+    return path
+
+
+def png_bytes(
+    image: np.ndarray,
+    metadata: Mapping[str, Any] | None = None,
+    parameters: str | None = None,
+) -> bytes:
+    """What `save_png` writes.
+
+    Args:
+        image: uint8 array of shape (height, width, 3).
+        metadata: See there.
+        parameters: Likewise.
+
+    Raises:
+        ValueError: The array is not an image, or the metadata not JSON.
+    """
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(
@@ -282,14 +304,9 @@ def save_png(
         # UTF-8.
         text = parameters.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
         texts.add_text("parameters", text)
-    check_writable(path)
-
-    def write(at: Path) -> None:
-        with at.open("wb") as file:
-            Image.fromarray(image).save(file, format="PNG", pnginfo=texts)
-
-    replace_file(path, write)
-    return path
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", pnginfo=texts)
+    return buffer.getvalue()
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

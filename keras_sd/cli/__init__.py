@@ -20,6 +20,7 @@ from keras_sd.cli.lab import lab
 from keras_sd.cli.new_sampler import new_sampler
 from keras_sd.cli.prompt import prompt
 from keras_sd.cli.replay import info, replay
+from keras_sd.cli.serve import serve
 from keras_sd.cli.terminal import run
 from keras_sd.cli.train import train_emoji
 
@@ -60,6 +61,7 @@ for _command in (
     new_sampler,
     lab,
     benchmark,
+    serve,
     train_emoji,
 ):
     app.command(_command.__name__.replace("_", "-"))(_command)

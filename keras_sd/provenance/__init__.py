@@ -12,6 +12,7 @@ import os
 from dataclasses import replace
 from itertools import islice
 
+from keras_sd.checks import MAX_AREA
 from keras_sd.provenance import comfyui, invokeai, novelai, own, webui
 from keras_sd.provenance.origin import Provenance
 from keras_sd.provenance.texts import MAX_TEXT, MAX_TEXTS, read_texts
@@ -21,12 +22,15 @@ __all__ = ["MAX_TEXT", "MAX_TEXTS", "Provenance", "read_provenance"]
 _MOST = 200  # settings without a name of ours, and sentences
 
 
-def read_provenance(path: str | os.PathLike[str]) -> Provenance:
+def read_provenance(
+    source: str | os.PathLike[str] | bytes, max_pixels: int = MAX_AREA
+) -> Provenance:
     """How a picture says that it was made.
 
     Args:
-        path: of a PNG, JPEG or WebP file. Its pixels are decoded only if it has no text, since it
-            may be hidden in them.
+        source: path of a PNG, JPEG or WebP file, or the bytes of one. Its pixels are decoded only
+            if it has no text, since it may be hidden in them.
+        max_pixels: of a picture with more, they are not.
 
     Returns:
         What the first of these says: keras_sd, A1111, InvokeAI, NovelAI, ComfyUI; the next one, if
@@ -37,7 +41,7 @@ def read_provenance(path: str | os.PathLike[str]) -> Provenance:
         OSError: it cannot be opened.
         ValueError: it is no such file, or says nothing of how it was made.
     """
-    texts, unread = read_texts(path)
+    texts, unread = read_texts(source, max_pixels)
     found: list[Provenance] = []
     for program in (own, webui, invokeai, novelai, comfyui):
         each = program.read(texts)
@@ -46,9 +50,10 @@ def read_provenance(path: str | os.PathLike[str]) -> Provenance:
             if each.request is not None or each.prompt is not None or each.seed is not None:
                 break
     if not found:
+        name = "The file" if isinstance(source, bytes) else source
         more = f" ({'; '.join(unread)})" if unread else ""
         raise ValueError(
-            f"{path} does not say how it was made: there is no text of keras_sd, A1111, ComfyUI, "
+            f"{name} does not say how it was made: there is no text of keras_sd, A1111, ComfyUI, "
             f"InvokeAI or NovelAI in it{more}."
         )
     last = found[-1]

@@ -7,6 +7,7 @@ found, since some programs hide it in their lowest bits.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import warnings
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from keras_sd.checks import MAX_AREA
 from keras_sd.provenance.origin import parsed
 
 __all__ = ["MAX_TEXT", "MAX_TEXTS", "NAMES", "read_texts"]
@@ -48,35 +50,47 @@ _EXIF, _USER_COMMENT, _DESCRIPTION, _MAKE, _MODEL = 0x8769, 0x9286, 0x010E, 0x01
 _PREFIXED = ("prompt", "workflow")
 
 
-def read_texts(path: str | os.PathLike[str]) -> tuple[dict[str, str], list[str]]:
+def read_texts(
+    source: str | os.PathLike[str] | bytes, max_pixels: int = MAX_AREA
+) -> tuple[dict[str, str], list[str]]:
     """The texts of a PNG, JPEG or WebP file that are in `NAMES`, and sentences about what could not
     be read. A comment of EXIF is `parameters`, as A1111's web UI writes it.
+
+    Args:
+        source: path of a file, or the bytes of one.
+        max_pixels: of a picture with more, none is looked at for a text that is hidden in them.
 
     Raises:
         FileNotFoundError: there is no such file.
         OSError: it cannot be opened.
         ValueError: it is no PNG, JPEG or WebP file.
     """
-    path = Path(path)
+    if isinstance(source, bytes):
+        return _read(io.BytesIO(source), "The file", max_pixels)
+    path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"There is no image {path}.")
     if not path.is_file():
         raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'no plain file'}.")
-    found = _Found()
     with path.open("rb") as file:
-        start = file.read(12)
-        if start.startswith(_PNG):
-            _read_png(file, found)
-        elif start.startswith(b"\xff\xd8"):
-            for data in _exif_of_jpeg(file, found):
-                _read_exif(data, found)
-        elif start.startswith(b"RIFF") and start[8:] == b"WEBP":
-            for data in _exif_of_webp(file, found):
-                _read_exif(data, found)
-        else:
-            raise ValueError(f"{path} is no PNG, JPEG or WebP file.")
+        return _read(file, str(path), max_pixels)
+
+
+def _read(file: IO[bytes], name: str, max_pixels: int) -> tuple[dict[str, str], list[str]]:
+    found = _Found()
+    start = file.read(12)
+    if start.startswith(_PNG):
+        _read_png(file, found)
+    elif start.startswith(b"\xff\xd8"):
+        for data in _exif_of_jpeg(file, found):
+            _read_exif(data, found)
+    elif start.startswith(b"RIFF") and start[8:] == b"WEBP":
+        for data in _exif_of_webp(file, found):
+            _read_exif(data, found)
+    else:
+        raise ValueError(f"{name} is no PNG, JPEG or WebP file.")
     if not found.texts.keys() - {"Software", "Source", "Description"} and start[:1] != b"\xff":
-        _read_hidden(path, found)
+        _read_hidden(file, found, max_pixels)
     return found.texts, found.unread
 
 
@@ -262,7 +276,7 @@ _SIGNATURES = {
 }
 
 
-def _read_hidden(path: Path, found: _Found) -> None:
+def _read_hidden(file: IO[bytes], found: _Found, max_pixels: int) -> None:
     """What NovelAI, and a popular extension of web UIs, write into the lowest bits of the pixels:
     of alpha or of red, green and blue, column by column. There is a signature, the number of bits
     in 32 bits, and the text, packed with gzip or not.
@@ -270,13 +284,12 @@ def _read_hidden(path: Path, found: _Found) -> None:
     import numpy as np
     from PIL import Image
 
-    from keras_sd.image import MAX_PIXELS
-
+    file.seek(0)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a size that is checked here
-            with Image.open(path, formats=("PNG", "WEBP")) as image:
-                if image.mode not in ("RGB", "RGBA") or image.width * image.height > MAX_PIXELS:
+            with Image.open(file, formats=("PNG", "WEBP")) as image:
+                if image.mode not in ("RGB", "RGBA") or image.width * image.height > max_pixels:
                     return
                 pixels = np.asarray(image)
     except Exception:  # What cannot be decoded hides nothing; who draws of it will say so.

@@ -98,12 +98,13 @@ def test_saved_file_has_the_usual_mode(tmp_path: Path) -> None:
 def test_existing_file_is_replaced_only_by_a_complete_one(tmp_path: Path, monkeypatch) -> None:
     path = save_png(tmp_path / "a.png", PIXELS, {"seed": 1})
 
-    def breaks_half_way(self, file, **kwargs):
-        file.write(b"\x89PNG half")
+    def breaks_half_way(self, content):
+        with self.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Image.Image, "save", breaks_half_way)
+        patch.setattr(Path, "write_bytes", breaks_half_way)
         for name in ("a.png", "b.png"):
             with pytest.raises(OSError, match=f"Cannot write .*{name}: disk full"):
                 save_png(tmp_path / name, PIXELS, {"seed": 2})

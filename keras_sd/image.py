@@ -274,16 +274,9 @@ def save_png(
 
 
 def png_bytes(
-    image: np.ndarray,
-    metadata: Mapping[str, Any] | None = None,
-    parameters: str | None = None,
+    image: np.ndarray, metadata: Mapping[str, Any] | None = None, parameters: str | None = None
 ) -> bytes:
-    """What `save_png` writes.
-
-    Args:
-        image: uint8 array of shape (height, width, 3).
-        metadata: See there.
-        parameters: Likewise.
+    """What `save_png` writes; it has the arguments.
 
     Raises:
         ValueError: The array is not an image, or the metadata not JSON.

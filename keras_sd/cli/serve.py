@@ -54,9 +54,7 @@ def serve(
     max_run: Annotated[float, typer.Option(min=1, help="Seconds that a request may run.")] = 600.0,
     max_pixels: Annotated[
         int | None,
-        typer.Option(
-            min=64, help="Of a picture. Default: 1024x1024, for a small model less."
-        ),
+        typer.Option(min=64, help="Of a picture. Default: 1024x1024, for a small model less."),
     ] = None,
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="Of a request. Default: 150.")
@@ -181,9 +179,8 @@ def _needs_extra() -> None:
     """Raises: ValueError: the extra `web` is not installed."""
     from importlib.util import find_spec
 
-    missing = [
-        name for name in ("starlette", "uvicorn", "python_multipart") if find_spec(name) is None
-    ]
+    needed = ("starlette", "uvicorn", "python_multipart", "greenlet")
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise ValueError(
             f"the server needs {', '.join(missing)}, which "

@@ -14,8 +14,8 @@ from typing import Any
 from starlette.responses import Response
 
 from keras_sd.serve.fields import Invalid
-from keras_sd.serve.pictures import PictureError
 from keras_sd.serve.jobs import Cancelled, Expired, QueueFull, Stopping
+from keras_sd.serve.pictures import PictureError
 
 __all__ = ["Problem", "json_reply", "problem_of", "reply_of"]
 

@@ -15,6 +15,7 @@ import pytest
 from test_turns import MASK, NINE, PICTURE, attending
 
 from keras_sd import get_sampler, list_samplers
+from keras_sd.backend import to_numpy
 from keras_sd.forms import request_of
 from keras_sd.run import run
 from keras_sd.serve import engine as engines
@@ -355,7 +356,7 @@ def test_what_cannot_be_computed_together_is_computed_alone(model):
     def guided(x, *given):
         if x.shape[0] > 1:
             raise MemoryError("too many")
-        if float(np.asarray(given[3]["context"]).sum()) == bad:
+        if np.array_equal(to_numpy(given[3]["context"]), bad):
             raise ValueError("this one")
         return steps["guided"](x, *given)
 
@@ -368,7 +369,7 @@ def test_what_cannot_be_computed_together_is_computed_alone(model):
     for prompt in ("a cat", "a dog", "do"):
         with pytest.raises(RuntimeError):
             next(run(model, asked(prompt), through=through))
-    bad = float(np.asarray(asks[1].conditions["context"]).sum())
+    bad = to_numpy(asks[1].conditions["context"])
     first, second, third = batches.evaluate(asks)
     assert isinstance(second, ValueError)
     assert first.shape == third.shape == asks[0].x.shape

@@ -6,7 +6,10 @@ Everything else in keras_sd is `keras.ops` and `keras.layers`. Each function her
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -14,6 +17,8 @@ import keras
 import ml_dtypes
 import numpy as np
 from keras import ops
+
+from keras_sd import executables
 
 logger = logging.getLogger("keras_sd")
 
@@ -83,6 +88,8 @@ def compile_step(
     if NAME == "jax":
         import jax
 
+        if jit:
+            keep_executables()
         variables = [variable for model in models for variable in model.variables]
 
         def stateless(state, args):
@@ -99,6 +106,43 @@ def compile_step(
     if NAME == "torch":
         return _torch_step(fn)
     return fn
+
+
+@functools.cache
+def keep_executables() -> str | None:
+    """Lets jax keep what it compiles in `keras_sd.executables.folder`, where it keeps it nowhere.
+
+    Returns:
+        The folder that is used; None where there is none, since it is switched off, cannot be
+        written to, or the backend keeps nothing on disk.
+    """
+    if NAME != "jax":
+        return None
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
+        return config.jax_compilation_cache_dir
+    if (folder := executables.folder()) is None:
+        return None
+    if importlib.util.find_spec("filelock") is None:
+        logger.info("What is compiled is not kept: jax needs filelock to keep the folder small")
+        return None
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        logger.info("What is compiled is not kept: %s", error)
+        return None
+    if not os.access(folder, os.W_OK):
+        logger.info("What is compiled is not kept: %s cannot be written to", folder)
+        return None
+    config.update("jax_compilation_cache_max_size", executables.MAX_BYTES)
+    # By default it keeps what took a second; a small model's steps take less, and there are many.
+    config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    config.update("jax_compilation_cache_dir", str(folder))
+    compilation_cache.reset_cache()  # what was compiled before has settled that there is none
+    return str(folder)
 
 
 def _torch_step(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ BACKENDS = {"jax", "tensorflow", "torch"}
 # Lower numbers know nothing of higher ones.
 RANK = {
     "choose": 0,
+    "executables": 0,
     "checks": 0,
     "prompt_styles": 0,
     "delegates": 0,
@@ -84,6 +85,7 @@ OF_THE_WING = ("keras_cv/", "models/")
 # Modules that promise to need nothing but what is named here, wherever in the file it is imported.
 NEEDS_ONLY = {
     "choose": set(),
+    "executables": set(),
     "checks": set(),
     "prompt_styles": set(),
     "delegates": set(),

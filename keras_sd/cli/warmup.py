@@ -1,0 +1,87 @@
+"""`keras-sd warmup`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from keras_sd.cli import backends, loading
+from keras_sd.cli.backends import Backend
+from keras_sd.cli.terminal import Debug, say
+
+
+def warmup(
+    model: Annotated[str, typer.Option(help="What `keras-sd generate` takes.")] = "emoji",
+    size: Annotated[
+        list[str] | None,
+        typer.Option(help="WIDTHxHEIGHT, or one number; several times. Default: the model's."),
+    ] = None,
+    count: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Pictures of a request; several times. Default: 1."),
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="As in the requests to come; 1 is another program.")
+    ] = None,
+    variant: loading.Variant = None,
+    prediction: loading.Prediction = None,
+    ema: loading.Ema = False,
+    strict: loading.Strict = False,
+    autoencoder: loading.Autoencoder = None,
+    unet: loading.Unet = None,
+    text_encoder: loading.TextEncoder = None,
+    vocabulary: loading.Vocabulary = None,
+    compat: loading.Compat = None,
+    dtype: loading.Dtype = None,
+    backend: Backend = None,
+    debug: Debug = False,
+) -> None:
+    """Compile a model for pictures to come, and keep that on disk: their first is quicker then.
+
+    Prints the folder. It is for jax: the other backends keep nothing on disk.
+    """
+    from keras_sd.cli.draw import loaded, parse_size
+    from keras_sd.executables import VARIABLE
+    from keras_sd.forms import request_of
+
+    options = loading.given(
+        variant=variant,
+        prediction=prediction,
+        ema=ema,
+        strict=strict,
+        autoencoder=autoencoder,
+        unet=unet,
+        text_encoder=text_encoder,
+        vocabulary=vocabulary,
+        compat=compat,
+        dtype=dtype,
+    )
+    requests = []
+    sizes: list[str | None] = [*size] if size else [None]
+    for text in sizes:
+        width, height = parse_size(text)
+        given: dict[str, Any] = {} if text is None else {"width": width, "height": height}
+        if guidance is not None:
+            given["guidance_scale"] = guidance
+        requests += [
+            request_of([""] * number, seed=0, num_steps=2, **given) for number in count or [1]
+        ]
+    backends.select(backend)
+    backends.silence()
+    from keras_sd.backend import NAME, keep_executables
+
+    if NAME != "jax":
+        raise ValueError(f"{NAME} keeps nothing on disk, so there is nothing to warm up")
+    if (folder := keep_executables()) is None:
+        raise ValueError(
+            f"What is compiled is not kept: {VARIABLE} is 'off', or its folder cannot be written to"
+        )
+    pipeline, _ = loaded(model, options)
+    for request in requests:
+        began = time.perf_counter()
+        drawn, tall, wide, _ = pipeline.draw(request).shape
+        took = time.perf_counter() - began
+        say(f"{wide}x{tall}, {drawn} picture{'s' if drawn > 1 else ''}: {took:.1f} s")
+    typer.echo(folder)

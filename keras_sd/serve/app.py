@@ -27,6 +27,7 @@ from keras_sd.serve.own import Own
 from keras_sd.serve.replies import Problem, json_reply, reply_of
 from keras_sd.serve.source import Source
 from keras_sd.serve.static import login_form, page_files
+from keras_sd.serve.webui import WebUI
 
 __all__ = ["App", "make_app"]
 
@@ -66,7 +67,7 @@ class App:
         self.studio, self._rules, self._grace = studio, rules, grace
         self._warms = warm_up
         self._files = page_files()
-        self.doors = [*Own(studio).doors()]
+        self.doors = [*Own(studio).doors(), *WebUI(studio).doors()]
         own = [
             Door("GET", "/health", self._health),
             Door("GET", "/ready", self._ready),

@@ -21,6 +21,9 @@ from keras_sd.serve.streams import Left, stays
 __all__ = ["Studio"]
 
 
+_MOST_NAME = 500  # characters of a sampler with its settings
+
+
 @dataclass(eq=False)
 class Studio:
     """Where pictures come from, with what is known and remembered of it.
@@ -79,6 +82,10 @@ class Studio:
 
     def _checked(self, build: Callable[[], Request]) -> Request:
         request = build()
+        for name in ("sampler", "schedule"):
+            spec = getattr(request, name)
+            if isinstance(spec, str) and len(spec) > _MOST_NAME:
+                raise ValueError(f"{name} has more than {_MOST_NAME} characters")
         settled = request.resolved(self.about.defaults)
         size = settled.size
         start = settled.start

@@ -41,6 +41,18 @@ class Budget:
     def __init__(self, pixels: int):
         self.left = pixels
 
+    def take(self, name: str, width: int, height: int) -> None:
+        """Counts a picture.
+
+        Raises:
+            PictureError: it has more pixels than are left.
+        """
+        if width * height > self.left:
+            raise PictureError(
+                f"{name} is {width}x{height}, of which {self.left} pixels are allowed here"
+            )
+        self.left -= width * height
+
     def opened(self, name: str, data: bytes) -> Image.Image:
         """A picture of one frame, whose pixels are counted before any is decoded.
 
@@ -55,15 +67,9 @@ class Budget:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 picture = Image.open(io.BytesIO(data), formats=FORMATS)
-                pixels = picture.width * picture.height
-                if pixels > self.left:
-                    raise PictureError(
-                        f"{name} is {picture.width}x{picture.height}: the pictures of a request "
-                        f"have at most {self.left} pixels left here"
-                    )
+                self.take(name, picture.width, picture.height)
                 if picture.format != "MPO" and getattr(picture, "n_frames", 1) != 1:
                     raise PictureError(f"{name} has several frames")
-                self.left -= pixels
                 picture.load()
         except PictureError:
             raise

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import threading
 import time
+from contextlib import contextmanager
 from functools import lru_cache
 from types import SimpleNamespace
 
 import numpy as np
+from PIL import Image
+from starlette.testclient import TestClient
 
 from keras_sd.config import EMOJI
 from keras_sd.gallery import Images
@@ -51,8 +56,14 @@ class FakeSource:
         job = Job(request.resolved(EMOJI.defaults), self, watched=watched, timeout=timeout)
         job.timeout = timeout
         self.jobs.append(job)
-        threading.Thread(target=self._run, args=(job,), daemon=True).start()
+        threading.Thread(target=self._live, args=(job,), daemon=True).start()
         return job
+
+    def _live(self, job):
+        try:
+            self._run(job)
+        except Exception as error:
+            self.end(job, "failed", error=error)
 
     def _run(self, job):
         request = job.request
@@ -68,7 +79,7 @@ class FakeSource:
                 job.stepped(i, number, request.num_steps)
             height, width = request.size
             small = (len(request), height // 8, width // 8, 3)
-            preview = np.full(small, 10 * number, np.uint8) if job.watched else None
+            preview = np.full(small, number % 256, np.uint8) if job.watched else None
             if not job.emit("step", preview=preview):
                 return
             time.sleep(self.pace)
@@ -144,3 +155,26 @@ def app_of(source, *, rules=None, warm_up=True, grace=0.2, **limits):
     return make_app(
         source, about(**limits), rules or Rules(port=PORT), warm_up=warm_up, grace=grace
     )
+
+
+@contextmanager
+def served(source=None, **more):
+    source = source or FakeSource()
+    with TestClient(app_of(source, **more), base_url=BASE) as client:
+        client.source = source
+        yield client
+
+
+def png(width=64, height=64, mode="RGB", color=0):
+    buffer = io.BytesIO()
+    Image.new(mode, (width, height), color).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def eventually(true, seconds=5.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came to that")

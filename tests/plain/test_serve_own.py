@@ -5,37 +5,20 @@ from __future__ import annotations
 import base64
 import io
 import json
-import time
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from fake_source import BASE, FakeSource, app_of
+from fake_source import FakeSource, eventually, png, served
 from PIL import Image
-from starlette.testclient import TestClient
 
 from keras_sd.provenance import read_provenance
 from keras_sd.request import Request
-
-
-@contextmanager
-def served(source=None, **more):
-    source = source or FakeSource()
-    with TestClient(app_of(source, **more), base_url=BASE) as client:
-        client.source = source
-        yield client
 
 
 @pytest.fixture
 def client():
     with served() as client:
         yield client
-
-
-def png(width=64, height=64, mode="RGB", color=0):
-    buffer = io.BytesIO()
-    Image.new(mode, (width, height), color).save(buffer, format="PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def events(response):
@@ -52,15 +35,6 @@ def followed(client, id, query=""):
     with client.stream("GET", f"/api/requests/{id}/events{query}") as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         return events(response)
-
-
-def eventually(true, seconds=5.0):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if true():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never came to that")
 
 
 def test_info_has_what_a_page_needs(client):

@@ -22,6 +22,7 @@ from keras_sd.serve.drawing import Studio
 from keras_sd.serve.guard import Guard, Rules, same
 from keras_sd.serve.ledger import Ledger
 from keras_sd.serve.metrics import CONTENT_TYPE, exposition
+from keras_sd.serve.openai_images import OpenAIImages
 from keras_sd.serve.openapi import document, page
 from keras_sd.serve.own import Own
 from keras_sd.serve.replies import Problem, json_reply, reply_of
@@ -67,7 +68,7 @@ class App:
         self.studio, self._rules, self._grace = studio, rules, grace
         self._warms = warm_up
         self._files = page_files()
-        self.doors = [*Own(studio).doors(), *WebUI(studio).doors()]
+        self.doors = [*Own(studio).doors(), *WebUI(studio).doors(), *OpenAIImages(studio).doors()]
         own = [
             Door("GET", "/health", self._health),
             Door("GET", "/ready", self._ready),

@@ -48,7 +48,7 @@ OPEN = ("/health", "/ready")
 
 LOGIN = "/login"
 
-MULTIPART = ("/v1/images/edits", "/v1/images/variations")
+MULTIPART = ("/v1/images/edits",)
 """The routes that take a form of files."""
 
 _NAME = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(:\d{1,5})?")

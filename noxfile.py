@@ -150,6 +150,14 @@ for version in PYTHONS:
         tests_with(version)
 
 
+@nox.session(default=False)
+def ray(session: nox.Session) -> None:
+    """Tables and engines on a real Ray of this machine, whose processes are killed; 700 MB."""
+    install(session, *CONSTRAINTS, ours(session, "[jax,web,ray]"), "pytest", "pandas")
+    prepare(session, "jax")
+    session.run("pytest", "-m", "", *(session.posargs or ["tests/ray"]))
+
+
 @nox.session
 def plugin(session: nox.Session) -> None:
     """Our wheel and a stranger's, installed together, far from the source tree."""

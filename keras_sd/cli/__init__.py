@@ -16,6 +16,7 @@ from keras_sd import __version__
 from keras_sd.cli.benchmark import benchmark
 from keras_sd.cli.checkpoints import convert, fetch, inspect, models
 from keras_sd.cli.draw import generate, image_to_image, inpaint, samplers, schedules
+from keras_sd.cli.draw_file import draw_file
 from keras_sd.cli.lab import lab
 from keras_sd.cli.new_sampler import new_sampler
 from keras_sd.cli.prompt import prompt
@@ -50,6 +51,7 @@ for _command in (
     generate,
     image_to_image,
     inpaint,
+    draw_file,
     info,
     replay,
     samplers,

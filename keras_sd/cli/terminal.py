@@ -151,6 +151,19 @@ def runs_bar(total: int) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
+def rows_bar(total: int, done: int) -> Iterator[Callable[[int], None]]:
+    """A bar of a table's rows, if stderr is a terminal; yields what is called with how many more
+    are done.
+    """
+    with _bar() as progress:
+        if progress is None:
+            yield lambda count: None
+            return
+        task = progress.add_task("drawing", total=total, completed=done)
+        yield lambda count: progress.update(task, advance=count)
+
+
+@contextmanager
 def _bar(of_bytes: bool = False) -> Iterator[Progress | None]:
     if not sys.stderr.isatty():
         yield None

@@ -186,6 +186,10 @@ class Job:
         """Of its owner: one of its pictures has come so far."""
         self._steps[number] = step, total
 
+    def came(self, step: int, total: int) -> None:
+        """Likewise: all its pictures together have."""
+        self._steps = [(step, total)]
+
     def emit(self, kind: Any, **more: Any) -> bool:
         """Of its owner: tells everybody what has become of it.
 

@@ -14,11 +14,15 @@ class NetworkForbidden(RuntimeError):
     """A test, or the code under it, reached for the network."""
 
 
+LOOPBACK = "127.0.0.1"  # where a test's own server listens; nothing is looked up for it
+
+
 def _forbid_network(event: str, arguments: tuple[object, ...]) -> None:
-    if event == "socket.getaddrinfo" or event == "socket.gethostbyname":
+    if event in ("socket.getaddrinfo", "socket.gethostbyname") and arguments[0] != LOOPBACK:
         raise NetworkForbidden(f"looked up a host: {arguments[0]!r}")
-    if event == "socket.connect" and isinstance(arguments[1], tuple):  # a path is a local socket
-        raise NetworkForbidden(f"connected to {arguments[1]!r}")
+    address = arguments[1] if event == "socket.connect" else None
+    if isinstance(address, tuple) and address[0] != LOOPBACK:  # a path is a local socket
+        raise NetworkForbidden(f"connected to {address!r}")
 
 
 sys.addaudithook(_forbid_network)

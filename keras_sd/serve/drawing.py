@@ -132,7 +132,7 @@ class Studio:
 
     def _problem(self, kept: Kept, event: Event) -> Problem:
         error = event.error or RuntimeError(f"the request is {event.kind}")
-        if event.kind == "expired" and kept.started is None:
+        if event.kind == "expired" and kept.started is None and not event.step:
             return Problem(
                 503, f"{error}", {"Retry-After": "30"}, kind="Expired"
             )  # it only waited: another time it may not

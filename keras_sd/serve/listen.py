@@ -9,10 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from keras_sd.serve.app import App
 
-__all__ = ["bound", "serve"]
+__all__ = ["HEAD_SECONDS", "bound", "serve", "server_of"]
+
+HEAD_SECONDS = 10.0
+"""For the head of a request; at most twice as long."""
 
 _CONNECTIONS = 128
 """At a time; beyond, uvicorn answers 503 itself."""
@@ -45,6 +49,27 @@ def bound(host: str, port: int) -> socket.socket:
     return made
 
 
+class _Protocol(H11Protocol):
+    """uvicorn's, which itself would wait for ever for the rest of a request's head."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._seen: Any = ()
+        self._look()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _look(self) -> None:
+        done = self.cycle is None or self.cycle.response_complete
+        if done and self._seen is self.cycle:  # nothing has come of it since the last look
+            self.transport.close()
+            return
+        self._seen = self.cycle if done else ()
+        self._timer = self.loop.call_later(HEAD_SECONDS, self._look)
+
+
 class _Server(uvicorn.Server):
     """uvicorn, which on the first signal lets the application finish before connections are cut."""
 
@@ -73,6 +98,8 @@ class _Server(uvicorn.Server):
                 self._app.cancel_all()
             await asyncio.sleep(0.05)
         await closing
+        if self.force_exit:  # last events are sent, and nobody is waited for
+            self.config.timeout_graceful_shutdown, self.force_exit = 1, False
         await super().shutdown(sockets)
 
 
@@ -84,6 +111,11 @@ def serve(app: App, listening: socket.socket, said: Callable[[], None]) -> None:
         listening: a socket of `bound`.
         said: is called when it listens.
     """
+    server_of(app, said).run(sockets=[listening])
+
+
+def server_of(app: App, said: Callable[[], None]) -> uvicorn.Server:
+    """The server that `serve` runs; `should_exit` ends it as a signal does."""
     config = uvicorn.Config(
         app,
         access_log=False,
@@ -95,6 +127,6 @@ def serve(app: App, listening: socket.socket, said: Callable[[], None]) -> None:
         timeout_graceful_shutdown=5,
         lifespan="on",
         ws="none",
+        http=_Protocol,
     )
-    server = _Server(config, app, said)
-    server.run(sockets=[listening])
+    return _Server(config, app, said)

@@ -319,7 +319,7 @@ def check_model(name: Any, about: About) -> None:
     names = {about.name, f"{about.name}.safetensors"}
     if digest:
         names |= {digest, digest[:10], f"{about.name} [{digest[:10]}]"}
-    if name not in names:
+    if not isinstance(name, str) or name not in names:
         raise Problem(422, f"There is no model {str(name)[:100]!r} here, but {about.name!r} alone")
 
 

@@ -225,6 +225,8 @@ def check_wheel(session: nox.Session, wheel: Path) -> None:
         "keras_sd/presets/emoji/config.json",
         "keras_sd/presets/emoji-128/model.safetensors",
         "keras_sd/templates/sampler/noxfile.py.template",
+        "keras_sd/serve/page/index.html",
+        "keras_sd/serve/page/app.js",
         "keras_sd_samplers/ddim.py",
         "keras_sd/py.typed",
         ".dist-info/licenses/LICENSE",
@@ -283,6 +285,16 @@ def references(session: nox.Session) -> None:
     prepare(session, "torch")
     session.env["HF_HUB_OFFLINE"] = "1"
     session.run("pytest", *PARALLEL, "-m", "references", *session.posargs)
+
+
+@nox.session(default=False)
+def page(session: nox.Session) -> None:
+    """The server's page in a headless Chromium, which has to be installed: four minutes."""
+    if not any(map(shutil.which, ("chromium", "chromium-browser"))):
+        session.error("Chromium is not installed: apt-get install chromium")
+    install(session, *CONSTRAINTS, ours(session, "[torch,web]"), *PYTEST, "playwright")
+    prepare(session, "torch")
+    session.run("pytest", *(session.posargs or ["tests/page"]))
 
 
 @nox.session(default=False)

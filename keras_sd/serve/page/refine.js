@@ -1,0 +1,53 @@
+// Enlarging, and the second pass: a picture is enlarged here, and drawn again from there.
+
+import { Problem } from "./api.js";
+import { byId } from "./dom.js";
+import * as pixels from "./pixels.js";
+import { OF_MASK } from "./settings.js";
+
+/** What the form says of the second pass; null where none is wanted. */
+export function wanted() {
+  if (!byId("refine").checked) return null;
+  return asked();
+}
+
+/** The same, whether it is wanted by itself or not. */
+export function asked() {
+  const number = (id) => {
+    const field = byId(id);
+    if (!field.checkValidity()) throw new Problem("", { fields: { [id]: `From ${field.min}${field.max ? ` to ${field.max}` : " on"}.` } });
+    return field.value === "" ? null : Number(field.value);
+  };
+  return { scale: number("refine_scale") ?? 2, strength: number("refine_strength") ?? 0.5, steps: number("refine_steps") };
+}
+
+/** The request that draws a picture again, larger. */
+export async function request(record, { scale, strength, steps }, info) {
+  const source = await pixels.opened(record.blob);
+  const [width, height] = [source.width, source.height].map((side) => Math.round((side * scale) / 8) * 8);
+  if (width * height > info.limits.pixels) {
+    throw new Problem(`The second pass would be ${width} × ${height}; at most ${info.limits.pixels} pixels are drawn here.`, {
+      fields: { refine_scale: `${width} × ${height} is more than is drawn here.` },
+    });
+  }
+  const body = { ...record.settings, image: await pixels.base64(pixels.resized(source, width, height)), strength };
+  for (const name of ["width", "height", "batch_size", "starts", "masked", ...OF_MASK]) delete body[name];
+  if (steps !== null) body.num_steps = steps;
+  return body;
+}
+
+/** A picture enlarged by Lanczos alone, as a record of the gallery. */
+export async function enlarged(record, scale) {
+  const source = await pixels.opened(record.blob);
+  const larger = pixels.resized(source, source.width * scale, source.height * scale);
+  const blob = await pixels.withTextOf(await pixels.fileOf(larger), record.blob);
+  return {
+    ...record,
+    key: `${record.key}@${scale}-${Date.now()}`,
+    made: Date.now(),
+    kind: `${scale}×`,
+    blob,
+    width: larger.width,
+    height: larger.height,
+  };
+}

@@ -7,10 +7,25 @@ from typing import Any
 
 from keras import ops
 
-__all__ = ["CONTEXT", "HINT", "PAINTED", "STRENGTH", "Conditions"]
+__all__ = [
+    *("BESIDE", "CONTEXT", "GUIDANCE", "HINT", "NUMBERS", "PAINTED", "POOLED", "STRENGTH"),
+    "Conditions",
+]
 
 CONTEXT = "context"
 """Text encodings, `(images, tokens, features)`, which the UNet attends to."""
+
+POOLED = "pooled"
+"""Each text as one vector, `(images, features)`."""
+
+NUMBERS = "numbers"
+"""Of each picture, such as its size, `(images, count)`; see `keras_sd.sizing`."""
+
+GUIDANCE = "guidance"
+"""Scales that the UNet is told of, as features, `(images, features)`."""
+
+BESIDE = (POOLED, NUMBERS, GUIDANCE)
+"""What a UNet takes by these names beside its context."""
 
 PAINTED = "painted"
 """Of an inpainting UNet: the mask's cells and the masked picture's latent, `(images, height, width,

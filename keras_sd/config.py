@@ -1,8 +1,8 @@
 """Architectures as data: a model is one entry of frozen dataclasses, never a class of its own.
 
-Every number of a network is in one of the dataclasses below. `SD_1` is Stable Diffusion 1.x
-(Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models"); a preset
-folder holds its own entry as `config.json`, read by `ModelConfig.from_dict`.
+Every number of a network is in a dataclass of `keras_sd.network_configs`. `SD_1` is Stable
+Diffusion 1.x (Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models");
+a preset folder holds its own entry as `config.json`, read by `ModelConfig.from_dict`.
 """
 
 from __future__ import annotations
@@ -14,243 +14,20 @@ from reprlib import repr as shown
 from typing import Any, Literal
 
 from keras_sd.checks import check_size as check_size
+from keras_sd.network_configs import MAX_BLOCKS as MAX_BLOCKS
+from keras_sd.network_configs import MAX_DEPTH as MAX_DEPTH
+from keras_sd.network_configs import MAX_LAYERS as MAX_LAYERS
+from keras_sd.network_configs import MAX_LEVELS as MAX_LEVELS
+from keras_sd.network_configs import MAX_MLP_WIDTH as MAX_MLP_WIDTH
+from keras_sd.network_configs import MAX_TIMESTEPS as MAX_TIMESTEPS
+from keras_sd.network_configs import MAX_VOCABULARY as MAX_VOCABULARY
+from keras_sd.network_configs import MAX_WIDTH as MAX_WIDTH
+from keras_sd.network_configs import AutoencoderConfig as AutoencoderConfig
+from keras_sd.network_configs import ControlConfig as ControlConfig
+from keras_sd.network_configs import TextEncoderConfig as TextEncoderConfig
+from keras_sd.network_configs import UNetConfig as UNetConfig
+from keras_sd.network_configs import require, require_number, require_sizes
 from keras_sd.noise import NoiseTable
-
-# The largest numbers of a config, many times those of any model there is: a config comes from a
-# file, and what is made from it grows with them.
-MAX_LEVELS = 8
-"""Resolutions of a network."""
-MAX_BLOCKS = 8
-"""Residual blocks a resolution."""
-MAX_DEPTH = 32
-"""Transformer blocks after a residual block."""
-MAX_LAYERS = 128
-"""Layers of a text encoder."""
-MAX_WIDTH = 16_384
-"""Features, channels, heads, groups, tokens of a prompt, pixels."""
-MAX_MLP_WIDTH = 65_536
-MAX_VOCABULARY = 2**20
-MAX_TIMESTEPS = 1_000_000
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _require_sizes(where: str, config: Any, most: int, *names: str, least: int = 1) -> None:
-    """Every one of the fields is a whole number from `least` to `most`."""
-    for name in names:
-        value = getattr(config, name)
-        _require(
-            type(value) is int and least <= value <= most,
-            f"{where}: {name} is {shown(value)}, not a whole number from {least} to {most}",
-        )
-
-
-def _require_levels(where: str, config: Any, most: int, *names: str, least: int = 1) -> None:
-    """Every one of the fields is a whole number from `least` to `most` for each of 1 to
-    `MAX_LEVELS` resolutions.
-    """
-    for name in names:
-        values = getattr(config, name)
-        _require(
-            isinstance(values, tuple)
-            and 1 <= len(values) <= MAX_LEVELS
-            and all(type(value) is int and least <= value <= most for value in values),
-            f"{where}: {name} is {shown(values)}, not 1 to {MAX_LEVELS} whole numbers from "
-            f"{least} to {most}",
-        )
-
-
-def _require_number(where: str, config: Any, name: str, below: float) -> None:
-    """The field is above 0 and below `below`, which no infinity and no NaN is."""
-    value = getattr(config, name)
-    _require(
-        0 < value < below,
-        f"{where}: {name} is {shown(value)}, not above 0 and below {below:g}",
-    )
-
-
-@dataclass(frozen=True)
-class TextEncoderConfig:
-    """A CLIP text transformer (Radford et al. 2021).
-
-    Attributes:
-        vocab_size: number of token ids.
-        max_length: tokens in a prompt, start and end included.
-        width: features of a token.
-        depth: transformer layers.
-        heads: attention heads; divides `width`.
-        mlp_width: hidden features of the feed-forward part.
-        activation: `"quick_gelu"` (OpenAI's CLIP), `"gelu"` (exact, OpenCLIP) or `"gelu_tanh"`
-            (its approximation).
-        epsilon: of the layer norms.
-    """
-
-    vocab_size: int = 49408
-    max_length: int = 77
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_width: int = 3072
-    activation: Literal["quick_gelu", "gelu", "gelu_tanh"] = "quick_gelu"
-    epsilon: float = 1e-5
-
-    def __post_init__(self) -> None:
-        where = "text encoder"
-        _require_sizes(where, self, MAX_VOCABULARY, "vocab_size")
-        _require_sizes(where, self, MAX_WIDTH, "max_length", "width", "heads")
-        _require_sizes(where, self, MAX_LAYERS, "depth")
-        _require_sizes(where, self, MAX_MLP_WIDTH, "mlp_width")
-        _require_number(where, self, "epsilon", 1.0)
-        _require(
-            self.width % self.heads == 0,
-            f"text encoder: width {self.width} is not a multiple of its {self.heads} heads",
-        )
-        _require(
-            self.activation in ("quick_gelu", "gelu", "gelu_tanh"),
-            f"text encoder: activation {self.activation!r} is not one of quick_gelu, gelu, "
-            "gelu_tanh",
-        )
-
-
-@dataclass(frozen=True)
-class UNetConfig:
-    """The denoising network. One entry of `widths`, `heads` and `depths` is one resolution.
-
-    Attributes:
-        in_channels: channels of the latent that comes in.
-        out_channels: channels of the prediction.
-        widths: features at each resolution, finest first; each next one is half the size.
-        heads: attention heads at each resolution.
-        depths: transformer blocks after each residual block; 0 means no attention there.
-        blocks: residual blocks a resolution on the way down (one more on the way up).
-        context_width: features of a token of the text encoding.
-        groups: groups of every group norm; divides every width.
-        linear_projection: project in and out of the transformers on tokens (SD 2.x) rather than
-            with 1x1 convolutions (SD 1.x). The arithmetic is the same, the weights' shapes differ.
-        transformer_epsilon: of the group norm that each transformer begins with.
-        gelu: of the gates in the transformers: `"exact"`, or `"tanh"`, its approximation.
-    """
-
-    in_channels: int = 4
-    out_channels: int = 4
-    widths: tuple[int, ...] = (320, 640, 1280, 1280)
-    heads: tuple[int, ...] = (8, 8, 8, 8)
-    depths: tuple[int, ...] = (1, 1, 1, 0)
-    blocks: int = 2
-    context_width: int = 768
-    groups: int = 32
-    linear_projection: bool = False
-    transformer_epsilon: float = 1e-6
-    gelu: Literal["exact", "tanh"] = "exact"
-
-    def __post_init__(self) -> None:
-        _require_sizes(
-            "unet", self, MAX_WIDTH, "in_channels", "out_channels", "context_width", "groups"
-        )
-        _require_sizes("unet", self, MAX_BLOCKS, "blocks")
-        _require_levels("unet", self, MAX_WIDTH, "widths", "heads")
-        _require_levels("unet", self, MAX_DEPTH, "depths", least=0)
-        _require_number("unet", self, "transformer_epsilon", 1.0)
-        for name in ("heads", "depths"):
-            _require(
-                len(getattr(self, name)) == len(self.widths),
-                f"unet: {name} {getattr(self, name)} and widths {self.widths} differ in length",
-            )
-        for width, heads in zip(self.widths, self.heads, strict=True):
-            _require(
-                width % heads == 0 and width % self.groups == 0,
-                f"unet: width {width} is not a multiple of {heads} heads and {self.groups} groups",
-            )
-        _require(
-            self.gelu in ("exact", "tanh"),
-            f"unet: gelu {self.gelu!r} is not one of exact, tanh",
-        )
-
-    @property
-    def time_width(self) -> int:
-        """Features of the timestep's embedding after its two dense layers."""
-        return 4 * self.widths[0]
-
-
-@dataclass(frozen=True)
-class ControlConfig(UNetConfig):
-    """A ControlNet: the numbers of the UNet that it has a part of, and those of the hint.
-
-    Attributes:
-        hint_channels: of the picture that it is shown.
-        hint_widths: features on the way from its size to a latent's, which is half at each but the
-            first.
-        pooled: what it adds is the same at all places, their mean.
-    """
-
-    hint_channels: int = 3
-    hint_widths: tuple[int, ...] = (16, 32, 96, 256)
-    pooled: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require_sizes("control", self, MAX_WIDTH, "hint_channels")
-        _require_levels("control", self, MAX_WIDTH, "hint_widths")
-
-    @classmethod
-    def of(cls, unet: UNetConfig, **numbers: Any) -> ControlConfig:
-        """That for a UNet, with other numbers where they are given."""
-        return cls(**{**dataclasses.asdict(unet), **numbers})
-
-    @property
-    def factor(self) -> int:
-        """Pixels of the hint along one side of a cell of the latent."""
-        return int(2 ** (len(self.hint_widths) - 1))
-
-
-@dataclass(frozen=True)
-class AutoencoderConfig:
-    """The variational autoencoder between images and latents (Rombach et al. 2022, section 3.1).
-
-    Attributes:
-        latent_channels: channels of a latent.
-        widths: features at each resolution, finest first.
-        blocks: residual blocks a resolution in the encoder (one more in the decoder).
-        groups: groups of every group norm.
-        scale: what an encoded latent is multiplied by, to have about unit variance.
-        epsilon: of the group norms.
-        encoder: whether there is one; without it images are made, and none become latents.
-        encoder_pad: rows and columns of zeros before and after what the encoder halves: (0, 1), or
-            (1, 1) as in KerasCV 0.4.
-    """
-
-    latent_channels: int = 4
-    widths: tuple[int, ...] = (128, 256, 512, 512)
-    blocks: int = 2
-    groups: int = 32
-    scale: float = 0.18215
-    epsilon: float = 1e-6
-    encoder: bool = True
-    encoder_pad: tuple[int, int] = (0, 1)
-
-    def __post_init__(self) -> None:
-        _require_sizes("autoencoder", self, MAX_WIDTH, "latent_channels", "groups")
-        _require_sizes("autoencoder", self, MAX_BLOCKS, "blocks")
-        _require_levels("autoencoder", self, MAX_WIDTH, "widths")
-        _require_number("autoencoder", self, "scale", 1e6)
-        _require_number("autoencoder", self, "epsilon", 1.0)
-        for width in self.widths:
-            _require(
-                width % self.groups == 0,
-                f"autoencoder: width {width} is not a multiple of {self.groups} groups",
-            )
-        _require(
-            self.encoder_pad in ((0, 1), (1, 1)),
-            f"autoencoder: encoder_pad {self.encoder_pad} is not one of (0, 1), (1, 1)",
-        )
-
-    @property
-    def factor(self) -> int:
-        """Pixels of the image along one side of a latent cell."""
-        return 2 ** (len(self.widths) - 1)
 
 
 @dataclass(frozen=True)
@@ -279,10 +56,10 @@ class NoiseConfig:
     zero_terminal_snr: bool = False
 
     def __post_init__(self) -> None:
-        _require_sizes("noise", self, MAX_TIMESTEPS, "num_train_timesteps")
-        _require_number("noise", self, "beta_start", 1.0)
-        _require_number("noise", self, "beta_end", 1.0)
-        _require(
+        require_sizes("noise", self, MAX_TIMESTEPS, "num_train_timesteps")
+        require_number("noise", self, "beta_start", 1.0)
+        require_number("noise", self, "beta_end", 1.0)
+        require(
             self.beta_start <= self.beta_end,
             f"noise: beta_end is {self.beta_end}, not at least beta_start, {self.beta_start}",
         )
@@ -291,11 +68,11 @@ class NoiseConfig:
             ("prediction", ("epsilon", "v")),
             ("final_sigma", ("first", "zero")),
         ):
-            _require(
+            require(
                 getattr(self, name) in allowed,
                 f"noise: {name} {getattr(self, name)!r} is not one of {', '.join(allowed)}",
             )
-        _require(
+        require(
             self.prediction == "v" or not self.zero_terminal_snr,
             "noise: zero_terminal_snr needs the prediction v, for the noise alone, which is what "
             "epsilon predicts, says nothing of the image",
@@ -319,6 +96,8 @@ class Defaults:
         schedule: a schedule's name; None where the rules of a run say the steps.
         num_steps: sampler steps.
         guidance_scale: of classifier-free guidance.
+        empty_negative: what an empty negative prompt is to the UNet: its text `"encoded"`, or
+            `"zeros"`, as SDXL was trained.
     """
 
     height: int = 512
@@ -327,13 +106,18 @@ class Defaults:
     schedule: str | None = "leading"
     num_steps: int = 50
     guidance_scale: float = 7.5
+    empty_negative: Literal["encoded", "zeros"] = "encoded"
 
     def __post_init__(self) -> None:
-        _require_sizes("defaults", self, MAX_WIDTH, "height", "width")
-        _require_sizes("defaults", self, MAX_TIMESTEPS, "num_steps")
-        _require(
+        require_sizes("defaults", self, MAX_WIDTH, "height", "width")
+        require_sizes("defaults", self, MAX_TIMESTEPS, "num_steps")
+        require(
             abs(self.guidance_scale) < 1e6,
             f"defaults: guidance_scale is {self.guidance_scale}, not between -1e6 and 1e6",
+        )
+        require(
+            self.empty_negative in ("encoded", "zeros"),
+            f"defaults: empty_negative {self.empty_negative!r} is not one of encoded, zeros",
         )
 
 
@@ -342,7 +126,8 @@ class ModelConfig:
     """A whole model. `pad_token` is what fills a short prompt: `"end"` (SD 1.x) or `"zero"`.
 
     With `text_encoder_2` there are two text encoders, and the UNet attends to the features of both,
-    one beside the other.
+    one beside the other; `pad_token_2` fills the second one's prompts. The pooled vector, where the
+    UNet is told one, is that of the last text encoder.
     """
 
     name: str
@@ -353,20 +138,27 @@ class ModelConfig:
     defaults: Defaults = field(default_factory=Defaults)
     pad_token: Literal["end", "zero"] = "end"
     text_encoder_2: TextEncoderConfig | None = None
+    pad_token_2: Literal["end", "zero"] = "zero"
 
     def __post_init__(self) -> None:
         width = sum(encoder.width for encoder in self.text_encoders.values())
-        _require(
+        require(
             width == self.unet.context_width,
             f"{self.name}: the text encoder gives {width} features a token, "
             f"the unet expects {self.unet.context_width}",
         )
+        pooled = list(self.text_encoders.values())[-1].projection_width
+        require(
+            self.unet.pooled_width in (0, pooled),
+            f"{self.name}: the last text encoder gives a pooled vector of {pooled} features, "
+            f"the unet expects {self.unet.pooled_width}",
+        )
         lengths = {encoder.max_length for encoder in self.text_encoders.values()}
-        _require(
+        require(
             len(lengths) == 1,
             f"{self.name}: the text encoders take {' and '.join(map(str, sorted(lengths)))} tokens",
         )
-        _require(
+        require(
             self.autoencoder.latent_channels == self.unet.out_channels,
             f"{self.name}: the autoencoder has {self.autoencoder.latent_channels} latent "
             f"channels, the unet predicts {self.unet.out_channels}",
@@ -387,7 +179,13 @@ class ModelConfig:
         """The config as plain JSON types; `from_dict` is the inverse."""
         found = dataclasses.asdict(self)
         if self.text_encoder_2 is None:
-            del found["text_encoder_2"]
+            del found["text_encoder_2"], found["pad_token_2"]
+        # Readers of before them do not know these; most models have none of them.
+        for part, names in _LATER.items():
+            usual = {each.name: each.default for each in dataclasses.fields(_PARTS[part])}
+            for name in names if part in found else ():
+                if found[part][name] == usual[name]:
+                    del found[part][name]
         return found
 
     @classmethod
@@ -454,6 +252,17 @@ _PARTS = {
     "defaults": Defaults,
 }
 
+_LATER = {
+    "text_encoder": ("penultimate", "projection_width"),
+    "text_encoder_2": ("penultimate", "projection_width"),
+    "unet": (
+        *("middle_depth", "up_depths", "pooled_width", "numbers", "number_width"),
+        "guidance_width",
+    ),
+    "defaults": ("empty_negative",),
+}
+"""Fields that are written where they are not their defaults."""
+
 SD_1 = ModelConfig(name="sd-1")
 """Stable Diffusion 1.1 to 1.5: epsilon prediction, 512x512, CLIP ViT-L/14."""
 
@@ -474,6 +283,117 @@ SD_2_BASE = dataclasses.replace(
     SD_2, name="sd-2-base", noise=NoiseConfig(), defaults=Defaults(height=512, width=512)
 )
 """Stable Diffusion 2.0 and 2.1 base: epsilon prediction, 512x512."""
+
+_CLIP_L = TextEncoderConfig(penultimate=True)
+_CLIP_BIG_G = TextEncoderConfig(
+    width=1280,
+    depth=32,
+    heads=20,
+    mlp_width=5120,
+    activation="gelu",
+    penultimate=True,
+    projection_width=1280,
+)
+
+SDXL = ModelConfig(
+    name="sdxl",
+    text_encoder=_CLIP_L,
+    text_encoder_2=_CLIP_BIG_G,
+    unet=UNetConfig(
+        widths=(320, 640, 1280),
+        heads=(5, 10, 20),
+        depths=(0, 2, 10),
+        context_width=2048,
+        linear_projection=True,
+        pooled_width=1280,
+        numbers=6,
+    ),
+    autoencoder=AutoencoderConfig(scale=0.13025),
+    noise=NoiseConfig(final_sigma="zero"),
+    defaults=Defaults(
+        height=1024,
+        width=1024,
+        sampler="euler",
+        guidance_scale=5.0,
+        empty_negative="zeros",
+    ),
+)
+"""Stable Diffusion XL 1.0 (Podell et al. 2023): epsilon prediction, 1024x1024, CLIP ViT-L/14 and
+OpenCLIP ViT-bigG/14, each up to its last but one layer."""
+
+SDXL_TURBO = dataclasses.replace(
+    SDXL,
+    name="sdxl-turbo",
+    defaults=dataclasses.replace(
+        SDXL.defaults,
+        height=512,
+        width=512,
+        sampler="euler_ancestral",
+        schedule="trailing",
+        num_steps=1,
+        guidance_scale=1.0,
+    ),
+)
+"""SDXL-Turbo (Sauer et al. 2023): SDXL, distilled to 1 to 4 steps without guidance, 512x512."""
+
+SDXL_LIGHTNING = dataclasses.replace(
+    SDXL,
+    name="sdxl-lightning",
+    defaults=dataclasses.replace(
+        SDXL.defaults, schedule="trailing", num_steps=4, guidance_scale=1.0
+    ),
+)
+"""SDXL-Lightning (Lin et al. 2024) of 4 steps: SDXL, distilled to few steps without guidance."""
+
+SDXL_LCM = dataclasses.replace(
+    SDXL,
+    name="sdxl-lcm",
+    unet=dataclasses.replace(SDXL.unet, guidance_width=256),
+    defaults=dataclasses.replace(
+        SDXL.defaults, sampler="lcm", schedule="lcm", num_steps=4, guidance_scale=8.0
+    ),
+)
+"""LCM-SDXL (Luo et al. 2023): SDXL, distilled to few steps, whose UNet is told the guidance scale
+and gives what guidance would make of two evaluations."""
+
+SDXL_REFINER = dataclasses.replace(
+    SDXL,
+    name="sdxl-refiner",
+    text_encoder=_CLIP_BIG_G,
+    text_encoder_2=None,
+    unet=UNetConfig(
+        widths=(384, 768, 1536, 1536),
+        heads=(6, 12, 24, 24),
+        depths=(0, 4, 4, 0),
+        context_width=1280,
+        linear_projection=True,
+        middle_depth=4,
+        pooled_width=1280,
+        numbers=5,
+    ),
+    defaults=dataclasses.replace(SDXL.defaults, empty_negative="encoded"),
+    pad_token="zero",
+)
+"""The refiner of Stable Diffusion XL 1.0: the end of a run, or image-to-image of little strength;
+told an aesthetic score in place of the size that is aimed at."""
+
+SSD_1B = dataclasses.replace(
+    SDXL,
+    name="ssd-1b",
+    unet=dataclasses.replace(
+        SDXL.unet, depths=(0, 2, 4), middle_depth=0, up_depths=(4, 4, 10, 2, 1, 1, 0, 0, 0)
+    ),
+)
+"""SSD-1B (Gupta et al. 2024): SDXL with half of its transformer blocks."""
+
+SEGMIND_VEGA = dataclasses.replace(
+    SDXL,
+    name="segmind-vega",
+    unet=dataclasses.replace(
+        SDXL.unet, depths=(0, 1, 2), middle_depth=0, up_depths=(2, 2, 2, 1, 1, 1, 0, 0, 0)
+    ),
+)
+"""Segmind-Vega (Gupta et al. 2024): SDXL with a quarter of them."""
 
 EMOJI = ModelConfig(
     name="emoji",

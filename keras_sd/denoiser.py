@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from keras_sd.backend import JitCompile, compile_step
-from keras_sd.conditions import CONTEXT, HINT, PAINTED, STRENGTH, Conditions
+from keras_sd.conditions import BESIDE, CONTEXT, HINT, PAINTED, STRENGTH, Conditions
 from keras_sd.guidance import Guidance
 from keras_sd.noise import Level, Levels
 
@@ -170,6 +170,7 @@ def predict(
             among the conditions.
     """
     times, context = ops.broadcast_to(t, (x.shape[0],)), conditions[CONTEXT]
+    beside = {name: conditions[name] for name in BESIDE if name in conditions}
     added: list[Any] = []
     for number, control in enumerate(controls):
         if (hint := conditions.get(HINT.format(number))) is None:
@@ -177,12 +178,12 @@ def predict(
         strengths = conditions[STRENGTH.format(number)]
         found = [
             each * ops.cast(strengths[:, i, None, None, None], each.dtype)
-            for i, each in enumerate(control.residuals(x, times, context, hint))
+            for i, each in enumerate(control.residuals(x, times, context, hint, **beside))
         ]
         added = [a + b for a, b in zip(added, found, strict=True)] if added else found
     if PAINTED in conditions:
         x = ops.concatenate([x, conditions[PAINTED]], axis=-1)
-    return unet(x, times, context, added) if added else unet(x, times, context)
+    return unet(x, times, context, *([added] if added else ()), **beside)
 
 
 def to_x0(kind: str, x: Any, alpha: Any, sigma: Any, prediction: Any) -> Any:

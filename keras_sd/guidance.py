@@ -11,7 +11,7 @@ from typing import Any
 from keras_sd.checks import SettingError, real
 from keras_sd.noise import Level
 
-__all__ = ["Guidance", "check_interval", "check_rescale", "check_scale"]
+__all__ = ["Guidance", "check_interval", "check_rescale", "check_scale", "embedded"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,20 @@ class Guidance:
             return self.scale != 1
         low, high = self.interval
         return self.scale != 1 and low <= level.ratio <= high
+
+
+def embedded(scale: float, width: int) -> tuple[float, ...]:
+    """A scale as a UNet is told it that needs no second evaluation: sinusoids of the scale less 1,
+    in thousandths, sines first (Luo et al. 2023, "Latent Consistency Models", section 4.2).
+
+    Args:
+        scale: as for `Guidance`.
+        width: features, even.
+    """
+    half = width // 2
+    step = math.log(10000.0) / max(half - 1, 1)
+    angles = [1000.0 * (scale - 1.0) * math.exp(-step * i) for i in range(half)]
+    return *map(math.sin, angles), *map(math.cos, angles)
 
 
 # The networks compute in float32, whose largest number is 3e38.

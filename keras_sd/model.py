@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,6 +59,7 @@ class Model(Adapts, Embeds):
     Attributes:
         defaults: what a run does where its request says nothing.
         path: the noise the model was trained with.
+        refiner: the model that ends runs of this one; None is this one.
 
     Raises:
         ValueError: another `jit_compile`.
@@ -83,6 +85,7 @@ class Model(Adapts, Embeds):
         self._compiled: dict[str, tuple[Any, Any]] = {}
         self._lock = threading.RLock()
         self._merging = Merging()
+        self.refiner: Model | None = None
 
     @classmethod
     def from_preset(
@@ -134,7 +137,7 @@ class Model(Adapts, Embeds):
         from keras_sd.weights.load import build_networks
         from keras_sd.weights.presets import open_preset
         from keras_sd.weights.readers import WeightsError
-        from keras_sd.weights.vocabulary import tokenizer_of
+        from keras_sd.weights.vocabulary import tokenizers_of
 
         rules = rules_of(compat)
         precision.check_policy(dtype)
@@ -153,7 +156,7 @@ class Model(Adapts, Embeds):
         )
         if checkpoint.unsupported:
             raise WeightsError(checkpoint.unsupported)
-        tokenizer = tokenizer_of(checkpoint, vocabulary)
+        tokenizers = tokenizers_of(checkpoint, vocabulary)
         for note in checkpoint.notes:
             logger.warning("%s", note)
         with precision.policy_scope(dtype):
@@ -161,7 +164,7 @@ class Model(Adapts, Embeds):
         return cls(
             checkpoint.config,
             networks,
-            {"text_encoder": tokenizer},
+            tokenizers,
             rules=rules,
             words=checkpoint.words,
             license=checkpoint.license,
@@ -262,6 +265,29 @@ class Model(Adapts, Embeds):
         from keras_sd.weights.save import save_checkpoint
 
         save_checkpoint(path, self.config, arrays_of(self.parts), dtype=dtype)
+
+    def with_refiner(self, refiner: Model) -> Model:
+        """A model of the same networks whose runs another one ends, from `refine_at` on; see
+        `keras_sd.conditioning.Conditioning`. Weights, adapters and compiled steps are shared.
+
+        Args:
+            refiner: of the same latents and noise, such as SDXL's.
+
+        Raises:
+            ValueError: its latents or its noise are others, or it needs more than noise and a text.
+        """
+        for name in ("autoencoder.latent_channels", "autoencoder.scale", "noise"):
+            ours, its = (attrgetter(name)(each.config) for each in (self, refiner))
+            if ours != its:
+                raise ValueError(
+                    f"{refiner.config.name} cannot end runs of {self.config.name}: its {name} is "
+                    f"{its}, not {ours}"
+                )
+        if refiner.paints:
+            raise ValueError(f"{refiner.config.name} is an inpainting model and no refiner")
+        new = object.__new__(type(self))
+        vars(new).update(vars(self), refiner=refiner)
+        return new
 
     # --- what it can do ---------------------------------------------------------------
 
@@ -427,13 +453,17 @@ class Model(Adapts, Embeds):
     def _finite(self, method: str, autoencoder: Any) -> precision.FiniteStep:
         return precision.FiniteStep(autoencoder, method, self.jit)
 
-    def _encode(self, part: str, skip: int, ids: np.ndarray, *seen: np.ndarray) -> Any:
-        """A text encoder's output."""
+    def _encode(
+        self, part: str, skip: int, ids: np.ndarray, *seen: np.ndarray, ends: Any = None
+    ) -> Any:
+        """A text encoder's output, see `keras_sd.networks.TextEncoder`."""
         # Without an embedding in them, prompts are encoded by the step of a model without one.
         names: tuple[str, ...] = ("seen",)
         rest, name = seen, f"{part}, clip_skip {skip}"
         if self._table is not None and ids.max() >= self.parts[part].config.vocab_size:
             names, rest, name = ("added", *names), (self._table, *seen), f"{name}, embeddings"
+        if ends is not None:
+            names, rest, name = ("ends", *names), (ends, *rest), f"{name}, pooled"
 
         def make(encoder: Any) -> Callable[..., Any]:
             def call(ids: Any, *rest: Any) -> Any:

@@ -247,6 +247,15 @@ class StableDiffusion(Doors):
         model = self.model.with_embeddings(*embeddings, clip_l_alone=clip_l_alone)
         return self.of(model)
 
+    def with_refiner(self, refiner: StableDiffusion | Model) -> StableDiffusion:
+        """A pipeline of the same networks whose runs another one ends, as SDXL's refiner does.
+
+        Args:
+            refiner: see `keras_sd.model.Model.with_refiner`, which has the errors too.
+        """
+        other = refiner.model if isinstance(refiner, StableDiffusion) else refiner
+        return self.of(self.model.with_refiner(other))
+
     # Its parts alone.
     encode_text = method_of("model", Model.encode_text)
     encode = method_of("model", Model.encode)

@@ -26,11 +26,12 @@ from keras_sd.checks import (
     real,
     whole,
 )
+from keras_sd.conditioning import Conditioning
 from keras_sd.controls import Control
 from keras_sd.guidance import check_interval, check_rescale, check_scale
 from keras_sd.noise import Levels
 from keras_sd.prompt_styles import STYLES
-from keras_sd.settings import Checked, setting, settings
+from keras_sd.settings import setting, settings
 from keras_sd.specs import format_spec, parse_spec
 from keras_sd.start import Attachment, Masking, Start, read_attachments
 
@@ -87,7 +88,7 @@ def _spec(kind: str, value: Any, get: Callable[..., Any]) -> Any:
 
 
 @dataclass(frozen=True)
-class Request(Checked):
+class Request(Conditioning):
     """Everything a picture depends on but the weights.
 
     Attributes:
@@ -314,6 +315,11 @@ class Request(Checked):
         start = self.start
         if start is not None and start.strength is None:
             start = replace(start, strength=0.8 if start.masking is None else 1.0)
+        empty = self.empty_negative
+        if (
+            empty is None and defaults.empty_negative != "encoded"
+        ):  # as it was before there were two
+            empty = defaults.empty_negative
         scale = defaults.guidance_scale if self.guidance_scale is None else self.guidance_scale
         drawn = secrets.randbits(32) if any(seed is None for seed, _ in self.images) else 0
         drawn = 0 if self.noise else drawn  # of what is drawn later, so that it can be had again
@@ -326,6 +332,7 @@ class Request(Checked):
             sampler=sampler,
             schedule=schedule,
             guidance_scale=scale,
+            empty_negative=empty,
             start=start,
         )
 
@@ -380,8 +387,10 @@ class Request(Checked):
             ValueError: the sampler or schedule is an object without an installed name.
         """
         found = {"version": VERSION, **super().to_dict()}
-        if not self.controls:  # which readers of before them do not know
-            del found["controls"]
+        # Readers of before these do not know them.
+        new = {"controls": (), **dict.fromkeys(settings(Conditioning))}
+        for name in (name for name, usual in new.items() if getattr(self, name) == usual):
+            del found[name]
         if self.guidance_interval and self.guidance_interval[1] == math.inf:
             found["guidance_interval"] = [self.guidance_interval[0], None]  # JSON has no infinity
         return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from keras import ops
 
 from keras_sd import inpainting, precision, random, registry, sampling
 from keras_sd.backend import to_numpy
+from keras_sd.checks import SettingError
+from keras_sd.conditioning import REFINE_AT
 from keras_sd.conditions import PAINTED, Conditions
 from keras_sd.controlled import Controls
 from keras_sd.denoiser import Denoiser, Turns, joined
@@ -27,6 +30,7 @@ from keras_sd.levels import make_levels
 from keras_sd.model import Model
 from keras_sd.networks.autoencoder import NO_ENCODER
 from keras_sd.noise import Level, Levels
+from keras_sd.refining import Handed, first_of_refiner
 from keras_sd.request import Request
 from keras_sd.sampler import Denoise, Noise, Sampler
 from keras_sd.sampling import Step
@@ -61,8 +65,10 @@ def run(model: Model, request: Request, *, through: Through | None = None) -> It
     levels = levels_of(model, request, (begin.height, begin.width))
     sampler = registry.get_sampler(request.sampler)
     noise = begin.noise_for(sampler)
-    guidance = _guidance(request)
-    texts = model.texts.read(request, len(levels) - 1)
+    guidance = _guidance(model, request)
+    size = begin.height, begin.width
+    texts = model.texts.read(request, len(levels) - 1, size)
+    refined = _refined(model, request, levels, size)
     controls = Controls(model, request, (begin.height, begin.width), len(levels) - 1)
     model.note_unknown_words(*texts)
     schedule = request.schedule
@@ -72,7 +78,7 @@ def run(model: Model, request: Request, *, through: Through | None = None) -> It
     def steps() -> Iterator[Step]:
         x, shown, blend = begin.placed(levels[0])
         denoise = denoiser_of(model, texts, shown, controls, guidance, levels, through)
-        walk = begin.blended(sampler, denoise, blend)
+        walk = begin.blended(*refined(sampler, denoise, through), blend)
         drawn = sampling.sample(*walk, x, levels, noise, preview=begin.finished)
         yield from precision.finite_steps(drawn, model.parts["unet"].dtype_policy)
 
@@ -171,9 +177,11 @@ def inverted(model: Model, request: Request, num_refinements: int) -> np.ndarray
         ends = [first] if levels[-2].ratio > first.ratio else []
         levels = Levels([*levels[:-1], *ends], path=levels.path)
     check_invertible(levels, num_refinements)
-    texts = model.texts.read(request, len(levels) - 1)
+    request.check_told(model.config.unet.numbers)
+    texts = model.texts.read(request, len(levels) - 1, (begin.height, begin.width))
     controls = Controls(model, request, (begin.height, begin.width), len(levels) - 1)
-    denoise = denoiser_of(model, texts, Conditions({}), controls, _guidance(request), levels)
+    guidance = _guidance(model, request)
+    denoise = denoiser_of(model, texts, Conditions({}), controls, guidance, levels)
     x = _repeated(model.latents(begin.pixels), len(request))
     noise = np.asarray(to_numpy(invert(denoise, x, levels, num_refinements)), np.float32)
     if not np.isfinite(noise).all():
@@ -181,8 +189,39 @@ def inverted(model: Model, request: Request, num_refinements: int) -> np.ndarray
     return noise
 
 
-def _guidance(request: Request) -> Guidance:
+def _refined(
+    model: Model, request: Request, levels: Levels, size: tuple[int, int]
+) -> Callable[[Sampler, Denoise, Through | None], tuple[Sampler, Denoise]]:
+    """What makes of a run's sampler and denoiser those of a run that the model's refiner ends."""
+    refiner = model.refiner
+    models = (model,) if refiner is None else (model, refiner)
+    request.check_told(*(each.config.unet.numbers for each in models))
+    if refiner is None:
+        if request.refine_at is not None:
+            raise SettingError("refine_at", "is for a pipeline with a refiner; see with_refiner")
+        return lambda sampler, denoise, through: (sampler, denoise)
+    refine_at = REFINE_AT if request.refine_at is None else request.refine_at
+    last = len(levels) - 1
+    at = first_of_refiner(levels, refine_at, model.config.noise.num_train_timesteps)
+    own = replace(request, empty_negative=refiner.config.defaults.empty_negative, controls=())
+    texts = refiner.texts.read(own, last, size)
+    controls = Controls(refiner, own, size, last)
+    guidance = _guidance(refiner, request)
+
+    def refined(
+        sampler: Sampler, denoise: Denoise, through: Through | None
+    ) -> tuple[Sampler, Denoise]:
+        ended = denoiser_of(refiner, texts, Conditions({}), controls, guidance, levels, through)
+        turns: list[Any] = [(at, denoise), (last, ended)]
+        return Handed(sampler, at), Turns(levels, turns)
+
+    return refined
+
+
+def _guidance(model: Model, request: Request) -> Guidance:
     scale: Any = request.guidance_scale  # a number, since it is resolved
+    if model.config.unet.guidance_width:  # it is told the scale, and needs no second evaluation
+        return Guidance(1.0)
     return Guidance(scale, request.guidance_rescale, request.guidance_interval)
 
 

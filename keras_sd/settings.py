@@ -35,9 +35,8 @@ def setting(default: Any, help: str, check: Check | None = None, *, option: str 
 
 
 def settings(part: type[Checked]) -> dict[str, Field]:
-    """The settings of a dataclass by name, in their order."""
-    known: tuple[Field, ...] = fields(part)  # type: ignore[arg-type]
-    return {each.name: each for each in known if "help" in each.metadata}
+    """The settings of a dataclass by name, in the order of its arguments."""
+    return {each.name: each for each in _arguments(part) if "help" in each.metadata}
 
 
 def takes(*sources: Any, without: Sequence[str] = ()) -> Callable[[_F], _F]:
@@ -138,8 +137,14 @@ class Checked:
         return tuple(value) if isinstance(value, list) else value
 
 
+def _arguments(part: type[Checked]) -> list[Field]:
+    """Those that have a place before those that have a name alone."""
+    known: tuple[Field, ...] = fields(part)  # type: ignore[arg-type]
+    return sorted(known, key=lambda each: each.kw_only is True)
+
+
 def _names(part: type[Checked]) -> list[str]:
-    return [each.name for each in fields(part)]  # type: ignore[arg-type]
+    return [each.name for each in _arguments(part)]
 
 
 def _plain(name: str, value: Any) -> Any:

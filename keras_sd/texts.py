@@ -8,7 +8,7 @@ to at a later step too, so that nothing is compiled anew there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -16,14 +16,15 @@ import numpy as np
 from keras import ops
 
 from keras_sd.checks import SettingError
-from keras_sd.conditions import CONTEXT, Conditions
+from keras_sd.conditions import CONTEXT, GUIDANCE, NUMBERS, POOLED, Conditions
 from keras_sd.config import ModelConfig
 from keras_sd.forms import as_float32
+from keras_sd.guidance import embedded
 from keras_sd.prompts import Prompt, PromptError, Turn, parse, script
 from keras_sd.request import Request
 from keras_sd.start import Attachment
 from keras_sd.tokenizer import Tokenizer
-from keras_sd.wording import Wording, encodings, worded
+from keras_sd.wording import Wording, encodings, pooled, worded
 
 __all__ = ["Texts", "Tokenized", "Told"]
 
@@ -44,6 +45,8 @@ class Tokenized:
         given: encodings, float32 `(tokens, features)` each.
         words: the texts without weights and the like.
         clip_skip: see `keras_sd.request.Request`.
+        beside: what the UNet is told with each row, by the names of `keras_sd.conditions`.
+        zeros: which rows are zeros to the UNet, see `keras_sd.conditioning.Conditioning`.
     """
 
     lengths: tuple[int, ...]
@@ -54,6 +57,8 @@ class Tokenized:
     given: Sequence[np.ndarray] = ()
     words: Sequence[str] = ()
     clip_skip: int = 1
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    zeros: tuple[bool, ...] = ()
 
     def __len__(self) -> int:
         """Rows."""
@@ -89,8 +94,8 @@ class Texts:
         config: the model's numbers.
         parts: its networks by name.
         tokenizers: by the names of their text encoders.
-        encode: `(part, clip_skip, ids)` or `(part, clip_skip, ids, seen)` -> the encodings; see
-            `keras_sd.networks.TextEncoder`.
+        encode: `(part, clip_skip, ids)` or `(part, clip_skip, ids, seen)` -> the encodings, with
+            `ends=` the pooled vectors too; see `keras_sd.networks.TextEncoder`.
     """
 
     config: ModelConfig
@@ -125,7 +130,7 @@ class Texts:
                 finite; there are fewer layers to skip.
         """
         if clip_skip > 1:
-            depth = min(self.parts[part].config.depth for part in self.config.text_encoders)
+            depth = min(self.parts[part].config.passed for part in self.config.text_encoders)
             if clip_skip > depth:
                 raise SettingError("clip_skip", f"is at most {depth} here, not {clip_skip}")
         still = (Turn(num_steps or 1, (tuple(range(len(texts))),)),)
@@ -133,6 +138,11 @@ class Texts:
         if given:
             if len(given) != len(texts):
                 raise ValueError(f"{name} are texts or encodings of texts, not some of each")
+            if self._pools is not None:
+                raise ValueError(
+                    f"{name} is an encoding, and {self.config.name} is told a vector of the whole "
+                    "text too, which is not in it: give the text"
+                )
             rows = [self._encoding(name, each) for each in given]
             return Tokenized(tuple(map(len, rows)), still, given=rows, clip_skip=clip_skip)
         strings = [each for each in texts if isinstance(each, str)]
@@ -174,12 +184,37 @@ class Texts:
                 f"have: it has {known}. A token that was added needs one with room for it"
             )
 
-    def read(self, request: Request, num_steps: int | None = None) -> tuple[Tokenized, Tokenized]:
+    @property
+    def _pools(self) -> str | None:
+        """The text encoder whose pooled vector the UNet is told."""
+        return list(self.config.text_encoders)[-1] if self.config.unet.pooled_width else None
+
+    def _beside(
+        self, request: Request, size: tuple[int, int] | None, negative: bool
+    ) -> dict[str, Any]:
+        """What the UNet is told in numbers."""
+        unet = self.config.unet
+        found: dict[str, Any] = {}
+        if unet.numbers:
+            size = size or request.size
+            found[NUMBERS] = request.numbers(unet.numbers, size, negative=negative)
+        if unet.guidance_width:
+            scale: Any = request.guidance_scale  # a number, since it is resolved
+            found[GUIDANCE] = embedded(scale, unet.guidance_width)
+        return found
+
+    def read(
+        self,
+        request: Request,
+        num_steps: int | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> tuple[Tokenized, Tokenized]:
         """Prompts and negative prompts of a request.
 
         Args:
             request: of the run.
             num_steps: which the run takes; see `tokens`.
+            size: height and width of the pictures; None is the request's.
 
         Raises:
             ValueError: see `tokens`; or their encodings have other numbers of tokens, and cannot be
@@ -200,6 +235,10 @@ class Texts:
             )
         )
         self._length(told, untold)
+        told = replace(told, beside=self._beside(request, size, False))
+        untold = replace(untold, beside=self._beside(request, size, True))
+        if request.empty_negative == "zeros":
+            untold = replace(untold, zeros=tuple(not each.strip() for each in untold.words))
         return told, untold
 
     def _length(self, *tokens: Tokenized) -> int:
@@ -221,12 +260,19 @@ class Texts:
             length: tokens of each encoding: where there are fewer, those of no text come behind.
         """
         skip = tokens.clip_skip
+        found: dict[str, Any] = {}
         chunk = self.config.text_encoder.max_length
         if tokens.given:
             rows = [ops.convert_to_tensor(each)[None] for each in tokens.given]
             context = ops.concatenate([self._padded(row, length, skip) for row in rows])
         elif tokens.ids:
-            encoded = [self.encode(part, skip, ids) for part, ids in tokens.ids.items()]
+            encoded = []
+            for part, ids in tokens.ids.items():
+                if part == self._pools:
+                    rows, found[POOLED] = self.encode(part, skip, ids, ends=self._ends(part, ids))
+                else:
+                    rows = self.encode(part, skip, ids)
+                encoded.append(rows)
             one = len(encoded) == 1
             context = encoded[0] if one else ops.concatenate(encoded, axis=-1)
             context = self._padded(context, length, skip)
@@ -241,7 +287,26 @@ class Texts:
                 for part, wordings in tokens.wordings.items()
             ]
             context = ops.concatenate(encoded, axis=-1)
-        return Conditions({CONTEXT: context})
+            if (last := self._pools) is not None:
+                found[POOLED] = pooled(
+                    tokens.wordings[last],
+                    self.tokenizers[last],
+                    lambda ids: self.encode(last, skip, ids, ends=self._ends(last, ids))[1],
+                )
+        found = {CONTEXT: context, **found}
+        if any(tokens.zeros):
+            kept = ops.convert_to_tensor(np.logical_not(tokens.zeros).astype(np.float32))
+            for name, array in found.items():
+                mask = ops.reshape(kept, (-1, *[1] * (len(array.shape) - 1)))
+                found[name] = array * ops.cast(mask, array.dtype)
+        for name, row in tokens.beside.items():
+            repeated = np.repeat(np.asarray([row], np.float32), len(tokens), axis=0)
+            found[name] = ops.convert_to_tensor(repeated)
+        return Conditions(found)
+
+    def _ends(self, part: str, ids: np.ndarray) -> np.ndarray:
+        """Where the first end mark of each row is."""
+        return np.argmax(ids == self.tokenizers[part].end_id, axis=1).astype(np.int32)
 
     def told(self, *tokens: Tokenized) -> list[Conditions]:
         """`conditions` of each, all with the same number of tokens.

@@ -289,6 +289,14 @@ class Tokenizer:
         """The merges, "first second" each, first the one that is applied first."""
         return [f"{first} {second}" for first, second in self._ranks]
 
+    def padded(self, pad: Literal["end", "zero"]) -> Tokenizer:
+        """The same tokenizer, which fills a row up with another token; `pad` as for the class."""
+        if pad == self.pad:
+            return self
+        other = copy.copy(self)
+        other.pad, other.pad_id = pad, self.end_id if pad == "end" else 0
+        return other
+
     def with_names(self, names: Names) -> Tokenizer:
         """The same tokenizer, for which names in a text stand for ids of their own."""
         named = copy.copy(self)

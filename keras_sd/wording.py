@@ -19,7 +19,10 @@ from keras_sd.prompts import Chunk, Join, Line, chunks
 from keras_sd.prompts.compel import absence
 from keras_sd.tokenizer import Tokenizer
 
-__all__ = ["Piece", "Wording", "encodings", "from_empty", "no_norm", "original_mean", "worded"]
+__all__ = [
+    *("Piece", "Wording", "encodings", "from_empty", "no_norm", "original_mean", "pooled"),
+    "worded",
+]
 
 
 # --- weights --------------------------------------------------------------------------
@@ -155,14 +158,18 @@ class _Rows:
         return plain, encode(tokens, seen)
 
     def _ids(self, rows: Sequence[tuple[int, ...]]) -> np.ndarray:
-        tokenizer = self.tokenizer
-        # A power of two: a step is compiled once a number of rows, and prompts differ in theirs.
-        count = 1 << (len(rows) - 1).bit_length()
-        rows = [*rows, *[()] * (count - len(rows))]
-        found = np.full((count, tokenizer.max_length), tokenizer.pad_id, np.int32)
-        for row, ids in zip(found, rows, strict=True):
-            row[: len(ids) + 2] = [tokenizer.start_id, *ids, tokenizer.end_id]
-        return found
+        return _filled(rows, self.tokenizer)
+
+
+def _filled(rows: Sequence[tuple[int, ...]], tokenizer: Tokenizer) -> np.ndarray:
+    """Rows with both marks, and filled up."""
+    # A power of two: a step is compiled once a number of rows, and prompts differ in theirs.
+    count = 1 << (len(rows) - 1).bit_length()
+    rows = [*rows, *[()] * (count - len(rows))]
+    found = np.full((count, tokenizer.max_length), tokenizer.pad_id, np.int32)
+    for row, ids in zip(found, rows, strict=True):
+        row[: len(ids) + 2] = [tokenizer.start_id, *ids, tokenizer.end_id]
+    return found
 
 
 def encodings(wordings: Sequence[Wording], tokenizer: Tokenizer, encode: Encode, count: int) -> Any:
@@ -203,6 +210,33 @@ def encodings(wordings: Sequence[Wording], tokenizer: Tokenizer, encode: Encode,
         texts.append(padded(whole, count))
     stacked = ops.stack(texts)
     return ops.cast(ops.reshape(stacked, (len(texts), -1, stacked.shape[-1])), given.dtype)
+
+
+def pooled(
+    wordings: Sequence[Wording], tokenizer: Tokenizer, encode: Callable[[np.ndarray], Any]
+) -> Any:
+    """Texts as one vector each: that of the first chunk, without weights; of several texts that are
+    blended, the blend.
+
+    Args:
+        wordings: what `worded` gave.
+        tokenizer: the one it was given.
+        encode: ids `(rows, tokens)` -> vectors `(rows, features)`.
+
+    Returns:
+        Tensor `(texts, features)` of the text encoder's dtype.
+    """
+    blends = []
+    for each in wordings:
+        pieces = each.pieces[:1] if each.join == "joined" else each.pieces
+        share = 1.0 if each.join == "joined" else None
+        blends.append([((p.chunks or (Chunk(),))[0].ids, share or p.weight) for p in pieces])
+    rows = dict.fromkeys(ids for blend in blends for ids, _ in blend)
+    given = encode(_filled(list(rows), tokenizer))
+    places = {ids: number for number, ids in enumerate(rows)}
+    vectors = ops.cast(given, "float32")
+    texts = [sum(share * vectors[places[ids]] for ids, share in blend) for blend in blends]
+    return ops.cast(ops.stack(texts), given.dtype)
 
 
 def _recipe(style: str, broken: Sequence[Chunk], rows: _Rows) -> Callable[[Any, Any, Any], Any]:

@@ -104,14 +104,14 @@ class TextEncoder(KerasCVPart, networks.TextEncoder):
             x = block(x)
         return [tokens, positions], self.norm(x)
 
-    def call(self, tokens, positions=None, seen=None, skip=1, added=None):
+    def call(self, tokens, positions=None, seen=None, skip=1, added=None, ends=None):
         if isinstance(tokens, dict):
             tokens, positions = tokens["tokens"], tokens["positions"]
         elif isinstance(tokens, list | tuple):
             tokens, positions = tokens
         if positions is not None:
             positions = ops.cast(positions, "int32")
-        return super().call(ops.cast(tokens, "int32"), positions, seen, skip, added)
+        return super().call(ops.cast(tokens, "int32"), positions, seen, skip, added, ends)
 
 
 @keras.saving.register_keras_serializable(package="keras_sd.models")

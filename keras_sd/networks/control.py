@@ -49,7 +49,8 @@ class ControlNetwork(WayDown):
 
     Called as `network(latent, timesteps, context, pixels)`: the first three as a
     `keras_sd.networks.UNet` takes them, and pixels `(batch, factor * height, factor * width,
-    hint_channels)` in [0, 1], where the latent is `(batch, height, width, in_channels)`.
+    hint_channels)` in [0, 1], where the latent is `(batch, height, width, in_channels)`. What else
+    a UNet is told by name, it takes too.
 
     Args:
         config: the network's numbers.
@@ -70,16 +71,16 @@ class ControlNetwork(WayDown):
         self.zero_middle = conv(width, width, "zero_middle", kernel=1, zeros=True)
         self.build()
 
-    def call(self, latent, timesteps, context, pixels):
-        return self.residuals(latent, timesteps, context, self.embed(pixels))
+    def call(self, latent, timesteps, context, pixels, **told):
+        return self.residuals(latent, timesteps, context, self.embed(pixels), **told)
 
     def embed(self, pixels):
         """The hint as features, which are the same at every step of a run."""
         return self.hint(ops.cast(pixels, self.compute_dtype))
 
-    def residuals(self, latent, timesteps, context, hint):
+    def residuals(self, latent, timesteps, context, hint, **told):
         """What a call gives, for a hint that is embedded already."""
-        time = self._embed_time(timestep_embedding(timesteps, self.config.widths[0]))
+        time = self._embed_time(timestep_embedding(timesteps, self.config.widths[0]), **told)
         context = ops.cast(context, self.compute_dtype)
         x = self.conv_in(ops.cast(latent, self.compute_dtype))
         skips, middle = self._go_down(x + ops.cast(hint, self.compute_dtype), time, context)

@@ -80,9 +80,13 @@ class TextEncoder(Network):
     """Token ids `(batch, max_length)` int32 -> text encoding `(batch, max_length, width)`.
 
     A call also takes `seen`, bool like the ids: which tokens the others see; `skip`, from 1 to the
-    number of layers: 1 is all layers, 2 leaves the last one out, and so on; and `added`, vectors
-    `(count, width)` that the ids from the size of the vocabulary on stand for. The norm comes last
-    in any case.
+    number of layers that are passed: 1 is all of them, 2 leaves the last one out, and so on; and
+    `added`, vectors `(count, width)` that the ids from the size of the vocabulary on stand for. The
+    norm comes last, but for a config that is `penultimate`.
+
+    With `ends`, the place of the first end mark in each row, int32 `(batch,)`, a call gives the
+    encoding and the pooled vector of each text, `(batch, projection_width)`: what the last layer
+    makes of that token, normalised and projected, whatever `skip` says.
 
     Args:
         config: the network's numbers.
@@ -97,6 +101,10 @@ class TextEncoder(Network):
         self.embedding = self.make_embedding(config, "embedding")
         self.blocks = [TextLayer(config, f"layer_{i}") for i in range(config.depth)]
         self.norm = layer_norm(config.width, "norm", config.epsilon)
+        self.projection: keras.layers.Layer = None
+        if config.projection_width:
+            width = config.projection_width
+            self.projection = dense(config.width, width, "projection", use_bias=False)
         self.build()
 
     make_embedding = TextEmbedding
@@ -104,8 +112,18 @@ class TextEncoder(Network):
     def build(self, input_shape=None):
         build_parts(self)
 
-    def call(self, tokens, positions=None, seen=None, skip=1, added=None):
+    def call(self, tokens, positions=None, seen=None, skip=1, added=None, ends=None):
         x = self.embedding(tokens, positions, **({} if added is None else {"added": added}))
-        for block in self.blocks[: len(self.blocks) + 1 - skip]:
+        last = self.config.passed + 1 - skip
+        x = self._passed(x, self.blocks[:last], seen)
+        encoding = x if self.config.penultimate else self.norm(x)
+        if ends is None:
+            return encoding
+        whole = self.norm(self._passed(x, self.blocks[last:], seen))
+        at_end = ops.take_along_axis(whole, ops.cast(ends, "int32")[:, None, None], axis=1)
+        return encoding, self.projection(at_end[:, 0])
+
+    def _passed(self, x, blocks, seen):
+        for block in blocks:
             x = block(x) if seen is None else block(x, seen=seen)
-        return self.norm(x)
+        return x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -84,6 +85,14 @@ class WayDown(Network):
         self.time1 = dense(widths[0], config.time_width, "time1")
         self.time2 = dense(config.time_width, config.time_width, "time2")
         self.conv_in = conv(config.in_channels, widths[0], "conv_in")
+        self.guidance: keras.layers.Layer = None
+        self.added1: keras.layers.Layer = None
+        self.added2: keras.layers.Layer = None
+        if config.guidance_width:
+            self.guidance = dense(config.guidance_width, widths[0], "guidance", use_bias=False)
+        if config.pooled_width:
+            self.added1 = dense(config.added_width, config.time_width, "added1")
+            self.added2 = dense(config.time_width, config.time_width, "added2")
 
         skips = [widths[0]]
         self.down: list[Level] = []
@@ -97,8 +106,8 @@ class WayDown(Network):
                 self.downsamples.append(Downsample(width, f"downsample_{level}"))
                 skips.append(width)
 
-        self.middle = Level(config, last, widths[last], max(depths[last], 1), "middle")
-        self.middle_residual = ResidualBlock(
+        self.middle = Level(config, last, widths[last], config.depth_of_middle, "middle")
+        self.middle_residual: Any = config.depth_of_middle and ResidualBlock(
             widths[last], widths[last], config.groups, 1e-5, "middle_residual", config.time_width
         )
         return skips
@@ -106,9 +115,22 @@ class WayDown(Network):
     def build(self, input_shape=None):
         build_parts(self)
 
-    def _embed_time(self, time):
-        """The timesteps' embedding as the blocks take it, of their sinusoids."""
-        return self.time2(backend.silu(self.time1(ops.cast(time, self.compute_dtype))))
+    def _embed_time(self, time, guidance=None, pooled=None, numbers=None):
+        """The timesteps' embedding as the blocks take it, of their sinusoids, with what else is
+        told of the whole picture.
+        """
+        time = ops.cast(time, self.compute_dtype)
+        if self.guidance is not None:
+            time = time + self.guidance(ops.cast(guidance, self.compute_dtype))
+        time = self.time2(backend.silu(self.time1(time)))
+        if self.added1 is None:
+            return time
+        count, width = self.config.numbers, self.config.number_width
+        sinusoids = timestep_embedding(ops.reshape(numbers, (-1,)), width)
+        sinusoids = ops.reshape(sinusoids, (-1, count * width))
+        added = ops.concatenate([ops.cast(pooled, "float32"), sinusoids], axis=-1)
+        added = self.added1(ops.cast(added, self.compute_dtype))
+        return time + self.added2(backend.silu(added))
 
     def _go_down(self, x, time, context):
         """What is kept for the way up, finest first; and the middle's output."""
@@ -120,7 +142,8 @@ class WayDown(Network):
             if level < len(self.downsamples):
                 x = self.downsamples[level](x)
                 skips.append(x)
-        return skips, self.middle_residual(self.middle(x, time, context), time)
+        x = self.middle(x, time, context)
+        return skips, self.middle_residual(x, time) if self.middle_residual else x
 
 
 @keras.saving.register_keras_serializable(package="keras_sd")
@@ -133,6 +156,10 @@ class UNet(WayDown):
     A fourth argument, `residuals`, is added to what the way down has kept and to the middle's
     output, as `keras_sd.networks.ControlNetwork` gives them.
 
+    Of its config depends what else it is told: `pooled` `(batch, pooled_width)`, the whole text as
+    one vector; `numbers` `(batch, numbers)` float32, such as the picture's size; `guidance`
+    `(batch, guidance_width)` float32, as `keras_sd.guidance.embedded` gives it.
+
     Args:
         config: the network's numbers.
         name: of the Keras model.
@@ -143,7 +170,7 @@ class UNet(WayDown):
     def __init__(self, config: UNetConfig, name: str = "unet", **kwargs):
         super().__init__(name=name, autocast=False, **kwargs)
         self.config = config
-        widths, depths, last = config.widths, config.depths, len(config.widths) - 1
+        widths, last = config.widths, len(config.widths) - 1
         skips = self._make_way_down(config)
 
         self.up: list[Level] = []
@@ -152,7 +179,8 @@ class UNet(WayDown):
         for level in range(last, -1, -1):
             for i in range(config.blocks + 1):
                 width_in += skips.pop()
-                block = Level(config, level, width_in, depths[level], f"up_{level}_{i}")
+                depth = config.depth_up(level, i)
+                block = Level(config, level, width_in, depth, f"up_{level}_{i}")
                 self.up.append(block)
                 width_in = widths[level]
             if level > 0:
@@ -162,13 +190,13 @@ class UNet(WayDown):
         self.conv_out = conv(widths[0], config.out_channels, "conv_out", zeros=True)
         self.build()
 
-    def call(self, latent, timesteps, context, residuals=None):
+    def call(self, latent, timesteps, context, residuals=None, **told):
         time = timestep_embedding(timesteps, self.config.widths[0])
-        return self.predict_at(latent, time, context, residuals)
+        return self.predict_at(latent, time, context, residuals, **told)
 
-    def predict_at(self, latent, time, context, residuals=None):
+    def predict_at(self, latent, time, context, residuals=None, **told):
         """The prediction for timesteps that are embedded already, `(batch, widths[0])`."""
-        time = self._embed_time(time)
+        time = self._embed_time(time, **told)
         context = ops.cast(context, self.compute_dtype)
         x = self.conv_in(ops.cast(latent, self.compute_dtype))
         skips, x = self._go_down(x, time, context)

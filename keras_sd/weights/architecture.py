@@ -11,18 +11,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from keras_sd.config import ModelConfig
+from keras_sd.config import SDXL_REFINER, ModelConfig
 from keras_sd.weights.readers import WeightsError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-PARTS = {"text_encoder": "text encoder", "unet": "UNet", "autoencoder": "autoencoder"}
-"""The parts of a model, and what messages call them."""
+PARTS = {
+    "text_encoder": "text encoder",
+    "text_encoder_2": "second text encoder",
+    "unet": "UNet",
+    "autoencoder": "autoencoder",
+}
+"""The parts that a model may have, and what messages call them."""
 
 _HEAD = 64
-"""Features of a head in CLIP and in the UNet of 2.x."""
+"""Features of a head in CLIP and in the UNet of 2.x and XL."""
 _HEADS = 8
 """Heads at every resolution in the UNet of 1.x."""
+
+_XL_TEXT = SDXL_REFINER.text_encoder
+_XL_POOLED = _XL_TEXT.projection_width
 
 _TRANSFORMER_TENSORS = 20
 """Tensors of a transformer block."""
@@ -37,11 +45,17 @@ _MOST_MISSING = 20
 
 @dataclass(frozen=True)
 class TextEncoderNames:
-    """Of a text encoder: both embeddings, and the wide layer of each block."""
+    """Of a text encoder: both embeddings, the wide layer of each block, and the projection.
+
+    Attributes:
+        features: axis of the projection that has the features of the pooled vector.
+    """
 
     tokens: str
     positions: str
     hidden: str
+    projection: str
+    features: int = 1
 
 
 @dataclass(frozen=True)
@@ -63,16 +77,29 @@ class Blocks:
 
 @dataclass(frozen=True)
 class UNetNames:
-    """Of a UNet: its ends, its blocks, the keys of the cross-attention, in the middle too, and
-    what projects into the transformer there.
+    """Of a UNet: its ends, its blocks, its transformers, and the first dense layers of what else it
+    is told.
+
+    Attributes:
+        down: what the names in the transformer behind a block on the way down begin with.
+        middle: likewise in the middle.
+        up: likewise on the way up; there are {coarse}, a resolution counted from the smallest,
+            {up}, where the block is, and {after}, where it is behind those of the way down and the
+            middle.
+        inside: in a transformer, the key of a block's cross-attention, and what projects into it.
+        added: of the pooled vector and the numbers.
+        guidance: of the guidance scale.
     """
 
     conv_in: str
     conv_out: str
     blocks: Blocks
-    key: str
-    middle_key: str
-    middle_proj: str
+    down: str
+    middle: str
+    up: str
+    inside: tuple[str, str]
+    added: str
+    guidance: str
 
 
 @dataclass(frozen=True)
@@ -88,11 +115,15 @@ class AutoencoderNames:
 
 Names = TextEncoderNames | UNetNames | AutoencoderNames
 
-_ATTENTION = "transformer_blocks.{k}.attn2.to_k.weight"
-_MIDDLE = _ATTENTION.format(k=0)
-_DIFFUSERS_MIDDLE, _ORIGINAL_MIDDLE = "mid_block.attentions.0.", "middle_block.1."
-_H5_KEY = "/transformer/blocks/transformer_block{kth}/cross_attention/key/vars/0"
-_OWN_KEY = "/transformer/block_{k}/cross_attention/key/kernel"
+_TORCH_INSIDE = ("transformer_blocks.{k}.attn2.to_k.weight", "proj_in.weight")
+_H5_INSIDE = (
+    "/transformer/blocks/transformer_block{kth}/cross_attention/key/vars/0",
+    "/transformer/proj_in/vars/0",
+)
+_OWN_INSIDE = (
+    "/transformer/block_{k}/cross_attention/key/kernel",
+    "/transformer/proj_in/kernel",
+)
 
 NAMES: dict[str, dict[str, Names]] = {
     "diffusers": {
@@ -100,14 +131,19 @@ NAMES: dict[str, dict[str, Names]] = {
             "embeddings.token_embedding.weight",
             "embeddings.position_embedding.weight",
             "encoder.layers.{k}.mlp.fc1.weight",
+            "text_projection.weight",
+            features=0,
         ),
         "unet": UNetNames(
             "conv_in.weight",
             "conv_out.weight",
             Blocks("down_blocks.{level}.resnets.{i}.conv2.weight"),
-            "down_blocks.{level}.attentions.0." + _ATTENTION,
-            _DIFFUSERS_MIDDLE + _MIDDLE,
-            _DIFFUSERS_MIDDLE + "proj_in.weight",
+            "down_blocks.{level}.attentions.{i}.",
+            "mid_block.attentions.0.",
+            "up_blocks.{coarse}.attentions.{i}.",
+            _TORCH_INSIDE,
+            "add_embedding.linear_1.weight",
+            "time_embedding.cond_proj.weight",
         ),
         "autoencoder": AutoencoderNames(
             "decoder.conv_in.weight",
@@ -119,14 +155,18 @@ NAMES: dict[str, dict[str, Names]] = {
             "token_embedding.weight",
             "positional_embedding",
             "transformer.resblocks.{k}.mlp.c_fc.weight",
+            "text_projection",
         ),
         "unet": UNetNames(
             "input_blocks.0.0.weight",
             "out.2.weight",
             Blocks("input_blocks.{place}.0.out_layers.3.weight"),
-            "input_blocks.{place}.1." + _ATTENTION,
-            _ORIGINAL_MIDDLE + _MIDDLE,
-            _ORIGINAL_MIDDLE + "proj_in.weight",
+            "input_blocks.{place}.1.",
+            "middle_block.1.",
+            "output_blocks.{up}.1.",
+            _TORCH_INSIDE,
+            "label_emb.0.0.weight",
+            "time_embed.cond_proj.weight",
         ),
         "autoencoder": AutoencoderNames(
             "decoder.conv_in.weight",
@@ -139,14 +179,18 @@ NAMES: dict[str, dict[str, Names]] = {
             "embedding/tokens/embeddings",
             "embedding/positions/embeddings",
             "layer_{k}/hidden/kernel",
+            "projection/kernel",
         ),
         "unet": UNetNames(
             "conv_in/kernel",
             "conv_out/kernel",
             Blocks("down_{level}_{i}/residual/conv2/kernel"),
-            "down_{level}_0" + _OWN_KEY,
-            "middle" + _OWN_KEY.format(k=0),
-            "middle/transformer/proj_in/kernel",
+            "down_{level}_{i}",
+            "middle",
+            "up_{level}_{i}",
+            _OWN_INSIDE,
+            "added1/kernel",
+            "guidance/kernel",
         ),
         "autoencoder": AutoencoderNames(
             "decoder/conv_in/kernel",
@@ -163,6 +207,7 @@ NAMES: dict[str, dict[str, Names]] = {
             "embedding/tokens/vars/0",
             "embedding/positions/vars/0",
             "blocks/text_layer{kth}/hidden/vars/0",
+            "layers/dense/vars/0",
         ),
         "unet": UNetNames(
             "conv_in/vars/0",
@@ -170,10 +215,13 @@ NAMES: dict[str, dict[str, Names]] = {
             Blocks(
                 "down/level{nth}/residual/conv2/vars/0", "downsamples/downsample{nth}/conv/vars/0"
             ),
-            "down/level{nth}" + _H5_KEY,
-            # Keras counts the middle after the levels on the way down.
-            "layers/level{nth}" + _H5_KEY.format(kth=""),
-            "layers/level{nth}/transformer/proj_in/vars/0",
+            "down/level{nth}",
+            # Keras counts the middle and the way up after the levels on the way down.
+            "layers/level{nth}",
+            "layers/level{after}",
+            _H5_INSIDE,
+            "added1/vars/0",
+            "guidance/vars/0",
         ),
         "autoencoder": AutoencoderNames(
             "decoder/conv_in/vars/0",
@@ -263,14 +311,18 @@ def numbers_of(part: str, telling: Telling) -> dict[str, Any]:
     """What the shapes tell of a network, by the names of its config's fields.
 
     Args:
-        part: `"text_encoder"`, `"unet"` or `"autoencoder"`.
+        part: a key of `PARTS`.
         telling: its tensors.
+
+    Returns:
+        Of a UNet that is told a text as one vector, `added_width` among them, which `part_config`
+        takes apart.
 
     Raises:
         WeightsError: one of those that tell is not there or cannot be of its shape, or the file is
             much too small for what it tells.
     """
-    names = NAMES[telling.layout][part]
+    names = NAMES[telling.layout]["text_encoder" if part == "text_encoder_2" else part]
     if isinstance(names, TextEncoderNames):
         return _text_encoder(telling, names)
     if isinstance(names, UNetNames):
@@ -280,6 +332,11 @@ def numbers_of(part: str, telling: Telling) -> dict[str, Any]:
 
 def part_config(base: ModelConfig, part: str, numbers: Mapping[str, Any]) -> Any:
     """A part of the family's config, with the numbers of a file.
+
+    Args:
+        base: of the family.
+        part: a key of `PARTS`.
+        numbers: what `numbers_of` gave, and of a UNet the `pooled_width` where it is known.
 
     Raises:
         ValueError: there can be no such part.
@@ -291,9 +348,19 @@ def part_config(base: ModelConfig, part: str, numbers: Mapping[str, Any]) -> Any
         return width // _HEAD
 
     changed = dict(numbers)
-    if part == "text_encoder":
+    if part in ("text_encoder", "text_encoder_2"):
         changed["heads"] = heads(changed["width"])
+        if part == "text_encoder_2":
+            return replace(base.text_encoder_2 or _XL_TEXT, **changed)
     elif part == "unet":
+        if added := changed.pop("added_width", 0):
+            pooled = changed.setdefault("pooled_width", base.unet.pooled_width or _XL_POOLED)
+            changed["numbers"], rest = divmod(added - pooled, base.unet.number_width)
+            if rest or changed["numbers"] not in (5, 6):
+                raise ValueError(
+                    f"a UNet that is told {added} features beside its context is told no text of "
+                    f"{pooled} features with 5 or 6 numbers"
+                )
         changed["heads"] = tuple(
             heads(width) if changed["linear_projection"] else _HEADS for width in changed["widths"]
         )
@@ -311,9 +378,19 @@ def _text_encoder(telling: Telling, names: TextEncoderNames) -> dict[str, Any]:
     }
 
 
+def projection_of(telling: Telling) -> int:
+    """Features of a text encoder's pooled vector; 0 where it has no projection."""
+    names = NAMES[telling.layout]["text_encoder"]
+    assert isinstance(names, TextEncoderNames)
+    if not telling.has(names.projection):
+        return 0
+    return telling.of(names.projection, 2)[names.features]
+
+
 def _unet(telling: Telling, names: UNetNames) -> dict[str, Any]:
     blocks, firsts = telling.firsts(names.blocks)
-    depths = tuple(telling.count(names.key, least=0, **place) for place in firsts)
+    key, proj = names.inside
+    depths = tuple(telling.count(names.down + key, least=0, **place) for place in firsts)
     # A few names must not make a table of thousands: it would list what is missing of a network
     # that nobody has.
     tensors = _TRANSFORMER_TENSORS * sum(depths) * (2 * blocks + 1)
@@ -324,15 +401,61 @@ def _unet(telling: Telling, names: UNetNames) -> dict[str, Any]:
             f"the file {len(telling.shapes)}"
         )
     middle = _place(len(firsts), 0, blocks)
+    found: dict[str, Any] = {}
+    attends = names.middle.format(**middle)
+    if telling.has(names.added):
+        found = {
+            "added_width": telling.kernel(names.added, 2)[0],
+            **_depths_of_xl(telling, names, depths, blocks, middle),
+        }
+        # Some have no transformer in the middle.
+        there = (place for place, depth in zip(firsts, depths, strict=True) if depth)
+        attends = next((names.down.format(**place) for place in there), attends)
+    if telling.has(names.guidance):
+        found["guidance_width"] = telling.kernel(names.guidance, 2)[0]
     return {
         "in_channels": telling.kernel(names.conv_in, 4)[0],
         "out_channels": telling.kernel(names.conv_out, 4)[1],
         "widths": _widths(telling, names.blocks, firsts),
         "depths": depths,
         "blocks": blocks,
-        "context_width": telling.kernel(names.middle_key.format(**middle), 2)[0],
-        "linear_projection": len(telling.of(names.middle_proj.format(**middle), 2, 4)) == 2,
+        "context_width": telling.kernel(attends + key.format(k=0, kth=""), 2)[0],
+        "linear_projection": len(telling.of(attends + proj, 2, 4)) == 2,
+        **found,
     }
+
+
+def _depths_of_xl(
+    telling: Telling,
+    names: UNetNames,
+    depths: tuple[int, ...],
+    blocks: int,
+    middle: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Transformer blocks in the middle and on the way up, where they do not follow from those on
+    the way down, as in models that were made smaller.
+    """
+    key, last = names.inside[0], len(depths) - 1
+    ups = [(level, i) for level in range(last, -1, -1) for i in range(blocks + 1)]
+    of_up = tuple(
+        telling.count(
+            names.up + key,
+            least=0,
+            level=level,
+            i=i,
+            coarse=last - level,
+            up=index,
+            after=_nth(len(depths) * blocks + 1 + index),
+        )
+        for index, (level, i) in enumerate(ups)
+    )
+    of_middle = telling.count(names.middle + key, least=0, **middle)
+    found: dict[str, Any] = {}
+    if of_middle != max(depths[-1], 1):
+        found["middle_depth"] = of_middle
+    if of_up != tuple(depths[level] for level, _ in ups):
+        found["up_depths"] = of_up
+    return found
 
 
 def _autoencoder(telling: Telling, names: AutoencoderNames) -> dict[str, Any]:

@@ -300,7 +300,7 @@ def _open_diffusers(folder: Path, variant: str | None, given: Mapping[str, Path]
     for part in PARTS:
         if part in found.weights:
             tensors, table, known = diffusers_folder.read_part(found, part)
-            source = str(folder / diffusers_folder.FOLDERS[part])
+            source = str(folder / found.folders[part])
             parts[part] = Part(tensors, table, source, tuple(found.weights[part].files))
             ignored += known
     return Checkpoint(

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from keras_sd.config import ModelConfig
-from keras_sd.weights.architecture import PARTS
 from keras_sd.weights.parts import Part, listed
 from keras_sd.weights.readers import WeightsError
 
@@ -23,7 +22,7 @@ class Checkpoint:
         layout: `"keras_sd"`, `"diffusers"`, `"original"` or `"keras_cv"`.
         family: what it is, for people: "Stable Diffusion 1.x".
         config: the model's numbers.
-        parts: `text_encoder`, `unet` and `autoencoder`.
+        parts: by the names of `config.parts`.
         merges: of the tokenizer: the path of their file, or the merges; None where there are none
             beside the weights.
         vocab_size: tokens that the merges make, where the text encoder may know more; None is as
@@ -68,7 +67,7 @@ class Checkpoint:
             found["unexpected"] = list(self.leftover)
         if absent := [
             f"{part} ({self.absent.get(part, f'give one: {part}=FILE')})"
-            for part in PARTS
+            for part in self.config.parts
             if part not in self.parts
         ]:
             found["missing"] = absent

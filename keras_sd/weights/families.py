@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from keras_sd.config import ModelConfig
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from keras_sd.config import SDXL, SDXL_LCM, SEGMIND_VEGA, SSD_1B, ModelConfig
 
 _KINDS = {1: "depth-to-image", 3: "x4 upscaler"}
 """What for, by the channels that the UNet takes beside the latent, where they are no latent."""
@@ -40,12 +44,42 @@ def family_of(config: ModelConfig, kind: str | None = None) -> str:
     if kind is None:
         kind = kind_of(config.unet.in_channels, config.unet.out_channels)
     second, v = config.unet.linear_projection, config.noise.prediction == "v"
+    if config.unet.pooled_width:
+        return ", ".join(filter(None, (_xl(config), kind, "v-prediction" if v else "")))
     name = f"Stable Diffusion {2 if second else 1}.x"
     if kind:
         return f"{name} {kind}"
     if second:
         return f"{name}, 768x768, v-prediction" if v else f"{name} base, 512x512"
     return f"{name}, v-prediction" if v else name
+
+
+_SMALLER = {"SSD-1B": SSD_1B, "Segmind-Vega": SEGMIND_VEGA}
+"""Models of SDXL with fewer transformer blocks, which are known by that."""
+
+
+def xl_of(facts: Mapping[str, Any]) -> ModelConfig:
+    """The entry of SDXL's that a UNet is of, but for the refiner.
+
+    Args:
+        facts: its numbers, as far as they are known; those that are not have their defaults.
+    """
+    if facts.get("guidance_width"):
+        return SDXL_LCM
+    asked = (facts["depths"], facts.get("middle_depth", -1), facts.get("up_depths", ()))
+    for known in _SMALLER.values():
+        if asked == (known.unet.depths, known.unet.middle_depth, known.unet.up_depths):
+            return known
+    return SDXL
+
+
+def _xl(config: ModelConfig) -> str:
+    if config.unet.numbers == 5:
+        return "Stable Diffusion XL refiner"
+    known = xl_of(dataclasses.asdict(config.unet))
+    if smaller := next((name for name, each in _SMALLER.items() if each is known), None):
+        return f"{smaller} (Stable Diffusion XL)"
+    return "Stable Diffusion XL" + (" LCM" if known is SDXL_LCM else "")
 
 
 def unsupported(source: object, config: ModelConfig, kind: str | None = None) -> str | None:

@@ -21,19 +21,21 @@ from typing import Any, NoReturn, TypeVar
 
 from keras_sd.weights.checkpoint import NAMES
 from keras_sd.weights.diffusers_folder import INDEX
-from keras_sd.weights.diffusers_folder.choice import FOLDERS, candidates, choose, named
+from keras_sd.weights.diffusers_folder.choice import candidates, choose, folders_of, named
 from keras_sd.weights.notes import DIGEST, File, Note, is_commit, read_note, write_note
 from keras_sd.weights.readers import sha256
 from keras_sd.weights.sources import SOURCES, Place
 
 _OPTIONAL = (
     "scheduler/scheduler_config.json",
-    "tokenizer/merges.txt",
-    "tokenizer/vocab.json",
-    "tokenizer/tokenizer.json",
-    "tokenizer/tokenizer_config.json",
-    "tokenizer/special_tokens_map.json",
-    "tokenizer/added_tokens.json",
+    *(
+        f"{folder}/{name}"
+        for folder in ("tokenizer", "tokenizer_2")
+        for name in (
+            *("merges.txt", "vocab.json", "tokenizer.json", "tokenizer_config.json"),
+            *("special_tokens_map.json", "added_tokens.json"),
+        )
+    ),
 )
 _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".bin", ".h5")
 
@@ -347,18 +349,20 @@ def _choose(files: Mapping[str, File], request: Wanted) -> list[File]:
 
 def _choose_diffusers(files: Iterable[str], variant: str | None) -> set[str]:
     names = set(files)
-    chosen = {INDEX, *(f"{folder}/config.json" for folder in FOLDERS.values())}
+    first, second = (f"{name}/config.json" in names for name in ("text_encoder", "text_encoder_2"))
+    folders = folders_of(first, second)
+    chosen = {INDEX, *(f"{folder}/config.json" for folder in folders.values())}
     missing = sorted(chosen - names)
     if missing:
         raise Failure(f"it is not complete: {', '.join(missing)} missing")
     chosen |= names.intersection(_OPTIONAL)
     taken = set()
-    for part in ("unet", "autoencoder", "text_encoder"):
-        there = candidates(names, part)
+    for part in sorted(folders, key=("unet", "autoencoder", *folders).index):
+        there = candidates(names, part, folders)
         whole = {kind: weights for kind, weights in there.items() if weights.is_whole}
         weights = choose(whole, variant)
         if weights is None:
-            folder = FOLDERS[part]
+            folder = folders[part]
             has = _list(names, folder)
             raise Failure(f"{folder}/ has no weights {named(variant)}; it has {has}")
         taken.add(variant if variant in whole else None)

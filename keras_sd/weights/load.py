@@ -34,7 +34,7 @@ def build_networks(checkpoint: Checkpoint) -> dict[str, keras.Model]:
         checkpoint: what `open_checkpoint` gave.
 
     Returns:
-        `text_encoder`, `unet` and `autoencoder`, in the global dtype policy.
+        By the names of `config.parts`, in the global dtype policy.
 
     Raises:
         WeightsError: the weights do not fit, see `load_parts`.
@@ -43,7 +43,7 @@ def build_networks(checkpoint: Checkpoint) -> dict[str, keras.Model]:
     config = checkpoint.config
     with weights_follow():
         models = {
-            "text_encoder": TextEncoder(config.text_encoder),
+            **{part: TextEncoder(one, part) for part, one in config.text_encoders.items()},
             "unet": UNet(config.unet),
             "autoencoder": Autoencoder(config.autoencoder),
         }

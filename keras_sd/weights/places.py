@@ -7,7 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from keras_sd.config import SD_1
-from keras_sd.weights.architecture import PARTS, Shapes, Telling, numbers_of, part_config
+from keras_sd.weights.architecture import (
+    PARTS,
+    Shapes,
+    Telling,
+    numbers_of,
+    part_config,
+    projection_of,
+)
 from keras_sd.weights.names import Layout, Table, diffusers, original, under
 
 _OLD_ATTENTION = {
@@ -37,13 +44,17 @@ class TensorPlace:
     @property
     def layout(self) -> str:
         """Whose layout it is, for people."""
-        if self.part == "text_encoder":
-            return "original" if self.prefix.startswith("cond_stage_model.") else "transformers"
+        if self.part in ("text_encoder", "text_encoder_2"):
+            ours = self.prefix.startswith(("cond_stage_model.", original.EMBEDDERS))
+            return "original" if ours else "transformers"
         return self.names
 
     def name(self, name: str) -> str:
         """What the file calls a tensor of the layout."""
-        name = self.prefix + name
+        prefix = self.prefix
+        if name == "text_projection.weight":  # which transformers has outside of `text_model.`
+            prefix = prefix.removesuffix("text_model.")
+        name = prefix + name
         return original.ema_name(name) if self.average else name
 
     def table(self, config: Any, shapes: Shapes) -> Table:
@@ -57,6 +68,8 @@ class TensorPlace:
 _TABLES: dict[tuple[str, str], Callable[[Any, str, Shapes], Table]] = {
     ("text_encoder", "diffusers"): lambda config, prefix, _: original.clip(config, prefix),
     ("text_encoder", "original"): lambda config, prefix, _: original.openclip(config, prefix),
+    ("text_encoder_2", "diffusers"): lambda config, prefix, _: original.clip(config, prefix),
+    ("text_encoder_2", "original"): lambda config, prefix, _: original.openclip(config, prefix),
     ("unet", "original"): lambda config, prefix, _: original.unet(config, prefix),
     ("unet", "diffusers"): lambda config, prefix, _: under(prefix, "", diffusers.unet(config)),
     ("autoencoder", "original"): lambda config, prefix, shapes: _by_rank(
@@ -79,9 +92,22 @@ _CLIP_ELSEWHERE = (
 _MARKS = {
     ("text_encoder", "diffusers"): (
         "embeddings.token_embedding.weight",
-        (*_CLIP, *_CLIP_ELSEWHERE),
+        (*_CLIP, original.CLIP_XL, *_CLIP_ELSEWHERE),
     ),
-    ("text_encoder", "original"): ("positional_embedding", (original.OPENCLIP,)),
+    ("text_encoder", "original"): (
+        "positional_embedding",
+        (original.OPENCLIP, original.OPENCLIP_REFINER),
+    ),
+    ("text_encoder_2", "diffusers"): (
+        "embeddings.token_embedding.weight",
+        (
+            f"{original.EMBEDDERS}1.transformer.text_model.",
+            "text_encoder_2.text_model.",
+            "clip_g.transformer.text_model.",
+            "text_encoders.clip_g.transformer.text_model.",
+        ),
+    ),
+    ("text_encoder_2", "original"): ("positional_embedding", (original.OPENCLIP_XL,)),
     ("unet", "original"): (
         "input_blocks.0.0.weight",
         (original.UNET, original.UNET.removeprefix("model."), "unet.", ""),
@@ -140,6 +166,8 @@ class Found:
 def _read(place: TensorPlace, shapes: Shapes, source: str) -> Found:
     telling = Telling(place.names, shapes, source, place.name)
     facts = numbers_of(place.part, telling)
+    if place.part == "text_encoder_2" or place.prefix == original.OPENCLIP_REFINER:
+        return Found(place, {**facts, "projection_width": projection_of(telling)})
     if (place.part, place.names) != ("text_encoder", "original"):
         return Found(place, facts)
     # The text encoding of OpenCLIP is that before the last layer. The files of Stability hold all

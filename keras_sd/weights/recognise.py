@@ -1,7 +1,7 @@
 """What a file of weights is, told from the names and shapes of its tensors.
 
-Stable Diffusion 1.x and 2.x, an autoencoder alone, a LoRA and Flux come under the same ending. The
-names tell which network is there and in whose layout, the shapes its widths and depths (see
+Stable Diffusion 1.x, 2.x and XL, an autoencoder alone, a LoRA and Flux come under the same ending.
+The names tell which network is there and in whose layout, the shapes its widths and depths (see
 `architecture`); what neither can tell (attention heads, the activation) follows from the family.
 """
 
@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from keras_sd.config import SD_1, SD_2, SD_2_BASE, ModelConfig
+from keras_sd.config import SD_1, SD_2, SD_2_BASE, SDXL, SDXL_REFINER, ModelConfig
 from keras_sd.weights.architecture import PARTS, Shapes, part_config
-from keras_sd.weights.families import BESIDE, family_of, kind_of, unsupported
+from keras_sd.weights.families import BESIDE, family_of, kind_of, unsupported, xl_of
 from keras_sd.weights.names import Table, Weight, original
 from keras_sd.weights.places import Found, TensorPlace, chosen, marked_in, places_of
 from keras_sd.weights.prediction import (
@@ -88,7 +88,10 @@ class Recognised:
 
 _CONTROL = "control_model."
 
-# What is no Stable Diffusion 1.x or 2.x, by a name that no other file has.
+_OTHER_NOISE = "edm_mean"
+"""A tensor of models that were trained with the noise of Karras et al. 2022."""
+
+# What is no Stable Diffusion 1.x, 2.x or XL, by a name that no other file has.
 _STRANGERS = {
     r"lora_(unet|te\d?)_|[._]lora([._](A|B|up|down)\b|_linear)|\.(hada|lokr)_w\d"
     r"|^lycoris_|\.(oft_(blocks|diag|R)|boft_[Rs]|ia3_l)\b": "a LoRA",
@@ -97,7 +100,6 @@ _STRANGERS = {
     r"^(ip_adapter|image_proj)\.": "an IP-Adapter",
     r"motion_modules?\.|temporal_transformer": "an AnimateDiff motion module",
     r"\.time_stack\.": "Stable Video Diffusion",
-    r"^conditioner\.embedders\.|(^|\.)add_embedding\.": "Stable Diffusion XL",
     r"(^|\.)joint_blocks\.\d": "Stable Diffusion 3",
     r"(^|\.)(double_blocks|single_transformer_blocks)\.\d": "Flux",
     r"^transformer_blocks\.\d": "a diffusion transformer, such as Stable Diffusion 3",
@@ -152,7 +154,7 @@ def recognise(
 
     source = str(path or "the file")
     marked = marked_in(shapes)
-    if len(marked) < len(PARTS):
+    if not marked.keys() >= SD_1.parts.keys():
         _refuse_strangers(shapes, source)
     elif name := next((name for name in shapes if name.startswith(_CONTROL)), None):
         raise WeightsError(
@@ -169,14 +171,18 @@ def recognise(
     if "unet" not in found:
         raise WeightsError(f"{source} holds {_listed(found)}, but no UNet")
 
+    xl = _is_xl(found)
+    found["unet"] = _of_family(found, xl)
     second = found["unet"].facts["linear_projection"]
     kind = _kind(found["unet"], shapes)
     if prediction is not None:
         known, known_from = prediction, "the option prediction"
     else:
         stated = stated_prediction(shapes, metadata, path)
-        known, known_from = stated or family_prediction(second, kind)
+        known, known_from = stated or family_prediction(second and not xl, kind)
     base = SD_1 if not second else SD_2 if known == "v" else SD_2_BASE
+    if xl:
+        base = SDXL_REFINER if _is_refiner(found) else xl_of(found["unet"].facts)
     if zero_snr := ZERO_SNR in shapes and "unet" not in without:
         # Timesteps that reach the noise which such a model was trained for (Lin et al. 2023).
         base = replace(base, defaults=replace(base.defaults, schedule="trailing"))
@@ -208,13 +214,19 @@ def recognise(
     twice = {name for copy in copies for name in copy.names}
     notes = [
         f"It has no {PARTS[part]}; give one: {part}=FILE."
-        for part in PARTS
+        for part in config.parts
         if part not in found and part not in without
     ]
     if known_from == ASSUMED:
         notes.append(ASSUMED_NOTE)
     if has_ema and not ema and not alone and "unet" not in without:
         notes.append("It also holds the moving average (EMA) of the UNet's weights: ema=True.")
+    reason = unsupported(source, config, kind)
+    if _OTHER_NOISE in shapes:
+        reason = (
+            f"{source} was trained with other noise, as its {_OTHER_NOISE} shows (Playground 2.5 "
+            "was), which keras_sd does not have yet"
+        )
     return Recognised(
         "original",
         family_of(config, kind),
@@ -227,7 +239,7 @@ def recognise(
         ema=has_ema,
         prediction_from=known_from,
         notes=tuple(notes),
-        unsupported=unsupported(source, config, kind),
+        unsupported=reason,
     )
 
 
@@ -242,8 +254,8 @@ def recognise_part(
         path: of the file, for messages.
 
     Returns:
-        `"text_encoder"`, `"unet"` or `"autoencoder"`; which variable is in which tensor; and the
-        names that are known and no part of the network.
+        A key of `PARTS`; which variable is in which tensor; and the names that are known and no
+        part of the network.
 
     Raises:
         WeightsError: the file is something else, more than one part, or part of another model.
@@ -259,7 +271,9 @@ def recognise_part(
         with _naming(source):
             wanted = part_config(SD_1, part, found.facts)
     else:
-        wanted = getattr(config, part)
+        wanted = config.parts.get(part)
+        if wanted is None:
+            raise WeightsError(f"{source} is a {PARTS[part]}, and {config.name} has none")
         others = [
             f"{name} is {value}, not {getattr(wanted, name)}"
             for name, value in found.facts.items()
@@ -336,12 +350,12 @@ def _refuse_strangers(shapes: Shapes, source: str) -> None:
             hint = _TAKEN.get(what, "")
             raise WeightsError(
                 f"{source} is {what}, as its {shown(name)} shows; keras_sd reads models of Stable "
-                f"Diffusion 1.x and 2.x, and their parts{hint}"
+                f"Diffusion 1.x, 2.x and XL, and their parts{hint}"
             )
     if not marked_in(shapes):
         names = ", ".join(shown(name) for name in itertools.islice(shapes, 3))
         raise WeightsError(
-            f"{source} holds no network of Stable Diffusion 1.x or 2.x: it has {len(shapes)} "
+            f"{source} holds no network of Stable Diffusion 1.x, 2.x or XL: it has {len(shapes)} "
             f"tensors{names and ': '}{names}{' ...' if len(shapes) > 3 else ''}"
         )
 
@@ -349,9 +363,42 @@ def _refuse_strangers(shapes: Shapes, source: str) -> None:
 # Families
 
 
+_CONTEXTS = tuple(base.unet.context_width for base in (SDXL, SDXL_REFINER))
+
+
+def _is_xl(found: Mapping[str, Found]) -> bool:
+    """Whether the UNet is told the text as one vector and numbers; that of "unCLIP", a kind of 2.x,
+    is told the vector of a picture in the same place.
+    """
+    facts = found["unet"].facts
+    named = any(one.place.prefix.startswith(original.EMBEDDERS) for one in found.values())
+    return "added_width" in facts and (named or facts["context_width"] in _CONTEXTS)
+
+
+def _of_family(found: Mapping[str, Found], xl: bool) -> Found:
+    """The UNet with the facts that its family has."""
+    unet = found["unet"]
+    if not xl:
+        others = ("added_width", "middle_depth", "up_depths")
+        return replace(unet, facts={k: n for k, n in unet.facts.items() if k not in others})
+    for part, one in found.items():
+        if part.startswith("text_encoder") and "projection_width" in one.facts:
+            pooled = one.facts["projection_width"]
+            return replace(unet, facts={**unet.facts, "pooled_width": pooled})
+    return unet
+
+
+def _is_refiner(found: Mapping[str, Found]) -> bool:
+    if "text_encoder" in found:
+        return found["text_encoder"].place.prefix == original.OPENCLIP_REFINER
+    widths = (SDXL_REFINER.unet.added_width, SDXL_REFINER.unet.context_width)
+    facts = found["unet"].facts
+    return (facts["added_width"], facts["context_width"]) == widths
+
+
 def _kind(unet: Found, shapes: Shapes) -> str:
     """What a UNet is for that takes more than a latent and a text; "" where it does not."""
-    if unet.place.name("label_emb.0.0.weight") in shapes:
+    if "added_width" not in unet.facts and unet.place.name("label_emb.0.0.weight") in shapes:
         return "unCLIP"
     return kind_of(unet.facts["in_channels"], unet.facts["out_channels"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -144,7 +145,7 @@ def save_checkpoint(
 
 def _original_tables(config: ModelConfig) -> dict[str, Table]:
     return {
-        "text_encoder": original.text_encoder(config.text_encoder),
+        **original.text_encoders(config),
         "unet": original.unet(config.unet),
         "autoencoder": original.autoencoder(config.autoencoder),
     }
@@ -155,21 +156,22 @@ def _check_said(config: ModelConfig, tables: Mapping[str, Table]) -> None:
     shapes = {entry.name: entry.file_shape for table in tables.values() for entry in table}
     if config.noise.zero_terminal_snr:
         shapes[ZERO_SNR] = (0,)
-    wanted = config.to_dict()
+    wanted = dataclasses.asdict(config)
     try:
         found = recognise(shapes, prediction=config.noise.prediction).config
     except WeightsError as error:
         raise WeightsError(f"The layout original has no place for this model: {error}") from error
-    read = None if found is None else found.to_dict()
+    read = None if found is None else dataclasses.asdict(found)
+    pads: list[tuple[str, str]] = []
     # How a run goes is not in the weights; it is the family's when the file is read.
     for data in filter(None, (wanted, read)):
-        del data["name"], data["defaults"], data["pad_token"], data["noise"]["final_sigma"]
-    if found is not None and found.pad_token != config.pad_token:
+        del data["name"], data["defaults"], data["noise"]["final_sigma"]
+        pads.append((data.pop("pad_token"), data.pop("pad_token_2")))
+    if pads[0] != pads[-1]:
         _log.warning(
             "The file cannot say that short prompts are filled with the token %r: whoever reads it "
             "takes %r.",
-            config.pad_token,
-            found.pad_token,
+            *(next(each for each in zip(*pads, strict=True) if each[0] != each[1])),
         )
     odd = list(_differences(wanted, read))
     if odd:

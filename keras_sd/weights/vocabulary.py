@@ -80,6 +80,24 @@ def tokenizer_of(checkpoint: Checkpoint, vocabulary: str | Path | None = None) -
     )
 
 
+def tokenizers_of(
+    checkpoint: Checkpoint, vocabulary: str | Path | None = None
+) -> dict[str, Tokenizer]:
+    """The tokenizers of a checkpoint's text encoders, which differ in what fills a short prompt.
+    Arguments and errors are those of `tokenizer_of`.
+    """
+    config, first = checkpoint.config, tokenizer_of(checkpoint, vocabulary)
+    found = {"text_encoder": first}
+    if (second := config.text_encoder_2) is not None:
+        if second.vocab_size < first.vocab_size:
+            raise ValueError(
+                f"The vocabulary has {first.vocab_size} tokens, and the second text encoder knows "
+                f"{second.vocab_size}"
+            )
+        found["text_encoder_2"] = first.padded(config.pad_token_2)
+    return found
+
+
 def find_vocabulary(given: str | Path | None = None) -> Path:
     """CLIP's vocabulary on this machine, with its checksum checked; never uses the network.
 

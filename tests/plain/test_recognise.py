@@ -432,8 +432,6 @@ STRANGERS = [
     ("image_proj.proj.weight", "IP-Adapter"),
     ("down_blocks.0.motion_modules.0.temporal_transformer.norm.weight", "AnimateDiff"),
     ("model.diffusion_model.input_blocks.1.0.time_stack.in_layers.0.weight", "Video"),
-    ("conditioner.embedders.0.transformer.text_model.final_layer_norm.bias", "Diffusion XL"),
-    ("add_embedding.linear_1.weight", "Diffusion XL"),
     ("model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.bias", "Diffusion 3"),
     ("joint_blocks.0.x_block.mlp.fc1.bias", "Diffusion 3"),
     ("model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale", "Flux"),
@@ -458,10 +456,10 @@ def test_strangers_are_refused_by_name(name, what, tmp_path):
 
 
 def test_a_stranger_is_named_beside_parts_of_ours():
-    # As in Stable Diffusion XL, whose autoencoder and UNet have the names of 1.x.
+    # As in Stable Video Diffusion, whose autoencoder and UNet have the names of 1.x.
     shapes = without(file_of(TINY_2), "cond_stage_model.")
-    shapes["conditioner.embedders.1.model.ln_final.bias"] = (128,)
-    with pytest.raises(WeightsError, match="Stable Diffusion XL"):
+    shapes["model.diffusion_model.input_blocks.1.1.time_stack.0.norm1.bias"] = (128,)
+    with pytest.raises(WeightsError, match="Stable Video Diffusion"):
         recognise(shapes)
 
 

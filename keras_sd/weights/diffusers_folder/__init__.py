@@ -1,4 +1,4 @@
-"""The folders of diffusers' `StableDiffusionPipeline`.
+"""The folders of diffusers' `StableDiffusionPipeline` and `StableDiffusionXLPipeline`.
 
 `model_index.json` names the class of every component, and each component has a folder with its
 settings and weights. `read_folder` says what model it is and `read_part` opens the weights of a
@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from keras_sd.config import ModelConfig
-from keras_sd.weights.diffusers_folder.choice import FOLDERS
+from keras_sd.weights.diffusers_folder.choice import FOLDERS, folders_of
 from keras_sd.weights.diffusers_folder.configs import (
     INDEX,
     SCHEDULER,
+    has_component,
     read_config,
 )
 from keras_sd.weights.diffusers_folder.files import PartFiles, find_weights, read_tensors
@@ -25,7 +26,7 @@ from keras_sd.weights.diffusers_folder.settings import FolderSettings
 from keras_sd.weights.diffusers_folder.tokens import read_tokenizer
 from keras_sd.weights.diffusers_folder.write import write_folder
 from keras_sd.weights.families import family_of, unsupported
-from keras_sd.weights.names import Table, diffusers, under
+from keras_sd.weights.names import Table, diffusers
 from keras_sd.weights.places import old_attention
 
 __all__ = [
@@ -51,6 +52,7 @@ class DiffusersFolder:
         path: of the folder.
         family: what it is, for people: "Stable Diffusion 1.x".
         config: the model's numbers.
+        folders: of the parts, by our names of those.
         weights: the files of each part, by our names of the parts.
         merges: of the tokenizer: the path of their file, or the merges themselves, where they are
             inside a `tokenizer.json`; None where the folder has no tokenizer.
@@ -62,6 +64,7 @@ class DiffusersFolder:
     path: Path
     family: str
     config: ModelConfig
+    folders: Mapping[str, str]
     weights: Mapping[str, PartFiles]
     merges: Path | tuple[str, ...] | None
     vocab_size: int | None
@@ -88,7 +91,13 @@ def read_folder(
             the file, the setting and what it may be.
     """
     folder = Path(folder)
-    configs = {part: f"{name}/config.json" for part, name in FOLDERS.items()}
+    folders: Mapping[str, str] = FOLDERS
+    if (folder / INDEX).is_file():
+        index = FolderSettings.read(folder / INDEX)
+        folders = folders_of(
+            has_component(index, "text_encoder"), has_component(index, "text_encoder_2")
+        )
+    configs = {part: f"{name}/config.json" for part, name in folders.items()}
     if "autoencoder" in without and not (folder / configs["autoencoder"]).is_file():
         del configs["autoencoder"]
     needed = (INDEX, *configs.values())
@@ -100,15 +109,21 @@ def read_folder(
     there = (*needed, SCHEDULER) if (folder / SCHEDULER).is_file() else needed
     jsons = {name: FolderSettings.read(folder / name) for name in there}
     notes: list[str] = []
-    tokens = read_tokenizer(folder / "tokenizer", notes)
-    config = read_config(folder, jsons, tokens, notes)
+    tokens = {
+        part: read_tokenizer(folder / name.replace("text_encoder", "tokenizer"), notes)
+        for part, name in folders.items()
+        if part in ("text_encoder", "text_encoder_2")
+    }
+    config = read_config(folder, folders, jsons, tokens, notes)
+    first = tokens["text_encoder"]
     return DiffusersFolder(
         path=folder,
         family=family_of(config),
         config=config,
-        weights=find_weights(folder, variant, notes, without),
-        merges=tokens.merges,
-        vocab_size=None if tokens.vocabulary is None else len(tokens.vocabulary),
+        folders=folders,
+        weights=find_weights(folder, folders, variant, notes, without),
+        merges=first.merges,
+        vocab_size=None if first.vocabulary is None else len(first.vocabulary),
         notes=tuple(notes),
         unsupported=unsupported(folder, config),
     )
@@ -121,7 +136,7 @@ def read_part(
 
     Args:
         folder: what `read_folder` gave.
-        part: `"text_encoder"`, `"unet"` or `"autoencoder"`.
+        part: one of the config's.
 
     Returns:
         The tensors by the names in the files, the table that fits those names, and the names that
@@ -144,4 +159,4 @@ def read_part(
     ignored = tuple(name for name in tensors if name == prefix + _POSITIONS)
     for name in ignored:
         del tensors[name]
-    return tensors, under(prefix, "", diffusers.text_encoder(config.text_encoder)), ignored
+    return tensors, diffusers.text_encoder(config.text_encoders[part], prefix), ignored

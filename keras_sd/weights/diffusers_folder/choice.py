@@ -12,7 +12,22 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 FOLDERS = {"text_encoder": "text_encoder", "unet": "unet", "autoencoder": "vae"}
-"""What diffusers calls the folders of our parts."""
+"""What diffusers calls the folders of the parts of Stable Diffusion 1.x and 2.x."""
+
+
+def folders_of(first: bool, second: bool) -> dict[str, str]:
+    """What diffusers calls the folders of a model's parts.
+
+    Args:
+        first: there is a `text_encoder`, which the refiner of SDXL lacks.
+        second: there is a `text_encoder_2`.
+    """
+    if not second:
+        return FOLDERS
+    if not first:
+        return {**FOLDERS, "text_encoder": "text_encoder_2"}
+    return {"text_encoder": "text_encoder", "text_encoder_2": "text_encoder_2", **FOLDERS}
+
 
 T = TypeVar("T")
 
@@ -32,14 +47,17 @@ class Candidate:
     is_whole: bool = True
 
 
-def candidates(names: Iterable[str], part: str) -> dict[str | None, Candidate]:
+def candidates(
+    names: Iterable[str], part: str, folders: Mapping[str, str] = FOLDERS
+) -> dict[str | None, Candidate]:
     """The best weights of a part in every variant.
 
     Args:
         names: of the folder's files, as "unet/NAME"; others may be among them.
-        part: `"text_encoder"`, `"unet"` or `"autoencoder"`.
+        part: a key of `folders`.
+        folders: what `folders_of` gave.
     """
-    folder = FOLDERS[part]
+    folder = folders[part]
     inside = sorted(name.removeprefix(f"{folder}/") for name in names if _is_in(name, folder))
     found: dict[str | None, tuple[bool, int, Candidate]] = {}
     for name in inside:
@@ -97,7 +115,7 @@ _SUFFIXES = ("safetensors", "bin")
 
 def stems(part: str) -> tuple[str, str]:
     """How the names of `.safetensors` and `.bin` files begin."""
-    if part == "text_encoder":
+    if part in ("text_encoder", "text_encoder_2"):
         return "model", "pytorch_model"
     return "diffusion_pytorch_model", "diffusion_pytorch_model"
 

@@ -21,6 +21,7 @@ from keras_sd.config import (
     MAX_VOCABULARY,
     SD_1,
     SD_2,
+    SDXL,
     AutoencoderConfig,
     ModelConfig,
     TextEncoderConfig,
@@ -48,6 +49,9 @@ _PIPELINES = (
     "StableDiffusionInpaintPipeline",
     "StableDiffusionInstructPix2PixPipeline",
     "StableDiffusionDepth2ImgPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
 )
 # Those that we write: the channels that their UNet takes, from those of a latent.
 CHANNELS: dict[str, Callable[[int], int]] = {
@@ -55,14 +59,22 @@ CHANNELS: dict[str, Callable[[int], int]] = {
     "StableDiffusionInpaintPipeline": lambda latent: 2 * latent + 1,
     "StableDiffusionInstructPix2PixPipeline": lambda latent: 2 * latent,
 }
+CHANNELS_XL = {
+    name.replace("Diffusion", "DiffusionXL"): CHANNELS[name] for name in tuple(CHANNELS)[:2]
+}
 CLASSES = {
     "unet": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL",),
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
 }
-_FOREIGN = ("text_encoder_2", "text_encoder_3", "transformer", "prior", "decoder")
-"""Components by which others than Stable Diffusion 1.x and 2.x are known."""
+CLASSES_XL = {
+    **CLASSES,
+    "text_encoder_2": ("CLIPTextModelWithProjection",),
+    "tokenizer_2": CLASSES["tokenizer"],
+}
+_FOREIGN = ("text_encoder_3", "transformer", "prior", "decoder")
+"""Components by which others than Stable Diffusion 1.x, 2.x and XL are known."""
 
 _LEFT_OUT = ("feature_extractor", "image_encoder", "safety_checker", "depth_estimator")
 """Components that take no part in making a picture from a text."""
@@ -70,8 +82,6 @@ _LEFT_OUT = ("feature_extractor", "image_encoder", "safety_checker", "depth_esti
 # FolderSettings that have to be one of these; the first is diffusers' default.
 _UNET: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
-    "addition_embed_type": (None,),
-    "addition_time_embed_dim": (None,),
     "attention_type": ("default",),
     "center_input_sample": (False,),
     "class_embed_type": (None,),
@@ -87,16 +97,12 @@ _UNET: dict[str, tuple[Any, ...]] = {
     "freq_shift": (0,),
     "mid_block_only_cross_attention": (None, False),
     "mid_block_scale_factor": (1,),
-    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
     "norm_eps": (1e-5,),
     "num_attention_heads": (None,),
     "num_class_embeds": (None,),
-    "projection_class_embeddings_input_dim": (None,),
     "resnet_out_scale_factor": (1,),
     "resnet_skip_time_act": (False,),
     "resnet_time_scale_shift": ("default",),
-    "reverse_transformer_layers_per_block": (None,),
-    "time_cond_proj_dim": (None,),
     "time_embedding_act_fn": (None,),
     "time_embedding_type": ("positional",),
     "timestep_post_act": (None,),
@@ -115,14 +121,17 @@ _AUTOENCODER: dict[str, tuple[Any, ...]] = {
 # Of a ControlNet: what its shapes do not tell.
 _CONTROL: dict[str, tuple[Any, ...]] = {
     "_class_name": ("ControlNetModel",),
+    "addition_embed_type": (None,),
+    "addition_time_embed_dim": (None,),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "projection_class_embeddings_input_dim": (None,),
     **{
         name: _UNET[name]
         for name in (
-            *("act_fn", "addition_embed_type", "addition_time_embed_dim", "class_embed_type"),
+            *("act_fn", "class_embed_type"),
             *("downsample_padding", "encoder_hid_dim", "encoder_hid_dim_type", "flip_sin_to_cos"),
-            *("freq_shift", "mid_block_scale_factor", "mid_block_type", "norm_eps"),
+            *("freq_shift", "mid_block_scale_factor", "norm_eps"),
             *("num_attention_heads", "num_class_embeds", "resnet_time_scale_shift"),
-            "projection_class_embeddings_input_dim",
         )
     },
     "controlnet_conditioning_channel_order": ("rgb",),
@@ -139,15 +148,20 @@ _AUTOENCODER_IDLE = ("force_upcast", "sample_size")
 
 
 def read_config(
-    folder: Path, jsons: Mapping[str, FolderSettings], tokens: Tokens, notes: list[str]
+    folder: Path,
+    folders: Mapping[str, str],
+    jsons: Mapping[str, FolderSettings],
+    tokens: Mapping[str, Tokens],
+    notes: list[str],
 ) -> ModelConfig:
     """Reads the settings of all components.
 
     Args:
         folder: for messages, and the model's name.
+        folders: inside of it, by part.
         jsons: the files by their path in the folder. The scheduler's and the autoencoder's may be
             missing: then those are Stable Diffusion's.
-        tokens: of the tokenizer.
+        tokens: of the tokenizers, by text encoder.
         notes: gets what whoever uses the model should know.
 
     Returns:
@@ -159,23 +173,46 @@ def read_config(
     """
     index = jsons[INDEX]
     scheduler_class = _read_index(index, notes)
-    unet, sample_size = _read_unet(jsons["unet/config.json"], notes)
+    xl = "text_encoder_2" in folders.values()
+    encoders = {
+        part: _read_text_encoder(jsons[f"{folders[part]}/config.json"], xl, folders[part])
+        for part in tokens
+    }
+    pooled = list(encoders.values())[-1].projection_width
+    unet, sample_size = _read_unet(jsons["unet/config.json"], pooled, notes)
     vae = jsons.get("vae/config.json")
     autoencoder = AutoencoderConfig() if vae is None else _read_autoencoder(vae, notes)
-    text_encoder = _read_text_encoder(jsons["text_encoder/config.json"])
     noise, defaults = read_scheduler(jsons.get(SCHEDULER), scheduler_class, notes)
     height, width = (size * autoencoder.factor for size in sample_size)
-    check_tokens(folder, tokens, text_encoder, notes)
-    data = {
+    for part, each in tokens.items():
+        check_tokens(folder, each, encoders[part], notes)
+    first, last = tokens["text_encoder"], list(tokens.values())[-1]
+    if None not in (first.vocabulary, last.vocabulary) and first.vocabulary != last.vocabulary:
+        raise WeightsError(f"{folder}: the two tokenizers have other tokens, and SDXL's have one")
+    if xl:
+        defaults = dataclasses.replace(
+            defaults,
+            guidance_scale=SDXL.defaults.guidance_scale,
+            empty_negative="zeros"
+            if index.flag("force_zeros_for_empty_prompt", True)
+            else "encoded",
+        )
+        aesthetic = index.flag("requires_aesthetics_score", False)
+        if aesthetic != (unet.numbers == 5):
+            index.refuse(
+                "requires_aesthetics_score", f"what suits a UNet of {unet.numbers} numbers"
+            )
+    data: dict[str, Any] = {
         "name": folder.resolve().name,
-        "text_encoder": dataclasses.asdict(text_encoder),
+        **{part: dataclasses.asdict(each) for part, each in encoders.items()},
         "unet": dataclasses.asdict(unet),
         "autoencoder": dataclasses.asdict(autoencoder),
         "noise": dataclasses.asdict(noise),
         "defaults": {**dataclasses.asdict(defaults), "height": height, "width": width},
-        # The two families differ in it.
-        "pad_token": tokens.pad or (SD_2 if unet.linear_projection else SD_1).pad_token,
+        "pad_token": first.pad or _pad_token(unet, len(encoders)),
     }
+    if len(encoders) > 1:
+        data["pad_token_2"] = last.pad or SDXL.pad_token_2
     own = index.take("_keras_sd", {})
     if not isinstance(own, dict) or not isinstance(own.get("defaults", {}), dict):
         index.refuse("_keras_sd", "an object with a name and defaults")
@@ -190,6 +227,24 @@ def read_config(
     return config
 
 
+def _pad_token(unet: UNetConfig, encoders: int) -> str:
+    """In which the families differ."""
+    if encoders > 1:
+        return SDXL.pad_token
+    return (SD_2 if unet.linear_projection else SD_1).pad_token
+
+
+def has_component(index: FolderSettings, name: str) -> bool:
+    """Whether a folder has a component, or says nothing of it, as of a `text_encoder`.
+
+    Args:
+        index: of `model_index.json`.
+        name: of the component.
+    """
+    value = index.values.get(name, [None, None] if name.endswith("_2") else None)
+    return value != [None, None]
+
+
 def _read_index(index: FolderSettings, notes: list[str]) -> str | None:
     """The class of the scheduler, where the components are those of Stable Diffusion."""
     # Code of one's own is [module, class].
@@ -201,15 +256,15 @@ def _read_index(index: FolderSettings, notes: list[str]) -> str | None:
     for name in _FOREIGN:
         if (found := _class_of(index, name)) is not None:
             raise WeightsError(
-                f"{index.path}: it has a {name}, {shown(found)}, which Stable Diffusion 1.x and "
-                "2.x do not have; XL, 3 and others cannot be run"
+                f"{index.path}: it has a {name}, {shown(found)}, which Stable Diffusion 1.x, 2.x "
+                "and XL do not have; 3 and others cannot be run"
             )
-    for name, classes in CLASSES.items():
+    for name, classes in CLASSES_XL.items():
         found = _class_of(index, name)
         if found is not None and found not in classes:
             index.refuse(name, " or ".join(classes))
     for name in index.values:
-        known = name in (*CLASSES, *_LEFT_OUT, "scheduler", "_class_name")
+        known = name in (*CLASSES_XL, *_LEFT_OUT, "scheduler", "_class_name")
         if not known and isinstance(index.values[name], list) and _class_of(index, name):
             notes.append(f"{INDEX}: {name} is left out, nothing here uses it")
     if named is None or named not in _PIPELINES:
@@ -233,8 +288,16 @@ def _class_of(index: FolderSettings, name: str) -> str | None:
     return value[1]
 
 
-def _read_unet(given: FolderSettings, notes: list[str]) -> tuple[UNetConfig, tuple[int, int]]:
-    """The config, and the usual height and width of a latent."""
+def _read_unet(
+    given: FolderSettings, pooled: int, notes: list[str]
+) -> tuple[UNetConfig, tuple[int, int]]:
+    """The config, and the usual height and width of a latent.
+
+    Args:
+        given: of the UNet.
+        pooled: features of the pooled vector that the text encoders give.
+        notes: gets what is not known.
+    """
     given.fixed({"_class_name": (CLASSES["unet"][0],), **_UNET})
     levels = _level_count(given, (320, 640, 1280, 1280))
     widths = given.sizes("block_out_channels", (320, 640, 1280, 1280), levels)
@@ -242,9 +305,22 @@ def _read_unet(given: FolderSettings, notes: list[str]) -> tuple[UNetConfig, tup
     up = _block_types(given, "up_block_types", ("CrossAttnUpBlock2D", "UpBlock2D"), levels)
     if up != down[::-1]:
         given.refuse("up_block_types", "down_block_types in reverse")
-    layers = given.sizes("transformer_layers_per_block", 1, levels, most=MAX_DEPTH)
-    if not down[-1] and layers[-1] != 1:
-        given.refuse("transformer_layers_per_block", "1 where only the middle block attends")
+    blocks = given.same_size("layers_per_block", 2, levels, most=MAX_BLOCKS)
+    depths = given.rows_of_sizes("transformer_layers_per_block", 1, levels, blocks, MAX_DEPTH)
+    if any(len(set(row)) > 1 for row in depths):
+        given.refuse("transformer_layers_per_block", "one number at each level")
+    layers = [row[0] for row in depths]
+    ups: tuple[int, ...] = ()
+    if given.take("reverse_transformer_layers_per_block") is not None:
+        rows = given.rows_of_sizes(
+            "reverse_transformer_layers_per_block", 1, levels, blocks + 1, MAX_DEPTH
+        )
+        ups = tuple(n if attends else 0 for row, attends in zip(rows, up, strict=True) for n in row)
+    middle = given.choice(
+        "mid_block_type",
+        "UNetMidBlock2DCrossAttn",
+        {"UNetMidBlock2DCrossAttn": layers[-1], "UNetMidBlock2D": 0},
+    )
     only_cross = given.take("only_cross_attention", False)
     if only_cross not in (False, [False] * levels):
         given.refuse("only_cross_attention", "False")
@@ -261,10 +337,13 @@ def _read_unet(given: FolderSettings, notes: list[str]) -> tuple[UNetConfig, tup
         # The heads at each level, whatever the name says: diffusers keeps it for old files.
         heads=given.sizes("attention_head_dim", 8, levels),
         depths=tuple(n if attends else 0 for n, attends in zip(layers, down, strict=True)),
-        blocks=given.same_size("layers_per_block", 2, levels, most=MAX_BLOCKS),
+        blocks=blocks,
         context_width=context_width,
         groups=given.size("norm_num_groups", 32),
         linear_projection=given.flag("use_linear_projection", False),
+        middle_depth=middle,
+        up_depths=ups,
+        **_read_added(given, pooled),
     )
     sample_size = given.take("sample_size")
     sizes = (64, 64) if sample_size is None else given.sizes("sample_size", 64, 2)
@@ -274,6 +353,30 @@ def _read_unet(given: FolderSettings, notes: list[str]) -> tuple[UNetConfig, tup
         sizes = (64, 64)
     _note_unknown(given, _UNET_IDLE, notes)
     return config, (sizes[0], sizes[1])
+
+
+def _read_added(given: FolderSettings, pooled: int) -> dict[str, int]:
+    """What a UNet is told beside a text: numbers of `UNetConfig`."""
+    found = {}
+    if given.take("time_cond_proj_dim") is not None:
+        found["guidance_width"] = given.size("time_cond_proj_dim", 256)
+    wanted = "text_time" if pooled else None
+    if given.take("addition_embed_type") != wanted:
+        given.refuse("addition_embed_type", f"{wanted!r}, as the text encoders are")
+    if not pooled:
+        given.fixed(
+            {"addition_time_embed_dim": (None,), "projection_class_embeddings_input_dim": (None,)}
+        )
+        return found
+    width = given.size("addition_time_embed_dim", 256)
+    whole = given.size("projection_class_embeddings_input_dim", SDXL.unet.added_width)
+    numbers, rest = divmod(whole - pooled, width)
+    if rest or numbers not in (5, 6):
+        given.refuse(
+            "projection_class_embeddings_input_dim",
+            f"{pooled} of the pooled vector and 5 or 6 times {width}",
+        )
+    return {**found, "pooled_width": pooled, "numbers": numbers, "number_width": width}
 
 
 def read_control(given: FolderSettings, notes: list[str]) -> dict[str, Any]:
@@ -318,7 +421,7 @@ def _read_autoencoder(given: FolderSettings, notes: list[str]) -> AutoencoderCon
     return config
 
 
-def _read_text_encoder(given: FolderSettings) -> TextEncoderConfig:
+def _read_text_encoder(given: FolderSettings, xl: bool, folder: str) -> TextEncoderConfig:
     if given.values.get("model_type") == "clip":  # of a whole CLIP: the text's settings are inside
         inner = given.take("text_config")
         if not isinstance(inner, dict):
@@ -338,6 +441,8 @@ def _read_text_encoder(given: FolderSettings) -> TextEncoderConfig:
             "hidden_act", "quick_gelu", {name: name for name in ("quick_gelu", "gelu")}
         ),
         epsilon=given.number("layer_norm_eps", 1e-5, below=1.0),
+        penultimate=xl,
+        projection_width=given.size("projection_dim", 512) if folder == "text_encoder_2" else 0,
     )
     return config
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from keras_sd.weights.diffusers_folder.choice import (
-    FOLDERS,
     Candidate,
     candidates,
     choose,
@@ -36,12 +35,17 @@ class PartFiles:
 
 
 def find_weights(
-    folder: Path, variant: str | None, notes: list[str], without: Collection[str] = ()
+    folder: Path,
+    folders: Mapping[str, str],
+    variant: str | None,
+    notes: list[str],
+    without: Collection[str] = (),
 ) -> dict[str, PartFiles]:
     """Finds the files of every part; see `read_folder`.
 
     Args:
-        folder: with the folders of `FOLDERS`.
+        folder: of the model.
+        folders: inside of it, by part.
         variant: of the weights, or None.
         notes: gets what whoever uses the model should know.
         without: parts that are not looked for.
@@ -51,27 +55,29 @@ def find_weights(
         WeightsError: there is no such variant, or an index of shards is damaged.
     """
     found = {
-        part: candidates((f"{name}/{path.name}" for path in (folder / name).iterdir()), part)
-        for part, name in FOLDERS.items()
+        part: candidates(
+            (f"{name}/{path.name}" for path in (folder / name).iterdir()), part, folders
+        )
+        for part, name in folders.items()
         if part not in without
     }
     for part, files in found.items():
         if not files:
-            place = folder / FOLDERS[part]
+            place = folder / folders[part]
             there = ", ".join(sorted(path.name for path in place.iterdir())) or "nothing"
             raise FileNotFoundError(
                 f"{place} has no weights that can be read ({stems(part)[0]}.safetensors or "
                 f"{stems(part)[1]}.bin, whole or in shards); there is {there}"
             )
     if variant is not None and not any(variant in files for files in found.values()):
-        raise WeightsError(f"{folder} has no variant {variant!r}; {_variants(found)}")
+        raise WeightsError(f"{folder} has no variant {variant!r}; {_variants(found, folders)}")
     chosen = {}
     for part, files in found.items():
-        name = FOLDERS[part]
+        name = folders[part]
         taken = choose(files, variant)
         if taken is None:
             raise WeightsError(
-                f"{folder / name} has no weights {named(variant)}; {_variants(found)}"
+                f"{folder / name} has no weights {named(variant)}; {_variants(found, folders)}"
             )
         if variant not in files:
             notes.append(
@@ -84,9 +90,11 @@ def find_weights(
     return chosen
 
 
-def _variants(found: Mapping[str, Mapping[str | None, Candidate]]) -> str:
+def _variants(
+    found: Mapping[str, Mapping[str | None, Candidate]], folders: Mapping[str, str]
+) -> str:
     return "there is " + "; ".join(
-        f"{FOLDERS[part]}: {', '.join(sorted(map(named, files)))}" for part, files in found.items()
+        f"{folders[part]}: {', '.join(sorted(map(named, files)))}" for part, files in found.items()
     )
 
 

@@ -50,6 +50,29 @@ class FolderSettings:
             self.refuse(key, f"{count} whole numbers from 1 to {most}")
         return tuple(values)
 
+    def rows_of_sizes(
+        self, key: str, default: Any, count: int, each: int, most: int = MAX_WIDTH
+    ) -> list[list[int]]:
+        """A number for each of `each` blocks of `count` levels; the file may give one for all
+        blocks of a level, or one for all levels.
+        """
+        value = self.take(key, default)
+        levels = [value] * count if _is_size(value, most) else value
+        if isinstance(levels, (list, tuple)) and len(levels) == count:
+            rows = [[row] * each if _is_size(row, most) else row for row in levels]
+            if all(
+                isinstance(row, (list, tuple))
+                and len(row) == each
+                and all(_is_size(item, most) for item in row)
+                for row in rows
+            ):
+                return [list(row) for row in rows]
+        self.refuse(
+            key,
+            f"a whole number from 1 to {most}, or for each of {count} levels one, or one for each "
+            f"of {each} blocks",
+        )
+
     def same_size(self, key: str, default: int, count: int, most: int = MAX_WIDTH) -> int:
         """A number that the file may give for each of `count` levels, if it is the same in all."""
         values = self.sizes(key, default, count, most)

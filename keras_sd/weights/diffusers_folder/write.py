@@ -11,14 +11,16 @@ from typing import Any
 from safetensors.numpy import save_file
 
 from keras_sd import compat
-from keras_sd.config import ModelConfig
+from keras_sd.config import ModelConfig, TextEncoderConfig, UNetConfig
 from keras_sd.files import checked_path
 from keras_sd.specs import parse_spec
 from keras_sd.tokenizer import END, START, UNMERGED, Tokenizer, read_merges
-from keras_sd.weights.diffusers_folder.choice import FOLDERS, stems
+from keras_sd.weights.diffusers_folder.choice import folders_of, stems
 from keras_sd.weights.diffusers_folder.configs import (
     CHANNELS,
+    CHANNELS_XL,
     CLASSES,
+    CLASSES_XL,
     INDEX,
     SCHEDULER,
     VERSION,
@@ -34,7 +36,7 @@ from keras_sd.weights.files import (
     require_encoder,
     tensors_of,
 )
-from keras_sd.weights.names import diffusers, under
+from keras_sd.weights.names import diffusers
 from keras_sd.weights.readers import WeightsError
 
 
@@ -45,8 +47,9 @@ def write_folder(
     merges: Sequence[str] | Path,
     dtype: Dtype | None = None,
 ) -> None:
-    """Writes a folder that `diffusers.StableDiffusionPipeline.from_pretrained` loads, whole or not
-    at all: if anything goes wrong, an older one is as it was.
+    """Writes a folder that `from_pretrained` of `diffusers.StableDiffusionPipeline`, or of
+    `diffusers.StableDiffusionXLPipeline`, loads, whole or not at all: if anything goes wrong, an
+    older one is as it was.
 
     What diffusers has no setting for (the usual number of steps) is in `model_index.json` under
     `_keras_sd`.
@@ -79,11 +82,17 @@ def write_folder(
     jsons = to_jsons(folder, config, vocabulary)
     texts = {name: _text(values) for name, values in jsons.items()}
     header = "#version: 0.2"
-    texts["tokenizer/merges.txt"] = "\n".join([header, *lines[: len(vocabulary) - UNMERGED], ""])
-    files = {part: f"{name}/{stems(part)[0]}.safetensors" for part, name in FOLDERS.items()}
+    for name in tokenizers_of(config).values():
+        merged = [header, *lines[: len(vocabulary) - UNMERGED], ""]
+        texts[f"{name}/merges.txt"] = "\n".join(merged)
+    folders = folders_in(config)
+    files = {part: f"{name}/{stems(part)[0]}.safetensors" for part, name in folders.items()}
     refuse_others(folder, {*texts, *files.values()})
     tables = {
-        "text_encoder": under("text_model.", "", diffusers.text_encoder(config.text_encoder)),
+        **{
+            part: diffusers.text_encoder(encoder, "text_model.")
+            for part, encoder in config.text_encoders.items()
+        },
         "unet": diffusers.unet(config.unet),
         "autoencoder": diffusers.autoencoder(config.autoencoder),
     }
@@ -118,6 +127,21 @@ def _text(values: Mapping[str, Any]) -> str:
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
+def folders_in(config: ModelConfig) -> dict[str, str]:
+    """What diffusers calls the folders of a model's parts."""
+    both = config.text_encoder_2 is not None
+    return folders_of(both or not config.unet.pooled_width, config.unet.pooled_width > 0 or both)
+
+
+def tokenizers_of(config: ModelConfig) -> dict[str, str]:
+    """Likewise of its tokenizers, by text encoder."""
+    return {
+        part: name.replace("text_encoder", "tokenizer")
+        for part, name in folders_in(config).items()
+        if part in config.text_encoders
+    }
+
+
 def to_jsons(
     folder: Path, config: ModelConfig, vocabulary: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
@@ -134,33 +158,42 @@ def to_jsons(
     Raises:
         WeightsError: diffusers has no such model.
     """
-    pipeline = _pipeline_of(config)
     scheduler = _scheduler_of(config)
+    folders, pads = folders_in(config), (config.pad_token, config.pad_token_2)
+    encoders = dict(zip(config.text_encoders, pads, strict=False))
     index: dict[str, Any] = {
-        "_class_name": pipeline,
+        "_class_name": _pipeline_of(config),
         "_diffusers_version": VERSION,
-        **{
-            name: ["transformers" if name in ("text_encoder", "tokenizer") else "diffusers", first]
-            for name, (first, *_) in CLASSES.items()
-        },
+        **_components(config),
         "scheduler": ["diffusers", scheduler],
         "feature_extractor": [None, None],
-        "safety_checker": [None, None],
-        "requires_safety_checker": False,
     }
+    if config.unet.pooled_width:
+        index["image_encoder"] = [None, None]
+        index["force_zeros_for_empty_prompt"] = config.defaults.empty_negative == "zeros"
+        if config.unet.numbers == 5:
+            index["requires_aesthetics_score"] = True
+    else:
+        index |= {"safety_checker": [None, None], "requires_safety_checker": False}
     jsons = {
         INDEX: index,
         "unet/config.json": _unet_json(config),
         "vae/config.json": _autoencoder_json(config),
-        "text_encoder/config.json": _text_encoder_json(config, len(vocabulary)),
         SCHEDULER: _scheduler_json(config, scheduler),
-        **_tokenizer_jsons(config, vocabulary),
     }
+    for part, pad in encoders.items():
+        text = config.text_encoders[part]
+        jsons[f"{folders[part]}/config.json"] = _text_encoder_json(text, pad, len(vocabulary))
+        name = tokenizers_of(config)[part]
+        for file, values in _tokenizer_jsons(text, pad, vocabulary).items():
+            jsons[f"{name}/{file}"] = values
 
     def read() -> ModelConfig:
         given = {name: FolderSettings(folder / name, values) for name, values in jsons.items()}
-        tokens = Tokens(vocabulary=tuple(vocabulary), pad=config.pad_token)
-        return read_config(folder, given, tokens, [])
+        tokens = {
+            part: Tokens(vocabulary=tuple(vocabulary), pad=pad) for part, pad in encoders.items()
+        }
+        return read_config(folder, folders, given, tokens, [])
 
     defaults = dataclasses.asdict(read().defaults)
     wanted = dataclasses.asdict(config.defaults)
@@ -179,11 +212,25 @@ def to_jsons(
     return jsons
 
 
+def _components(config: ModelConfig) -> dict[str, list[str | None]]:
+    """The class of each, or that it is left out."""
+    xl = config.unet.pooled_width > 0
+    there = {*folders_in(config).values(), *tokenizers_of(config).values()}
+    return {
+        name: ["transformers" if name.startswith(("text_", "tokenizer")) else "diffusers", first]
+        if name in there
+        else [None, None]
+        for name, (first, *_) in (CLASSES_XL if xl else CLASSES).items()
+    }
+
+
 def _pipeline_of(config: ModelConfig) -> str:
     channels, latent = config.unet.in_channels, config.autoencoder.latent_channels
-    for pipeline, wanted in CHANNELS.items():
+    for pipeline, wanted in (CHANNELS_XL if config.unet.pooled_width else CHANNELS).items():
         if channels == wanted(latent):
-            return pipeline
+            # The refiner goes on with what another model began.
+            refines = config.unet.numbers == 5
+            return pipeline.replace("XLPipe", "XLImg2ImgPipe") if refines else pipeline
     raise WeightsError(
         f"{config.name}: diffusers has no pipeline for a UNet that takes {channels} channels where "
         f"a latent has {latent}"
@@ -231,8 +278,16 @@ def _one_or_all(values: Sequence[int]) -> int | list[int]:
 def _unet_json(config: ModelConfig) -> dict[str, Any]:
     unet, factor = config.unet, config.autoencoder.factor
     cross = [depth > 0 for depth in unet.depths]
+    if unet.up_depths and cross[::-1] != _attending_ups(unet):
+        raise WeightsError(
+            f"{config.name}: diffusers has no UNet with the transformers of up_depths "
+            f"{unet.up_depths} beside depths {unet.depths}"
+        )
+    layers = [max(depth, 1) for depth in unet.depths]
+    if not cross[-1]:
+        layers[-1] = max(unet.depth_of_middle, 1)
     size = (config.defaults.height // factor, config.defaults.width // factor)
-    return {
+    found: dict[str, Any] = {
         "_class_name": "UNet2DConditionModel",
         "_diffusers_version": VERSION,
         "act_fn": "silu",
@@ -244,15 +299,37 @@ def _unet_json(config: ModelConfig) -> dict[str, Any]:
         "freq_shift": 0,
         "in_channels": unet.in_channels,
         "layers_per_block": unet.blocks,
-        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "mid_block_type": "UNetMidBlock2DCrossAttn" if unet.depth_of_middle else "UNetMidBlock2D",
         "norm_eps": 1e-5,
         "norm_num_groups": unet.groups,
         "out_channels": unet.out_channels,
         "sample_size": _one_or_all(size),
-        "transformer_layers_per_block": _one_or_all([max(depth, 1) for depth in unet.depths]),
+        "transformer_layers_per_block": _one_or_all(layers),
         "up_block_types": ["CrossAttnUpBlock2D" if c else "UpBlock2D" for c in cross[::-1]],
         "use_linear_projection": unet.linear_projection,
     }
+    if unet.up_depths:
+        found["reverse_transformer_layers_per_block"] = [
+            [max(depth, 1) for depth in row] for row in _rows_up(unet)
+        ]
+    if unet.guidance_width:
+        found["time_cond_proj_dim"] = unet.guidance_width
+    if unet.pooled_width:
+        found["addition_embed_type"] = "text_time"
+        found["addition_time_embed_dim"] = unet.number_width
+        found["projection_class_embeddings_input_dim"] = unet.added_width
+    return found
+
+
+def _rows_up(unet: UNetConfig) -> list[list[int]]:
+    levels = range(len(unet.widths) - 1, -1, -1)
+    return [[unet.depth_up(level, i) for i in range(unet.blocks + 1)] for level in levels]
+
+
+def _attending_ups(unet: UNetConfig) -> list[bool | None]:
+    """Of each level on the way up, whether its blocks attend; None where some do."""
+    rows = [[depth > 0 for depth in row] for row in _rows_up(unet)]
+    return [row[0] if len(set(row)) == 1 else None for row in rows]
 
 
 def _autoencoder_json(config: ModelConfig) -> dict[str, Any]:
@@ -275,10 +352,10 @@ def _autoencoder_json(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _text_encoder_json(config: ModelConfig, tokens: int) -> dict[str, Any]:
-    text = config.text_encoder
+def _text_encoder_json(text: TextEncoderConfig, pad: str, tokens: int) -> dict[str, Any]:
+    projects = text.projection_width > 0
     return {
-        "architectures": ["CLIPTextModel"],
+        "architectures": ["CLIPTextModelWithProjection" if projects else "CLIPTextModel"],
         "bos_token_id": tokens - 2,
         "eos_token_id": tokens - 1,
         "hidden_act": text.activation,
@@ -289,8 +366,8 @@ def _text_encoder_json(config: ModelConfig, tokens: int) -> dict[str, Any]:
         "model_type": "clip_text_model",
         "num_attention_heads": text.heads,
         "num_hidden_layers": text.depth,
-        "pad_token_id": tokens - 1 if config.pad_token == "end" else 0,
-        "projection_dim": text.width,
+        "pad_token_id": tokens - 1 if pad == "end" else 0,
+        "projection_dim": text.projection_width or text.width,
         "vocab_size": text.vocab_size,
     }
 
@@ -326,21 +403,23 @@ def _scheduler_json(config: ModelConfig, name: str) -> dict[str, Any]:
     return values | {key: schedule == ours for key, ours in SIGMAS.items()}
 
 
-def _tokenizer_jsons(config: ModelConfig, vocabulary: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _tokenizer_jsons(
+    text: TextEncoderConfig, pad: str, vocabulary: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     pads = {ours: theirs for theirs, ours in PADS.items()}
     special = {
         "bos_token": START,
         "eos_token": END,
-        "pad_token": pads[config.pad_token],
+        "pad_token": pads[pad],
         "unk_token": END,
     }
     return {
-        "tokenizer/vocab.json": {token: number for number, token in enumerate(vocabulary)},
-        "tokenizer/special_tokens_map.json": special,
-        "tokenizer/tokenizer_config.json": {
+        "vocab.json": {token: number for number, token in enumerate(vocabulary)},
+        "special_tokens_map.json": special,
+        "tokenizer_config.json": {
             "add_prefix_space": False,
             "do_lower_case": True,
-            "model_max_length": config.text_encoder.max_length,
+            "model_max_length": text.max_length,
             "tokenizer_class": "CLIPTokenizer",
             **special,
         },

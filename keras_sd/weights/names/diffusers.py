@@ -13,8 +13,14 @@ from keras_sd.config import AutoencoderConfig, ControlConfig, TextEncoderConfig,
 from keras_sd.weights.names import Table, Weight, under
 
 
-def text_encoder(config: TextEncoderConfig) -> Table:
-    """`CLIPTextModel`. Files of transformers 4 have every name under `text_model.`."""
+def text_encoder(config: TextEncoderConfig, prefix: str = "") -> Table:
+    """`CLIPTextModel`, or with a projection `CLIPTextModelWithProjection`.
+
+    Args:
+        config: the network's numbers.
+        prefix: what the names begin with: files of transformers 4, and all with a projection, have
+            every name but the projection's under `text_model.`.
+    """
     width = config.width
     table = [
         Weight(
@@ -41,12 +47,16 @@ def text_encoder(config: TextEncoderConfig) -> Table:
     ]
     for i in range(config.depth):
         table += under(f"encoder.layers.{i}.", f"layer_{i}/", layer)
+    table = under(prefix, "", table)
+    if config.projection_width:
+        name = prefix.removesuffix("text_model.") + "text_projection"
+        table += _linear(name, "projection", width, config.projection_width, bias=False)
     return table
 
 
 def unet(config: UNetConfig) -> Table:
     """`UNet2DConditionModel`."""
-    widths, depths, last = config.widths, config.depths, len(config.widths) - 1
+    widths, last = config.widths, len(config.widths) - 1
     time = config.time_width
     table = [
         *_linear("time_embedding.linear_1", "time1", widths[0], time),
@@ -55,6 +65,12 @@ def unet(config: UNetConfig) -> Table:
         *_norm("conv_norm_out", "norm_out", widths[0]),
         *_conv("conv_out", "conv_out", widths[0], config.out_channels),
     ]
+    if config.guidance_width:
+        name = "time_embedding.cond_proj"
+        table += _linear(name, "guidance", config.guidance_width, widths[0], bias=False)
+    if config.pooled_width:
+        table += _linear("add_embedding.linear_1", "added1", config.added_width, time)
+        table += _linear("add_embedding.linear_2", "added2", time, time)
 
     def level(block: str, i: int, path: str, width_in: int, width: int, depth: int) -> None:
         residual = _residual(width_in, width, time)
@@ -67,7 +83,7 @@ def unet(config: UNetConfig) -> Table:
     for number, width in enumerate(widths):
         block = f"down_blocks.{number}"
         for i in range(config.blocks):
-            level(block, i, f"down_{number}_{i}", skips[-1], width, depths[number])
+            level(block, i, f"down_{number}_{i}", skips[-1], width, config.depths[number])
             skips.append(width)
         if number < last:
             name = f"{block}.downsamplers.0.conv"
@@ -75,21 +91,23 @@ def unet(config: UNetConfig) -> Table:
             skips.append(width)
 
     width = widths[last]
-    level("mid_block", 0, "middle", width, width, max(depths[last], 1))
-    residual = _residual(width, width, time)
-    table += under("mid_block.resnets.1.", "middle_residual/", residual)
+    level("mid_block", 0, "middle", width, width, config.depth_of_middle)
+    if config.depth_of_middle:
+        residual = _residual(width, width, time)
+        table += under("mid_block.resnets.1.", "middle_residual/", residual)
 
     for number in range(last, -1, -1):
         block = f"up_blocks.{last - number}"
         for i in range(config.blocks + 1):
             width_in, width = width + skips.pop(), widths[number]
-            level(block, i, f"up_{number}_{i}", width_in, width, depths[number])
+            depth = config.depth_up(number, i)
+            level(block, i, f"up_{number}_{i}", width_in, width, depth)
         if number > 0:
             table += _conv(f"{block}.upsamplers.0.conv", f"upsample_{number}/conv", width, width)
     return table
 
 
-_WAY_DOWN = ("time_embedding.", "conv_in.", "down_blocks.", "mid_block.")
+_WAY_DOWN = ("time_embedding.", "add_embedding.", "conv_in.", "down_blocks.", "mid_block.")
 """What the names begin with of the part of a UNet that a ControlNet has too."""
 
 

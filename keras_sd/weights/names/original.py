@@ -10,13 +10,24 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from keras_sd.config import AutoencoderConfig, ControlConfig, TextEncoderConfig, UNetConfig
+from keras_sd.config import (
+    AutoencoderConfig,
+    ControlConfig,
+    ModelConfig,
+    TextEncoderConfig,
+    UNetConfig,
+)
 from keras_sd.weights.names import Table, Weight, diffusers
 
 UNET = "model.diffusion_model."
 AUTOENCODER = "first_stage_model."
 CLIP = "cond_stage_model.transformer.text_model."
 OPENCLIP = "cond_stage_model.model."
+EMBEDDERS = "conditioner.embedders."
+"""What the names of all text encoders of SDXL begin with, which go by a number."""
+CLIP_XL = f"{EMBEDDERS}0.transformer.text_model."
+OPENCLIP_XL = f"{EMBEDDERS}1.model."
+OPENCLIP_REFINER = f"{EMBEDDERS}0.model."
 CONTROL = "control_model."
 """What the names of a part begin with."""
 
@@ -76,6 +87,9 @@ _IGNORED = re.compile(
     | embedding_manager\..*
     | (.*\.)?position_ids
     | (cond_stage_model\.(.*\.)?)?(text_projection(\.weight)?|logit_scale|attn_mask)
+    | conditioner\.embedders\.\d+\.(model\.)?(logit_scale|attn_mask)
+    | edm_(mean|std)
+    | conditioner\.embedders\.0\.transformer\.text_projection(\.weight)?
     """,
     re.VERBOSE,
 )
@@ -140,14 +154,18 @@ def autoencoder(
 
 def clip(config: TextEncoderConfig, prefix: str = CLIP) -> Table:
     """The text encoder of 1.x, with the names of transformers. Some files lack `text_model.`."""
-    return [replace(entry, name=prefix + entry.name) for entry in diffusers.text_encoder(config)]
+    return diffusers.text_encoder(config, prefix)
 
 
 def openclip(config: TextEncoderConfig, prefix: str = OPENCLIP) -> Table:
-    """The text encoder of 2.x. The file keeps query, key and value in one tensor."""
+    """The text encoder of 2.x, and the second of SDXL. The file keeps query, key and value in one
+    tensor, and the projection as it is multiplied with.
+    """
 
     def renamed(entry: Weight) -> Weight:
         layer = re.fullmatch(r"encoder\.layers\.(\d+)\.(.*)", entry.name)
+        if entry.path == "projection/kernel":
+            return replace(entry, name=f"{prefix}text_projection", layout="same")
         if layer is None:
             return replace(entry, name=prefix + _moved(entry.name, _OPENCLIP))
         inside = _moved(layer[2], _OPENCLIP_LAYER)
@@ -161,6 +179,19 @@ def openclip(config: TextEncoderConfig, prefix: str = OPENCLIP) -> Table:
 def text_encoder(config: TextEncoderConfig) -> Table:
     """The text encoder as the files of its family have it: CLIP of 1.x, or OpenCLIP of 2.x."""
     return clip(config) if config.activation == "quick_gelu" else openclip(config)
+
+
+def text_encoders(config: ModelConfig) -> dict[str, Table]:
+    """Those of a model: of 1.x or 2.x one, of SDXL both, of its refiner OpenCLIP's alone."""
+    first, second = config.text_encoder, config.text_encoder_2
+    if second is not None:
+        return {
+            "text_encoder": clip(first, CLIP_XL),
+            "text_encoder_2": openclip(second, OPENCLIP_XL),
+        }
+    if config.unet.pooled_width:
+        return {"text_encoder": openclip(first, OPENCLIP_REFINER)}
+    return {"text_encoder": text_encoder(first)}
 
 
 def ema_name(name: str) -> str:
@@ -188,6 +219,9 @@ def _unet_places(config: UNetConfig) -> dict[str, str]:
     places = {
         "time_embedding.linear_1.": "time_embed.0.",
         "time_embedding.linear_2.": "time_embed.2.",
+        "time_embedding.cond_proj.": "time_embed.cond_proj.",
+        "add_embedding.linear_1.": "label_emb.0.0.",
+        "add_embedding.linear_2.": "label_emb.0.2.",
         "conv_in.": "input_blocks.0.0.",
         "mid_block.resnets.0.": "middle_block.0.",
         "mid_block.attentions.0.": "middle_block.1.",
@@ -195,7 +229,8 @@ def _unet_places(config: UNetConfig) -> dict[str, str]:
         "conv_norm_out.": "out.0.",
         "conv_out.": "out.2.",
     }
-    for level, depth in enumerate(reversed(config.depths)):
+    for level in range(len(config.depths)):
+        depth = config.depth_up(len(config.depths) - 1 - level, config.blocks)
         first, last = level * stride, level * stride + config.blocks
         for i in range(stride):
             places[f"down_blocks.{level}.resnets.{i}."] = f"input_blocks.{1 + first + i}.0."

@@ -11,7 +11,7 @@ from keras_sd.weights.names import Table, diffusers
 def tables(config: ModelConfig) -> dict[str, Table]:
     """The tables of a whole model by part."""
     walked = {
-        "text_encoder": diffusers.text_encoder(config.text_encoder),
+        **{part: diffusers.text_encoder(one) for part, one in config.text_encoders.items()},
         "unet": diffusers.unet(config.unet),
         "autoencoder": diffusers.autoencoder(config.autoencoder),
     }

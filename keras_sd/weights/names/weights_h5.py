@@ -17,7 +17,11 @@ from keras_sd.weights.names import Table, Weight, diffusers
 
 # Where Keras puts a layer of a network, and what it calls its class, by our name of the layer.
 # What is not here has its own name.
-_TEXT_ENCODER = {r"layer_\d+": "blocks/text_layer", "norm": "layers/layer_normalization"}
+_TEXT_ENCODER = {
+    r"layer_\d+": "blocks/text_layer",
+    "norm": "layers/layer_normalization",
+    "projection": "layers/dense",
+}
 _UNET = {
     r"time\d": "layers/dense",
     r"down_\d+_\d+": "down/level",

@@ -1,0 +1,178 @@
+"""SDXL beside diffusers, on small models with random weights: networks, texts, whole runs.
+
+What diffusers makes of them is a file, written by `fixtures/make_sdxl_goldens.py` in double
+precision; differences are relative to the largest number of an output.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+
+import numpy as np
+import pytest
+from keras import ops
+from test_parity import FIXTURES, difference
+
+import keras_sd
+from keras_sd.conditions import CONTEXT, POOLED
+from keras_sd.guidance import embedded
+
+TOLERANCE = 2e-5
+
+
+@cache
+def script():
+    """The script that makes the goldens, and what the models are made of."""
+    path = FIXTURES / "make_sdxl_goldens.py"
+    spec = importlib.util.spec_from_file_location("make_sdxl_goldens", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def goldens():
+    with np.load(FIXTURES / "sdxl_goldens.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A model as it is read from a folder of diffusers' layout, once."""
+    folder = tmp_path_factory.mktemp("models")
+
+    @cache
+    def read(model):
+        return keras_sd.StableDiffusion.from_preset(script().write(model, folder))
+
+    return read
+
+
+models = pytest.mark.parametrize("model", ["xl", "refiner", "ssd", "lcm"])
+samplers = pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+SCHEDULES = {"euler": "leading", "dpmpp_2m": {"name": "leading", "inside": True}}
+
+
+@models
+def test_a_text_is_a_context_and_a_vector(pipeline, model):
+    texts = pipeline(model).model.texts
+    found = texts.told(texts.tokens("prompt", script().PROMPTS))[0]
+    assert difference(found[CONTEXT], goldens()[f"{model}/context"]) < TOLERANCE
+    assert difference(found[POOLED], goldens()[f"{model}/pooled"]) < TOLERANCE
+
+
+@models
+def test_the_unet_is_told_a_vector_and_numbers(pipeline, model):
+    unet, known = pipeline(model).unet, goldens()
+    count = unet.config.numbers
+    told = {
+        "pooled": known[f"{model}/pooled"],
+        "numbers": 37 * np.arange(2, 2 + 2 * count, dtype="float32").reshape(2, count),
+    }
+    if unet.config.guidance_width:
+        row = embedded(7.5, unet.config.guidance_width)
+        told["guidance"] = np.array([row, row], "float32")
+    given = (script().noise(), np.array([3, 801], "float32"), known[f"{model}/context"])
+    found = unet(*map(ops.convert_to_tensor, given), **told)
+    assert difference(found, known[f"{model}/unet"]) < TOLERANCE
+    for name, value in told.items():  # each of them counts
+        other = unet(*map(ops.convert_to_tensor, given), **{**told, name: value + 1})
+        assert difference(other, known[f"{model}/unet"]) > 1e-3, name
+
+
+def last(pipeline, run, sampler, **settings):
+    """The last latents of one of our runs."""
+    asked = script().RUNS[run]
+    negative = asked.get("negative", script().NEGATIVES)
+    settings = {"diffusion_noise": script().noise(), **settings}
+    *_, step = pipeline.stream(
+        script().PROMPTS,
+        negative,
+        num_steps=script().STEPS,
+        guidance_scale=script().GUIDANCE,
+        sampler=sampler,
+        schedule=SCHEDULES[sampler],
+        **settings,
+        **asked.get("sizes", {}),
+    )
+    return step.latent
+
+
+def of_size():
+    height, width = script().SIZE
+    return {"height": height, "width": width}
+
+
+@samplers
+@pytest.mark.parametrize("run", ["xl/plain", "xl/none", "xl/sizes", "ssd/plain"])
+def test_a_run_is_that_of_diffusers(pipeline, run, sampler):
+    found = last(pipeline(run.split("/")[0]), run, sampler, **of_size())
+    assert difference(found, goldens()[f"{run}/{sampler}"]) < TOLERANCE
+
+
+@samplers
+@pytest.mark.parametrize("run", ["xl/image", "refiner/image"])
+def test_a_run_from_a_picture_is_that_of_diffusers(pipeline, run, sampler):
+    start = {"image": script().picture(), "strength": 0.6, "steps_mode": "schedule"}
+    found = last(pipeline(run.split("/")[0]), run, sampler, **start)
+    assert difference(found, goldens()[f"{run}/{sampler}"]) < TOLERANCE
+
+
+@samplers
+def test_a_run_that_the_refiner_ends_is_that_of_both_pipelines(pipeline, sampler):
+    both = pipeline("xl").with_refiner(pipeline("refiner"))
+    settings = {**of_size(), "refine_at": 0.6, **script().SCORES}
+    found = last(both, "xl/refined", sampler, **settings)
+    assert difference(found, goldens()[f"xl/refined/{sampler}"]) < TOLERANCE
+    assert pipeline("xl").model.refiner is None
+
+
+@pytest.mark.references
+@pytest.mark.parametrize("model", ["xl", "refiner"])  # it has no name for LCM's layer there
+def test_diffusers_reads_our_single_file(pipeline, model, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    folder = script().write(model, tmp_path)
+    file = tmp_path / "model.safetensors"
+    pipeline(model).save_checkpoint(file)
+    name = f"StableDiffusionXL{'Img2Img' if model == 'refiner' else ''}Pipeline"
+    theirs = getattr(diffusers, name)
+    read = theirs.from_single_file(str(file), config=str(folder), local_files_only=True)
+    expected = theirs.from_pretrained(folder)
+    for part in ("text_encoder", "text_encoder_2", "unet", "vae"):
+        one, other = (getattr(each, part) for each in (read, expected))
+        if other is None:
+            continue
+        found, wanted = one.state_dict(), other.state_dict()
+        assert found.keys() == wanted.keys(), part
+        for key, value in wanted.items():
+            np.testing.assert_array_equal(found[key].numpy(), value.numpy(), err_msg=key)
+
+
+@pytest.mark.references
+@pytest.mark.parametrize("model", ["xl", "refiner", "lcm"])
+def test_we_read_what_diffusers_saves(pipeline, model, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    name = f"StableDiffusionXL{'Img2Img' if model == 'refiner' else ''}Pipeline"
+    theirs = getattr(diffusers, name).from_pretrained(script().write(model, tmp_path))
+    theirs.save_pretrained(tmp_path / "saved")
+    found = keras_sd.StableDiffusion.from_preset(tmp_path / "saved").model
+    ours = pipeline(model).model
+    assert found.config.unet == ours.config.unet
+    assert found.config.text_encoders == ours.config.text_encoders
+    assert [each.pad for each in found.tokenizers.values()] == [
+        each.pad for each in ours.tokenizers.values()
+    ]
+    assert found.config.defaults.empty_negative == ours.config.defaults.empty_negative
+    for part, network in ours.parts.items():
+        for one, other in zip(network.weights, found.parts[part].weights, strict=True):
+            np.testing.assert_array_equal(*map(ops.convert_to_numpy, (one, other)))
+
+
+@pytest.mark.references
+def test_the_goldens_are_those_of_diffusers(tmp_path):
+    pytest.importorskip("diffusers")
+    made = script().make(tmp_path)
+    assert made.keys() == goldens().keys()
+    for name, value in made.items():
+        assert difference(value, goldens()[name]) < 1e-6, name

@@ -67,6 +67,11 @@ class Embeds:
             FileNotFoundError: there is no such file.
             TypeError: something else was given.
         """
+        if len(self.config.text_encoders) > 1:
+            raise WeightsError(
+                f"{self.config.name} has two text encoders, and embeddings for both are not "
+                "supported yet"
+            )
         (part,) = self.config.text_encoders
         tokenizer: Tokenizer = self.tokenizers[part]
         known = self.parts[part].config.vocab_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from reprlib import repr as shown
 from typing import Any
@@ -99,7 +100,13 @@ def open_preset(
     path = locate(preset, variant, needs_vocabulary=needs_vocabulary)
     # Of a name, the variant is a file of its own; in a folder it is looked for.
     fetched = path != Path(os.path.expanduser(preset)) and path.is_file()
-    return open_checkpoint(path, variant=None if fetched else variant, strict=strict, **options)
+    checkpoint = open_checkpoint(
+        path, variant=None if fetched else variant, strict=strict, **options
+    )
+    known = fetch.SOURCES.get(preset) if fetched and isinstance(preset, str) else None
+    if known is None or known.defaults is None:
+        return checkpoint
+    return replace(checkpoint, config=replace(checkpoint.config, defaults=known.defaults))
 
 
 def fingerprints(checkpoint: Checkpoint) -> dict[str, str]:

@@ -8,12 +8,15 @@ Repositories vanish (the first homes of SD 1.5 and of all SD 2.x have), so sever
 and tried in turn: first those that are known to hold the file, then copies of a whole repository
 that should, last a first home that answers only to whoever has logged in. The numbers are those of
 the repositories' own pages (the pointer files of Git LFS), each found in two or more places;
-docs/checkpoints.md says how to add a model.
+docs/checkpoints.md says how to add a model. Of SDXL's files the first homes alone are known, which
+stand.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+from keras_sd.config import SDXL_TURBO, Defaults
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,14 @@ class Source:
         license: of the weights.
         file: the model, in one file.
         variants: the same model in other files, such as `"fp16"`.
+        defaults: what its runs do by themselves, where its file cannot say it.
     """
 
     title: str
     license: str
     file: Pinned
     variants: dict[str, Pinned] = field(default_factory=dict)
+    defaults: Defaults | None = None
 
 
 _RAIL = "CreativeML Open RAIL-M"
@@ -214,5 +219,51 @@ SOURCES: dict[str, Source] = {
                 ),
             ),
         ),
+    ),
+    "sdxl-1.0": Source(
+        "Stable Diffusion XL 1.0, 1024x1024",
+        _RAIL_PP,
+        Pinned(
+            6_938_078_334,
+            "31e35c80fc4829d14f90153f4c74cd59c90b779f6afe05a74cd6120b893f7e5b",
+            (
+                Place(
+                    "stabilityai/stable-diffusion-xl-base-1.0",
+                    "462165984030d82259a11f4367a4eed129e94a7b",
+                    "sd_xl_base_1.0.safetensors",
+                ),
+            ),
+        ),
+    ),
+    "sdxl-refiner-1.0": Source(
+        "the refiner of Stable Diffusion XL 1.0",
+        _RAIL_PP,
+        Pinned(
+            6_075_981_930,
+            "7440042bbdc8a24813002c09b6b69b64dc90fded4472613437b7f55f9b7d9c5f",
+            (
+                Place(
+                    "stabilityai/stable-diffusion-xl-refiner-1.0",
+                    "5d4cfe854c9a9a87939ff3653551c2b3c99a4356",
+                    "sd_xl_refiner_1.0.safetensors",
+                ),
+            ),
+        ),
+    ),
+    "sdxl-turbo": Source(
+        "SDXL-Turbo, 512x512, 1 to 4 steps, float16",
+        "Stability AI Community License",
+        Pinned(
+            6_938_081_905,
+            "e869ac7d6942cb327d68d5ed83a40447aadf20e0c3358d98b2cc9e270db0da26",
+            (
+                Place(
+                    "stabilityai/sdxl-turbo",
+                    "71153311d3dbb46851df1931d3ca6e939de83304",
+                    "sd_xl_turbo_1.0_fp16.safetensors",
+                ),
+            ),
+        ),
+        defaults=SDXL_TURBO.defaults,
     ),
 }

@@ -6,7 +6,9 @@ precision; differences are relative to the largest number of an output.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -15,8 +17,13 @@ from keras import ops
 from test_parity import FIXTURES, difference
 
 import keras_sd
-from keras_sd.conditions import CONTEXT, POOLED
+from keras_sd.conditions import CONTEXT, NUMBERS, POOLED
+from keras_sd.config import NoiseConfig
 from keras_sd.guidance import embedded
+from keras_sd.request import Request
+from keras_sd.run import run
+from keras_sd.serve.engine import Engine
+from keras_sd.weights.readers import WeightsError
 
 TOLERANCE = 2e-5
 
@@ -54,7 +61,8 @@ samplers = pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
 SCHEDULES = {"euler": "leading", "dpmpp_2m": {"name": "leading", "inside": True}}
 
 
-@models
+@pytest.mark.usefixtures("without_tracing")
+@pytest.mark.parametrize("model", ["xl", "refiner"])
 def test_a_text_is_a_context_and_a_vector(pipeline, model):
     texts = pipeline(model).model.texts
     found = texts.told(texts.tokens("prompt", script().PROMPTS))[0]
@@ -62,6 +70,7 @@ def test_a_text_is_a_context_and_a_vector(pipeline, model):
     assert difference(found[POOLED], goldens()[f"{model}/pooled"]) < TOLERANCE
 
 
+@pytest.mark.usefixtures("without_tracing")
 @models
 def test_the_unet_is_told_a_vector_and_numbers(pipeline, model):
     unet, known = pipeline(model).unet, goldens()
@@ -126,6 +135,108 @@ def test_a_run_that_the_refiner_ends_is_that_of_both_pipelines(pipeline, sampler
     found = last(both, "xl/refined", sampler, **settings)
     assert difference(found, goldens()[f"xl/refined/{sampler}"]) < TOLERANCE
     assert pipeline("xl").model.refiner is None
+
+
+@pytest.mark.usefixtures("without_tracing")
+def test_a_text_in_a_style_has_the_vector_of_its_first_chunk(pipeline):
+    texts = pipeline("xl").model.texts
+    plain = texts.told(texts.tokens("prompt", ["cat dog"]))[0]
+    weighted, long = (
+        texts.told(texts.tokens("prompt", [text], "a1111"))[0]
+        for text in ("cat (dog:1.5)", "cat dog BREAK " + "do " * 80)
+    )
+    for other in (weighted, long):
+        assert difference(other[POOLED], ops.convert_to_numpy(plain[POOLED])) < TOLERANCE
+    assert long[CONTEXT].shape[1] > 2 * 77
+    assert difference(weighted[CONTEXT], ops.convert_to_numpy(plain[CONTEXT])) > 0.01
+
+
+@pytest.mark.usefixtures("without_tracing")
+def test_an_empty_negative_prompt_is_zeros_or_its_text(pipeline):
+    model = pipeline("xl").model
+
+    def untold(negative, **settings):
+        request = Request.of(["cat", "dog"], negative, **settings).resolved(model.defaults)
+        return model.texts.told(*model.texts.read(request))[1]
+
+    for name in (CONTEXT, POOLED):
+        none, some = ops.convert_to_numpy(untold(["", "do"])[name])
+        assert np.abs(none).max() == 0
+        assert np.abs(some).max() > 0.1
+        assert np.abs(ops.convert_to_numpy(untold("", empty_negative="encoded")[name])).max() > 0.1
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(untold("")[NUMBERS]), [[16, 16, 0, 0, 16, 16]] * 2
+    )
+
+
+@pytest.mark.usefixtures("without_tracing")
+def test_a_picture_is_the_same_alone_and_in_an_engine(pipeline):
+    model = pipeline("xl").model
+    asked = [
+        Request.of("cat", "do", seed=1, num_steps=2, crop=(0, 8)),
+        Request.of("dog dog", seed=2, num_steps=3, original_size=(8, 8)),
+    ]
+    alone = [[step.latent for step in run(model, each)][-1] for each in asked]
+    both = Request.of(["cat", "cat"], "do", seed=1, num_steps=2, crop=(0, 8))
+    assert (
+        difference(
+            [step.latent for step in run(model, both)][-1][:1], ops.convert_to_numpy(alone[0])
+        )
+        < 1e-5
+    )
+    with Engine(model) as engine:
+        jobs = [engine.submit(each) for each in asked]
+        shared = [job.result() for job in jobs]
+    for images, latent in zip(shared, alone, strict=True):
+        assert np.abs(images.astype(int) - model.decode(latent)).max() <= 1
+
+
+def test_a_scale_that_the_unet_is_told_costs_no_second_evaluation(pipeline):
+    model = pipeline("lcm").model
+    rows = []
+
+    def through(steps):
+        def counted(step):
+            return lambda x, *rest: (rows.append(x.shape[0]), step(x, *rest))[1]
+
+        return {name: counted(step) for name, step in steps.items()}
+
+    found = []
+    for scale in (2.0, 8.0):
+        request = Request.of("cat", seed=1, num_steps=2, sampler="euler", guidance_scale=scale)
+        found.append([each.latent for each in run(model, request, through=through)][-1])
+    assert rows == [1] * 4
+    assert difference(found[0], ops.convert_to_numpy(found[1])) > 1e-3
+
+
+REFUSED = [
+    ("xl", {"aesthetic_score": 7.0}, "aesthetic_score is not told to this model"),
+    ("refiner", {"target_size": (8, 8)}, "target_size is not told to this model"),
+    ("xl", {"refine_at": 0.5}, "is for a pipeline with a refiner"),
+    ("xl", {"clip_skip": 3}, "clip_skip is at most 2 here"),
+]
+
+
+@pytest.mark.parametrize(("model", "settings", "words"), REFUSED)
+def test_what_a_model_is_not_told_is_refused(pipeline, model, settings, words):
+    with pytest.raises(ValueError, match=words):
+        pipeline(model).stream("cat", **settings)
+
+
+def test_an_encoding_cannot_stand_for_a_text(pipeline):
+    encoded = np.zeros((77, 192), "float32")
+    with pytest.raises(ValueError, match="a vector of the whole text too"):
+        pipeline("xl").stream(encoded)
+
+
+def test_what_cannot_end_a_run_is_no_refiner(pipeline):
+    other = replace(pipeline("refiner").config, noise=NoiseConfig(beta_end=0.02))
+    model = copy.copy(pipeline("refiner").model)
+    model.config = other
+    with pytest.raises(ValueError, match="cannot end runs of tiny-xl: its noise is"):
+        pipeline("xl").with_refiner(model)
+    with pytest.raises(WeightsError, match="two text encoders"):
+        pipeline("xl").with_embeddings("x.safetensors")
 
 
 @pytest.mark.references

@@ -369,7 +369,10 @@ def test_a_path_goes_before_a_name_and_says_so(home, monkeypatch, caplog):
             "https://huggingface.co/owner/name/blob/main/unet/a.safetensors?download=true",
             "Write hf://owner/name/unet/a.safetensors@main.",
         ),
-        ("missing.safetensors", "Names: sd-1.4, sd-1.5, sd-2.0-base, sd-2.0, sd-2.1-base, sd-2.1;"),
+        (
+            "missing.safetensors",
+            "Names: sd-1.4, sd-1.5, sd-2.0-base, sd-2.0, sd-2.1-base, sd-2.1, sdxl-1.0, sdxl-ref",
+        ),
         ("", "No file or folder, and no name: ''."),
     ],
 )
@@ -412,7 +415,8 @@ def test_a_variant_that_is_not_there_is_refused(home):
 
 def test_the_table_pins_every_file():
     assert list(sources.SOURCES) == [
-        *("sd-1.4", "sd-1.5", "sd-2.0-base", "sd-2.0", "sd-2.1-base", "sd-2.1")
+        *("sd-1.4", "sd-1.5", "sd-2.0-base", "sd-2.0", "sd-2.1-base", "sd-2.1"),
+        *("sdxl-1.0", "sdxl-refiner-1.0", "sdxl-turbo"),
     ]
     digests = set()
     for source in sources.SOURCES.values():
@@ -424,10 +428,12 @@ def test_the_table_pins_every_file():
                 assert re.fullmatch(r"[\w.-]+/[\w.-]+", place.repo)
                 assert place.revision == "main" or notes.is_commit(place.revision)
                 assert place.path.endswith((".safetensors", ".ckpt"))
-            # Whatever happens to one owner, another has it.
-            assert len({place.repo.split("/")[0] for place in file.places}) > 1 or source.variants
-        assert source.license.startswith("CreativeML Open RAIL")
-    assert len(digests) == 7
+            # Whatever happens to one owner, another has it; of SDXL no other is known.
+            owners = {place.repo.split("/")[0] for place in file.places}
+            assert len(owners) > 1 or source.variants or owners == {"stabilityai"}
+        assert source.license.startswith(("CreativeML Open RAIL", "Stability AI"))
+    assert len(digests) == 10
+    assert sources.SOURCES["sdxl-turbo"].defaults.guidance_scale == 1
 
 
 # --- hf:// -----------------------------------------------------------------------------
@@ -928,7 +934,7 @@ def test_a_note_of_other_bytes_does_not_count_for_a_pinned_file(named, server, h
 
 
 def test_only_names_can_be_fetched(home):
-    with pytest.raises(FileNotFoundError, match=r"No name: 'x'.*sd-2.1, clip-vocabulary;"):
+    with pytest.raises(FileNotFoundError, match=r"No name: 'x'.*sdxl-turbo, clip-vocabulary;"):
         fetch.fetch("x")
 
 

@@ -155,7 +155,8 @@ def ray(session: nox.Session) -> None:
     """Tables and engines on a real Ray of this machine, whose processes are killed; 700 MB."""
     install(session, *CONSTRAINTS, ours(session, "[jax,web,ray]"), "pytest", "pandas")
     prepare(session, "jax")
-    session.run("pytest", "-m", "", *(session.posargs or ["tests/ray"]))
+    # Its warnings are its own.
+    session.run("pytest", "-m", "", "-W", "default", *(session.posargs or ["tests/ray"]))
 
 
 @nox.session

@@ -19,6 +19,7 @@ import numpy as np
 from keras import ops
 
 from keras_sd import executables
+from keras_sd.devices import spread
 
 logger = logging.getLogger("keras_sd")
 
@@ -97,7 +98,7 @@ def compile_step(
                 return fn(*args)
 
         run = jax.jit(stateless) if jit else stateless
-        return lambda *args: run([variable.value for variable in variables], args)
+        return lambda *args: run([variable.value for variable in variables], spread(args))
     if NAME == "tensorflow":
         import tensorflow as tf
 

@@ -21,6 +21,7 @@ from keras_sd.conditioning import REFINE_AT
 from keras_sd.conditions import PAINTED, Conditions
 from keras_sd.controlled import Controls
 from keras_sd.denoiser import Denoiser, Turns, joined
+from keras_sd.devices import filled
 from keras_sd.forms import as_float32
 from keras_sd.gallery import Images
 from keras_sd.guidance import Guidance
@@ -60,8 +61,8 @@ def run(model: Model, request: Request, *, through: Through | None = None) -> It
         TypeError: likewise.
         FloatingPointError: while iterating: the model gave a number that is not finite.
     """
-    request = request.resolved(model.defaults)
-    begin = Beginning(model, request)
+    begin = Beginning(model, request.resolved(model.defaults))
+    request = begin.request
     levels = levels_of(model, request, (begin.height, begin.width))
     sampler = registry.get_sampler(request.sampler)
     noise = begin.noise_for(sampler)
@@ -169,8 +170,9 @@ def inverted(model: Model, request: Request, num_refinements: int) -> np.ndarray
         ValueError: the request does not fit.
         FloatingPointError: the result is not finite.
     """
-    request = request.resolved(model.defaults)
-    begin = Beginning(model, request)
+    count = len(request)
+    begin = Beginning(model, request.resolved(model.defaults))
+    request = begin.request
     levels = levels_of(model, request, (begin.height, begin.width))
     if not levels[-1].sigma:  # where no noise can be seen: the nearest level that has some
         first = model.path.level(0)
@@ -186,7 +188,7 @@ def inverted(model: Model, request: Request, num_refinements: int) -> np.ndarray
     noise = np.asarray(to_numpy(invert(denoise, x, levels, num_refinements)), np.float32)
     if not np.isfinite(noise).all():
         raise FloatingPointError("The inversion is not finite: try another dtype or prompt")
-    return noise
+    return noise[:count]
 
 
 def _refined(
@@ -230,9 +232,11 @@ class Beginning:
 
     Args:
         model: of the run.
-        request: resolved.
+        asked: the request, resolved.
 
     Attributes:
+        request: what is drawn: over several devices, the last picture is drawn again and again up
+            to a number that they can divide.
         height: of the run, in pixels.
         width: likewise.
 
@@ -240,8 +244,10 @@ class Beginning:
         ValueError: the model has no place for what the request begins at.
     """
 
-    def __init__(self, model: Model, request: Request):
-        self._model, self._request = model, request
+    def __init__(self, model: Model, asked: Request):
+        rows = filled(len(asked))
+        self.request = request = asked if len(rows) == len(asked) else asked.only(*rows)
+        self._model, self._asked = model, asked
         self._canvas = _canvas(model, request)
         self.height, self.width = (self._canvas or request).size
         self._shape = model.latent_shape(self.height, self.width)
@@ -256,12 +262,12 @@ class Beginning:
 
     @property
     def _strength(self) -> float:
-        start = self._request.start
+        start = self.request.start
         return 1.0 if start is None or start.strength is None else start.strength
 
     @property
     def _masking(self) -> Masking | None:
-        return None if self._request.start is None else self._request.start.masking
+        return None if self.request.start is None else self.request.start.masking
 
     def noise_for(self, sampler: Sampler) -> Noise:
         """What a sampler draws from: a Brownian path, or new noise at each draw."""
@@ -305,13 +311,13 @@ class Beginning:
         """The pictures of a latent, which know their request."""
         pixels = self._model.decode(latent)
         pixels = pixels if self._canvas is None else self._canvas.paste(pixels)
-        return Images(pixels, request=self._request)
+        return Images(pixels[: len(self._asked)], request=self._asked)
 
     def _first_noise(self) -> np.ndarray:
         """What was given, or the first draw of each image."""
-        count = len(self._request)
+        count = len(self.request)
         first = self._noise.first(self._model.rules)
-        given = self._request.noise
+        given = self.request.noise
         if not given:
             return first
         rows = [as_float32("diffusion_noise", each.data) for each in given]

@@ -41,6 +41,7 @@ RANK = {
     "conditioning": 1,
     "refining": 3,
     "backend": 2,
+    "devices": 2,
     "precision": 3,
     "rules": 3,
     "compat": 3,

@@ -93,6 +93,7 @@ class Model(Adapts, Embeds):
         preset: str | Path,
         *,
         text_encoder: str | Path | None = None,
+        text_encoder_2: str | Path | None = None,
         unet: str | Path | None = None,
         autoencoder: str | Path | None = None,
         prediction: Literal["epsilon", "v"] | None = None,
@@ -111,6 +112,7 @@ class Model(Adapts, Embeds):
                 folder of any layout in docs/checkpoints.md, for which the network is never used;
                 a name such as `"sd-1.5"` or `hf://owner/name[@revision]`, which is fetched once.
             text_encoder: path of a file whose text encoder takes the place of the preset's.
+            text_encoder_2: likewise, of SDXL's second one.
             unet: likewise.
             autoencoder: likewise; what others call a VAE file.
             prediction: what the UNet gives, for files that cannot say it: `"epsilon"` or `"v"`.
@@ -145,6 +147,7 @@ class Model(Adapts, Embeds):
         checkpoint = open_preset(
             preset,
             text_encoder=text_encoder,
+            text_encoder_2=text_encoder_2,
             unet=unet,
             autoencoder=autoencoder,
             prediction=prediction,

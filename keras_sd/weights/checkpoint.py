@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from keras_sd.compat import rules_of
-from keras_sd.config import ModelConfig
+from keras_sd.config import SDXL_LCM, ModelConfig
 from keras_sd.tokenizer import UNMERGED, read_merges
 from keras_sd.weights import diffusers_folder, int8, keras_cv_h5
-from keras_sd.weights.architecture import PARTS
+from keras_sd.weights.architecture import NAMES as TENSOR_NAMES
+from keras_sd.weights.architecture import PARTS, UNetNames
 from keras_sd.weights.contents import Checkpoint, refuse
 from keras_sd.weights.diffusers_folder.configs import SCHEDULER
 from keras_sd.weights.families import family_of, unsupported
@@ -62,6 +63,7 @@ def open_checkpoint(
     path: str | Path,
     *,
     text_encoder: str | Path | None = None,
+    text_encoder_2: str | Path | None = None,
     unet: str | Path | None = None,
     autoencoder: str | Path | None = None,
     prediction: Prediction | None = None,
@@ -81,7 +83,8 @@ def open_checkpoint(
         path: of a file or folder, see docs/checkpoints.md.
         text_encoder: path of what holds the text encoder that takes the place of the checkpoint's:
             a file with it alone, its folder inside of a diffusers folder, or any checkpoint.
-        unet: likewise.
+        text_encoder_2: likewise.
+        unet: likewise; one that is told the guidance scale may take the place of one that is not.
         autoencoder: likewise.
         prediction: what the UNet gives, for files that cannot say it. None is what the file of the
             UNet says, or else the checkpoint.
@@ -102,7 +105,10 @@ def open_checkpoint(
     if prediction not in (None, "epsilon", "v"):
         raise ValueError(f"prediction is 'epsilon' or 'v', not {prediction!r}")
     rules = rules_of(compat)
-    named = {"text_encoder": text_encoder, "unet": unet, "autoencoder": autoencoder}
+    named = {
+        **{"text_encoder": text_encoder, "text_encoder_2": text_encoder_2},
+        **{"unet": unet, "autoencoder": autoencoder},
+    }
     given = {part: Path(file) for part, file in named.items() if file is not None}
     if path.is_dir():
         checkpoint = _open_folder(path, variant, ema, given)
@@ -125,7 +131,7 @@ def open_part(part: str, path: str | Path, config: ModelConfig, *, strict: bool 
     """Opens what shall be one part of a model.
 
     Args:
-        part: `"text_encoder"`, `"unet"` or `"autoencoder"`.
+        part: one of the config's.
         path: of a file that holds it, alone or with others; of its folder inside of a diffusers
             folder; or of the folder of a whole model.
         config: of the model it shall be part of.
@@ -138,12 +144,14 @@ def open_part(part: str, path: str | Path, config: ModelConfig, *, strict: bool 
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no file or folder {path}")
+    if part not in config.parts:
+        raise ValueError(f"{config.name} has no {part}: its parts are {', '.join(config.parts)}")
     file = _file_of(path)
     if file is None:
         found = _one_of(open_checkpoint(path, strict=strict), part)
     else:
         try:
-            found = open_alone(file, config)
+            found = open_alone(file, config, part)
         except WeightsError as error:
             try:
                 whole = open_checkpoint(file, strict=strict)
@@ -185,6 +193,8 @@ def _with_parts(checkpoint: Checkpoint, given: Mapping[str, Path], strict: bool)
     """The checkpoint with parts of other files."""
     if not given:
         return checkpoint
+    if "unet" in given:
+        checkpoint = _told_guidance(checkpoint, given["unet"])
     found = {
         part: open_part(part, path, checkpoint.config, strict=strict)
         for part, path in given.items()
@@ -202,6 +212,32 @@ def _with_parts(checkpoint: Checkpoint, given: Mapping[str, Path], strict: bool)
         notes=(*checkpoint.notes, *notes),
     )
     return _named_anew(changed) if "unet" in given else changed
+
+
+def _told_guidance(checkpoint: Checkpoint, path: Path) -> Checkpoint:
+    """With the config that a UNet asks for which is told the guidance scale, or is not; all else of
+    it has to be the same.
+    """
+    place = _file_of(path)
+    if place is None:
+        return checkpoint
+    file = read_file(place)
+    names = [TENSOR_NAMES[layout]["unet"] for layout in ("diffusers", "original")]
+    ends = tuple(each.guidance for each in names if isinstance(each, UNetNames))
+    kernels = [t.shape for name, t in file.tensors.items() if name.endswith(ends)]
+    width = int(kernels[0][1]) if kernels and len(kernels[0]) == 2 else 0
+    config = checkpoint.config
+    if width == config.unet.guidance_width or file.format == "hdf5":
+        return checkpoint
+    unet = replace(config.unet, guidance_width=width)
+    defaults = config.defaults
+    if width:
+        lcm = SDXL_LCM.defaults
+        defaults = replace(
+            defaults,
+            **{k: getattr(lcm, k) for k in ("sampler", "schedule", "num_steps", "guidance_scale")},
+        )
+    return replace(checkpoint, config=replace(config, unet=unet, defaults=defaults))
 
 
 def _with_noise(checkpoint: Checkpoint, who: str, **changes: Any) -> Checkpoint:

@@ -26,6 +26,7 @@ OF_TRAINING = re.compile(r"optimizer(_weights)?/")
 
 _COMPONENTS = {
     "CLIPTextModel": "text_encoder",
+    "CLIPTextModelWithProjection": "text_encoder_2",
     "UNet2DConditionModel": "unet",
     "AutoencoderKL": "autoencoder",
 }
@@ -110,12 +111,13 @@ class Alone:
     left_out: tuple[str, ...] = ()
 
 
-def open_alone(path: Path, config: ModelConfig | None = None) -> Alone:
+def open_alone(path: Path, config: ModelConfig | None = None, wanted: str | None = None) -> Alone:
     """Opens a file that holds one part of a model.
 
     Args:
         path: of the file.
         config: of the model that it shall be part of; None goes by the shapes.
+        wanted: the part that it shall be; a text encoder alone may be either of two.
 
     Raises:
         WeightsError: it is damaged, or holds something else, or is of another size.
@@ -129,7 +131,7 @@ def open_alone(path: Path, config: ModelConfig | None = None) -> Alone:
         found = keras_cv_h5.recognise(file)
         name, table = found.part, found.table
     else:
-        name, table, ignored = recognise_part(shapes_of(file), config, path=path)
+        name, table, ignored = recognise_part(shapes_of(file), config, path=path, wanted=wanted)
     used = {entry.name for entry in table}
     ignored += tuple(n for n in file.tensors if n not in used and OF_TRAINING.match(n))
     left_out = set(ignored)
@@ -142,7 +144,7 @@ def check_fits(source: object, part: str, table: Table, config: ModelConfig) -> 
 
     Args:
         source: what to call it, such as its path.
-        part: `"text_encoder"`, `"unet"` or `"autoencoder"`.
+        part: one of the config's.
         table: of the part.
         config: of the model that it shall be part of.
 

@@ -244,7 +244,11 @@ def recognise(
 
 
 def recognise_part(
-    shapes: Shapes, config: ModelConfig | None = None, *, path: Path | None = None
+    shapes: Shapes,
+    config: ModelConfig | None = None,
+    *,
+    path: Path | None = None,
+    wanted: str | None = None,
 ) -> tuple[str, Table, tuple[str, ...]]:
     """Says which part of a model a file is that holds one alone.
 
@@ -252,6 +256,7 @@ def recognise_part(
         shapes: of the tensors, by name.
         config: of the model that it should be part of; None goes by the shapes and the family.
         path: of the file, for messages.
+        wanted: the part that it should be; a text encoder alone may be either of two.
 
     Returns:
         A key of `PARTS`; which variable is in which tensor; and the names that are known and no
@@ -266,25 +271,27 @@ def recognise_part(
     if len(marked) > 1:
         raise WeightsError(f"{source} holds {_listed(marked)}; one of them alone was asked for")
     ((part, places),) = marked.items()
+    if (part, wanted) == ("text_encoder", "text_encoder_2"):
+        part, places = "text_encoder_2", [replace(each, part="text_encoder_2") for each in places]
     found = chosen(places, shapes, source)
     if config is None:
         with _naming(source):
-            wanted = part_config(SD_1, part, found.facts)
+            numbers = part_config(SD_1, part, found.facts)
     else:
-        wanted = config.parts.get(part)
-        if wanted is None:
+        numbers = config.parts.get(part)
+        if numbers is None:
             raise WeightsError(f"{source} is a {PARTS[part]}, and {config.name} has none")
         others = [
-            f"{name} is {value}, not {getattr(wanted, name)}"
+            f"{name} is {value}, not {getattr(numbers, name)}"
             for name, value in found.facts.items()
-            if value != getattr(wanted, name)
+            if value != getattr(numbers, name)
         ]
         if others:
             raise WeightsError(
                 f"{source} is the {PARTS[part]} of another model than {config.name}: "
                 + "; ".join(others)
             )
-    table = found.place.table(wanted, shapes)
+    table = found.place.table(numbers, shapes)
     averages = {original.ema_name(entry.name) for entry in table} if part == "unet" else set()
     ignored, _ = _ignored(shapes, {part: table}, {part: found}, averages, "")
     return part, table, ignored

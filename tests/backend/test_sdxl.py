@@ -129,6 +129,14 @@ def test_a_run_from_a_picture_is_that_of_diffusers(pipeline, run, sampler):
 
 
 @samplers
+@pytest.mark.parametrize("run", ["xl/inpaint", "nine/inpaint"])
+def test_a_run_that_paints_a_part_is_that_of_diffusers(pipeline, run, sampler):
+    start = {"image": script().picture(), "mask": script().mask(), "strength": 1.0}
+    found = last(pipeline(run.split("/")[0]), run, sampler, **start)
+    assert difference(found, goldens()[f"{run}/{sampler}"]) < TOLERANCE
+
+
+@samplers
 def test_a_run_that_the_refiner_ends_is_that_of_both_pipelines(pipeline, sampler):
     both = pipeline("xl").with_refiner(pipeline("refiner"))
     settings = {**of_size(), "refine_at": 0.6, **script().SCORES}

@@ -253,6 +253,34 @@ def test_an_autoencoder_of_another_file_takes_its_place(tmp_path):
     open_part("autoencoder", tmp_path / "other", TINY_XL)
 
 
+def test_the_second_text_encoder_may_come_from_elsewhere(tmp_path):
+    other = arrays(TINY_XL, 1)
+    folder = tmp_path / "other"
+    write_folder(folder, TINY_XL, other, MERGES)
+    mine = as_file(TINY_XL, tmp_path)
+    for given in (folder / "text_encoder_2", folder / "text_encoder_2" / "model.safetensors"):
+        found = open_checkpoint(mine, text_encoder_2=given).arrays()
+        for name in ("text_encoder_2/projection/kernel", "text_encoder_2/layer_0/out/bias"):
+            np.testing.assert_array_equal(found[name], other[name])
+        name = "text_encoder/layer_0/out/bias"
+        np.testing.assert_array_equal(found[name], arrays(TINY_XL)[name])
+    with pytest.raises(WeightsError, match="width is 64, not 128"):
+        open_checkpoint(mine, text_encoder_2=folder / "text_encoder")
+    with pytest.raises(ValueError, match="tiny-refiner has no text_encoder_2"):
+        open_part("text_encoder_2", folder / "text_encoder_2", TINY_REFINER)
+
+
+def test_a_unet_that_is_told_the_scale_takes_the_place_of_one_that_is_not(tmp_path):
+    folder = tmp_path / "lcm"
+    write_folder(folder, TINY_LCM, arrays(TINY_LCM, 1), MERGES)
+    found = open_checkpoint(as_folder(TINY_XL, tmp_path), unet=folder / "unet")
+    assert found.config.unet == TINY_LCM.unet
+    assert found.config.defaults.sampler == "lcm"
+    assert (found.config.defaults.height, found.problems()) == (16, {})
+    back = open_checkpoint(folder, unet=tmp_path / "model" / "unet")
+    assert back.config.unet == TINY_XL.unet
+
+
 def test_two_vocabularies_are_refused(tmp_path):
     folder = as_folder(TINY_XL, tmp_path)
     merges = folder / "tokenizer_2" / "merges.txt"

@@ -28,7 +28,7 @@ CONSTRAINTS = ("-c", str(ROOT / "tests" / "constraints.txt"))
 PACKAGE = {"tensorflow": "tensorflow-cpu"}
 # The client that Starlette tests with.
 PYTEST = ("pytest", "pytest-xdist", "httpx2")
-ORDINARY = "not references and not examples and not fuzz"
+ORDINARY = "not references and not examples and not fuzz and not web_clients"
 # Two processes, which take over from each other the tests that wait.
 PARALLEL = ("-n", "2", "--dist", "worksteal", "--durations=20", "--durations-min=1")
 QUICK_TO_COMPILE = (
@@ -286,6 +286,17 @@ def references(session: nox.Session) -> None:
     prepare(session, "torch")
     session.env["HF_HUB_OFFLINE"] = "1"
     session.run("pytest", *PARALLEL, "-m", "references", *session.posargs)
+
+
+@nox.session
+def web_clients(session: nox.Session) -> None:
+    """Programs of others, as they are, against the server with the embedded model."""
+    clients = ("webuiapi", "aiohttp", "sd-backend-client", "image-generation-mcp", "openai")
+    install(session, *CONSTRAINTS, ours(session, "[web,torch]"), *PYTEST, *clients)
+    prepare(session, "torch")  # which compiles nothing
+    # Sessions of requests that they leave open are theirs.
+    quiet = ("-W", "ignore::pytest.PytestUnraisableExceptionWarning")
+    session.run("pytest", *quiet, "-m", "web_clients", *(session.posargs or ["tests/backend"]))
 
 
 @nox.session(default=False)

@@ -74,7 +74,7 @@ def info(
         "restore_faces": False,
         "face_restoration_model": None,
         "sd_model_name": about.name,
-        "sd_model_hash": (about.digest or "")[:10] or None,
+        "sd_model_hash": (about.digest or "")[:10],
         "sd_vae_name": None,
         "sd_vae_hash": None,
         "seed_resize_from_w": -1,

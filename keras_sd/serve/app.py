@@ -132,7 +132,7 @@ class App:
         return json_reply({"status": "ok"})
 
     async def _ready(self, http: Request) -> Response:
-        """Whether it draws: after the warm-up, while the queue has room."""
+        """Whether it draws: after the warm-up, until it is told to stop."""
         studio = self.studio
         ready = studio.warm and not studio.stopping
         state = "stopping" if studio.stopping else "ready" if ready else "warming up"

@@ -50,7 +50,6 @@ class Studio:
         door: str,
         http: HTTPRequest,
         *,
-        asked: Any = None,
         watched: bool = False,
         timeout: float | None = None,
     ) -> Kept:
@@ -60,7 +59,6 @@ class Studio:
             build: makes the request of what the client sent; it runs in a thread.
             door: the API it came by.
             http: that brought it.
-            asked: kept beside it.
             watched: whether previews are made.
             timeout: seconds that the client is ready to wait.
 
@@ -73,7 +71,6 @@ class Studio:
                 request,
                 door,
                 client=http.client.host if http.client else "",
-                asked=asked,
                 watched=watched,
                 timeout=timeout,
             )

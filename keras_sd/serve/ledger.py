@@ -34,7 +34,6 @@ class Kept:
         job: of the source.
         door: the API that it came by.
         client: the address that it came from.
-        asked: what the client sent, for the answer that repeats it.
         last: the last event.
         preview: the last preview.
         watchers: clients that want previews; see `watch`.
@@ -47,7 +46,6 @@ class Kept:
     job: Job
     door: str
     client: str = ""
-    asked: Any = None
     last: Event | None = None
     preview: Any = None
     watchers: int = 0
@@ -68,9 +66,11 @@ class Kept:
 
     @property
     def bytes(self) -> int:
-        """Of the pictures that are kept."""
+        """Of the pictures that are kept, those that it began at among them."""
         images = self.last.images if self.last is not None else None
-        return 0 if images is None else int(images.nbytes)
+        given = {each.sha256: each.data for each in self.request.attachments()}
+        arrays = [each for each in (images, *given.values()) if each is not None]
+        return sum(int(each.nbytes) for each in arrays)
 
     def watch(self, more: int) -> None:
         """One client more, or with -1 one less, wants previews."""
@@ -114,7 +114,6 @@ class Ledger:
         door: str,
         *,
         client: str = "",
-        asked: Any = None,
         watched: bool = False,
         timeout: float | None = None,
     ) -> Kept:
@@ -130,7 +129,7 @@ class Ledger:
         job = await asyncio.to_thread(
             self._source.submit, request, watched=watched, timeout=timeout
         )
-        kept = Kept(secrets.token_urlsafe(12), job, door, client, asked, watchers=int(watched))
+        kept = Kept(secrets.token_urlsafe(12), job, door, client, watchers=int(watched))
         self._kept[kept.id] = kept
         self._forget()
 

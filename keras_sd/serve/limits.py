@@ -32,7 +32,7 @@ class Limits:
         given: pixels of all pictures in a request's body, decoded.
         depth: objects within objects of a JSON body.
         kept: results that are kept for whoever asks for them later.
-        kept_bytes: of their pixels.
+        kept_bytes: of their pixels, and of the pictures that they began at.
         streams: clients that follow requests at a time.
         seconds: to receive a body.
     """

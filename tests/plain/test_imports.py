@@ -130,6 +130,16 @@ NEEDS_ONLY = {
     "image": {"numpy", "PIL"},
     "hints": {"numpy", "PIL"},
     "gallery": {"numpy", "PIL", "matplotlib"},
+    "serve/source": set(),
+    "serve/jobs": {"numpy"},
+    "serve/limits": set(),
+    "serve/fields": set(),
+    "serve/metrics": set(),
+    "serve/about": set(),
+    "serve/static": set(),
+    "serve/ledger": {"numpy"},
+    "serve/pictures": {"numpy", "PIL"},
+    "serve/own_form": {"numpy"},
     "rules": {"numpy"},
     "compat": set(),
     "keras_cv/versions": {"numpy"},
@@ -293,6 +303,22 @@ def test_samplers_know_the_noise_and_nothing_else_of_keras_sd():
         assert strangers(names) <= {"numpy", "keras_sd_samplers"}, path
 
 
+def test_the_extra_of_the_server_is_known_to_the_server_alone():
+    web = {"starlette", "uvicorn", "python_multipart", "greenlet"}
+    knowing = {path for path, names in CORE_FILES.items() if tops(names) & web}
+    assert knowing
+    assert all(path.startswith("serve/") for path in knowing)
+
+
+def test_what_speaks_http_knows_no_model():
+    drawing = {"engine", "batching", "previews", "on_ray"}
+    for path, names in CORE_FILES.items():
+        if not path.startswith("serve/") or part(path.split("/")[1]) in drawing:
+            continue
+        assert not tops(names) & {"keras", *BACKENDS}, path
+        assert not parts_imported(names) & {"backend", "model", "run", "networks"}, path
+
+
 def test_the_core_knows_no_sampler():
     for path, names in CORE_FILES.items():
         assert "keras_sd_samplers" not in tops(names), path
@@ -320,7 +346,7 @@ def loaded_after(code: str) -> set[str]:
     ],
 )
 def test_what_needs_no_model_loads_neither_keras_nor_a_backend(code):
-    assert not loaded_after(code) & {"keras", "numpy", "PIL", *BACKENDS}
+    assert not loaded_after(code) & {"keras", "numpy", "PIL", "starlette", "greenlet", *BACKENDS}
 
 
 def test_a_listing_imports_no_sampler():

@@ -274,6 +274,12 @@ def test_only_so_many_results_are_kept():
             followed(client, id)
         kept = [each["id"] for each in client.get("/api/requests").json()["requests"]]
         assert kept == [id]
+        # Pictures that were sent are held as well.
+        body = {"prompt": "x", "image": png(64, 64), "num_steps": 1}
+        body["mask"] = png(mode="L", color=255)
+        followed(client, client.post("/api/requests", json=body).json()["id"])
+        (kept,) = client.app.studio.jobs
+        assert kept.bytes == 64 * 64 * (3 + 3 + 4)
 
 
 def test_the_document_is_made_of_the_tables(client):

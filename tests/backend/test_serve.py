@@ -25,7 +25,7 @@ PROMPT = "a cat face on a blue background"
 @pytest.fixture(scope="module")
 def client(emoji):
     about = About.of(emoji.model, backend=keras.backend.backend())
-    engine = Engine(emoji.model, max_rows=2)
+    engine = Engine(emoji.model, max_rows=1)
     app = make_app(engine, about, Rules(), warm_up=False, grace=5.0)
     with TestClient(app, base_url="http://127.0.0.1:7860") as client:
         yield client
@@ -38,52 +38,29 @@ def pixels(data):
         return np.asarray(picture).astype(int)
 
 
-def test_a_request_gives_the_picture_that_python_gives(client, emoji):
-    body = {"prompt": PROMPT, "seed": 3, "num_steps": 3, "batch_size": 2}
-    told = client.post("/api/requests", json=body).json()
+def test_a_picture_is_that_of_its_seed_alone(client):
+    body = {"prompt": PROMPT, "steps": 3, "cfg_scale": 3, "width": 64, "height": 64}
+    body |= {"sampler_name": "DPM++ 2M SDE", "scheduler": "Karras"}
+    several, alone = (
+        client.post("/sdapi/v1/txt2img", json=body | more).json()
+        for more in ({"seed": 3, "n_iter": 2}, {"seed": 4})
+    )
+    assert json.loads(several["info"])["all_seeds"] == [3, 4]
+    first, second, same = (
+        pixels(base64.b64decode(each)) for each in (*several["images"], *alone["images"])
+    )
+    assert np.abs(second - same).max() <= 1
+    assert np.abs(second - first).max() > 50
+
+
+def test_a_request_is_followed(client):
+    told = client.post("/api/requests", json={"prompt": PROMPT, "seed": 3, "num_steps": 3}).json()
     with client.stream("GET", f"/api/requests/{told['id']}/events?preview=1") as answer:
         events = answer.read().decode()
     last = json.loads(events.strip().split("\n\n")[-1].split("data: ")[1])
-    data = [client.get(each["url"]).content for each in last["images"]]
-    wanted = emoji.text_to_image(PROMPT, batch_size=2, seed=3, num_steps=3)
-    for picture, want in zip(data, wanted, strict=True):
-        assert np.abs(pixels(picture) - want).max() <= 1
-    assert read_provenance(data[1]).request == wanted[1].request
-
-
-def test_a_picture_of_the_web_uis_api_is_that_of_its_seed(client, emoji):
-    body = {"prompt": PROMPT, "seed": 3, "steps": 3, "n_iter": 2, "cfg_scale": 3}
-    body |= {"width": 64, "height": 64, "sampler_name": "DPM++ 2M", "scheduler": "Karras"}
-    found = client.post("/sdapi/v1/txt2img", json=body).json()
-    alone = emoji.text_to_image(
-        *(PROMPT, None, 1, 3, 3),
-        seed=4,
-        sampler="DPM++ 2M Karras",
-        prompt_style="a1111",
-    )[0]
-    picture = pixels(base64.b64decode(found["images"][1]))
-    assert np.abs(picture - alone).max() <= 1
-    assert json.loads(found["info"])["all_seeds"] == [3, 4]
-
-
-def test_painting(client):
-    image = Image.new("RGB", (64, 64), (250, 220, 0))
-    hole = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
-    hole.paste((0, 0, 0, 0), (0, 0, 64, 32))
-    files = []
-    for each in (image, hole):
-        buffer = io.BytesIO()
-        each.save(buffer, format="PNG")
-        files.append(buffer.getvalue())
-    answer = client.post(
-        "/v1/images/edits",
-        data={"prompt": PROMPT, "steps": "2", "seed": "1"},
-        files={"image": ("a.png", files[0]), "mask": ("m.png", files[1])},
-    )
-    assert answer.status_code == 200, answer.text
-    picture = pixels(base64.b64decode(answer.json()["data"][0]["b64_json"]))
-    assert (picture[32:] == (250, 220, 0)).all()
-    assert (picture[:32] != (250, 220, 0)).any()
+    picture = client.get(last["images"][0]["url"])
+    assert read_provenance(picture.content).request.to_dict() == told["request"]
+    assert pixels(picture.content).shape == (64, 64, 3)
 
 
 def test_what_only_the_model_can_refuse_is_refused_at_once(client):

@@ -112,8 +112,7 @@ def test_who_follows_and_leaves_cancels_nothing():
     source = FakeSource(hold=True)
     with listening(source) as port:
         client = posted(port, {"prompt": "x", "num_steps": 2})
-        answer = client.recv(65536)
-        id = json.loads(answer.partition(b"\r\n\r\n")[2])["id"]
+        id = json.loads(body_of(client))["id"]
         follower = connected(port)
         follower.sendall(head(port, f"/api/requests/{id}/events?preview=1", "GET"))
         eventually(lambda: source.jobs[0].watched)
@@ -271,6 +270,17 @@ def ended(run, seconds=5.0):
     _, said = run.communicate(timeout=seconds)
     assert b"Traceback" not in said, said.decode()
     return run.returncode
+
+
+def body_of(client):
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += client.recv(65536)
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = int(head.lower().split(b"content-length:")[1].split()[0])
+    while len(body) < length:
+        body += client.recv(65536)
+    return body
 
 
 def until(client, wanted):

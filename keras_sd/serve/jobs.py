@@ -35,7 +35,10 @@ class QueueFull(RuntimeError):
         super().__init__(
             f"{waiting} jobs are waiting, which is all that may: ask again in {retry_after:.0f} s"
         )
-        self.retry_after = retry_after
+        self.waiting, self.retry_after = waiting, retry_after
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.waiting, self.retry_after)
 
 
 class Stopping(RuntimeError):

@@ -144,7 +144,8 @@ class RaySource:
                 log_to_driver=False,
                 runtime_env={"env_vars": environment},
             )
-        limits = {"max_waiting": max_waiting, "max_rows": max_rows}
+        # What Serve gives a replica has been let in; it does not ask twice.
+        limits = {"max_waiting": max_waiting + max_rows, "max_rows": max_rows}
         limits |= {"max_wait": max_wait, "max_run": max_run}  # type: ignore[dict-item]
         gpus = ray.cluster_resources().get("GPU", 0)
         serve.start(proxy_location="Disabled")

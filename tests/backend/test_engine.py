@@ -4,6 +4,7 @@ gets alone; what goes wrong with one is no matter of the others.
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 from contextlib import contextmanager
@@ -216,6 +217,7 @@ def test_the_queue_has_an_end(model):
             with pytest.raises(QueueFull, match="2 jobs are waiting") as caught:
                 engine.submit(asked())
             assert caught.value.retry_after >= 1
+            assert pickle.loads(pickle.dumps(caught.value)).retry_after >= 1  # between processes
             assert engine.stats().refused == 1
             jobs[0].cancel()
             assert jobs[0].state == "cancelled"

@@ -153,7 +153,7 @@ for version in PYTHONS:
 @nox.session(default=False)
 def ray(session: nox.Session) -> None:
     """Tables and engines on a real Ray of this machine, whose processes are killed; 700 MB."""
-    install(session, *CONSTRAINTS, ours(session, "[jax,web,ray]"), "pytest", "pandas")
+    install(session, *CONSTRAINTS, ours(session, "[jax,web,ray]"), "pytest", "pandas", "httpx")
     prepare(session, "jax")
     # Its warnings are its own.
     session.run("pytest", "-m", "", "-W", "default", *(session.posargs or ["tests/ray"]))

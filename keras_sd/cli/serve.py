@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
@@ -17,6 +18,8 @@ from keras_sd.cli.terminal import Debug, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from keras_sd.serve.source import Source
 
 
 def serve(
@@ -66,6 +69,13 @@ def serve(
     warm_up: Annotated[
         bool, typer.Option(help="Draw once at the start, so that the first picture is quick.")
     ] = True,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Draw in the replicas of a Ray cluster, extra ray.")
+    ] = False,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Of the cluster. Default: one on this machine.")
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="The most of them, with --ray.")] = 1,
     adapter: addons.Adapters = None,
     embedding: addons.Embeddings = None,
     variant: loading.Variant = None,
@@ -109,6 +119,8 @@ def serve(
 
         versions.get(options["compat"])
     beside = addons.given(adapter, embedding)
+    if ray and (adapter or embedding):
+        raise ValueError("--adapter and --embedding are of one process; --ray has many")
     hosts, origins = allow_host or [], cors_allow_origin or []
     Rules(port or 1, host, token, hosts, origins)  # before anything is opened
     listening = bound(host, port)
@@ -125,7 +137,6 @@ def serve(
 
         from keras_sd.serve.about import About
         from keras_sd.serve.app import make_app
-        from keras_sd.serve.engine import Engine
         from keras_sd.serve.limits import Limits
         from keras_sd.serve.listen import serve as run
 
@@ -143,15 +154,31 @@ def serve(
             },
             weights=_later(weights),
         )
-        engine = Engine(
-            drawing.model,
-            max_waiting=max_waiting,
-            max_rows=max_rows,
-            max_wait=max_wait,
-            max_run=max_run,
-        )
+        bounds: dict[str, Any] = {
+            "max_waiting": max_waiting,
+            "max_rows": max_rows,
+            "max_wait": max_wait,
+            "max_run": max_run,
+        }
+        source: Source
+        if ray:
+            from keras_sd.serve.on_ray import RaySource
+
+            place = Path(model).absolute() if os.path.exists(model) else model
+            source = RaySource(
+                drawing.model,
+                place,
+                options,
+                replicas=replicas,
+                address=ray_address,
+                **bounds,
+            )
+        else:
+            from keras_sd.serve.engine import Engine
+
+            source = Engine(drawing.model, **bounds)
         # 3. The server.
-        app = make_app(engine, about, rules, warm_up=warm_up, grace=grace)
+        app = make_app(source, about, rules, warm_up=warm_up, grace=grace)
         address = f"http://{_shown(host)}:{port}/"
 
         def said() -> None:

@@ -202,3 +202,26 @@ def succeeded(job):
             raise
         time.sleep(1)
     return job.state == "done"
+
+
+def test_the_server_draws_in_a_replica():
+    httpx = pytest.importorskip("httpx")
+    command = [sys.executable, "-m", "keras_sd.cli", "serve", "--ray", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            address = server.stdout.readline().strip()
+            fields = {"prompt": "a rocket on blue", "steps": 2, "seed": 7}
+            answer = httpx.post(f"{address}sdapi/v1/txt2img", json=fields, timeout=120)
+            assert answer.status_code == 200, answer.text
+            assert json.loads(answer.json()["info"])["seed"] == 7
+            assert len(answer.json()["images"]) == 1
+        finally:
+            server.terminate()
+        assert server.wait(60) == 0
+
+
+def test_adapters_are_of_one_process(capsys):
+    from keras_sd.cli import main
+
+    assert main(["serve", "--ray", "--adapter", "no.safetensors"]) == 2
+    assert "--adapter" in capsys.readouterr().err

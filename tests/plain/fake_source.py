@@ -71,6 +71,9 @@ class FakeSource:
             if job.ended:
                 return
         for number in range(1, request.num_steps + 1):
+            while self.allow is not None and not self.allow.acquire(timeout=0.01):
+                if job.ended:
+                    return
             if self.fails is not None and number > 1:
                 kind = "expired" if isinstance(self.fails, Expired) else "failed"
                 self.end(job, kind, error=self.fails)
@@ -86,6 +89,8 @@ class FakeSource:
         self.end(job, "done", images=self.pictures(request))
 
     pace = 0.0
+    allow = None
+    """A semaphore that each step takes, where there is one."""
 
     def end(self, job, kind, **more):
         if job.emit(kind, **more):

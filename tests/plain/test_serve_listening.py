@@ -108,6 +108,23 @@ def test_who_leaves_cancels(path, headers, when):
         eventually(lambda: source.jobs[0].state == "cancelled", 2)
 
 
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+def test_a_client_that_is_gone_at_every_step(accept):
+    source = FakeSource()
+    path = "/api/requests" if "event" in accept else "/sdapi/v1/txt2img"
+    body = {"prompt": "x", "num_steps" if "event" in accept else "steps": 6}
+    with listening(source) as port:
+        for steps in range(6):
+            source.allow = threading.Semaphore(steps)
+            client = posted(port, body, path, Accept=accept)
+            eventually(lambda n=steps: len(source.jobs) > n and source.jobs[n].step == n)
+            client.close()
+            eventually(lambda n=steps: source.jobs[n].state == "cancelled")
+            assert source.jobs[steps].step == steps
+        source.allow = None
+        assert status(posted(port, body, path, Accept=accept)) == 200
+
+
 def test_who_follows_and_leaves_cancels_nothing():
     source = FakeSource(hold=True)
     with listening(source) as port:

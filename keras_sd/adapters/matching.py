@@ -212,9 +212,11 @@ def _given(given: Any) -> tuple[Any, Any]:
 def _strengths(found: Match, strength: float | Mapping[str, float]) -> dict[str, float]:
     if not isinstance(strength, Mapping):
         return dict.fromkeys(found.parts, strength)
-    if left := [part for part in found.parts if part not in strength]:
+    # A strength of the text encoder is that of both, where there are two.
+    asked = {part: part.removesuffix("_2") for part in found.parts}
+    if left := [part for part in asked.values() if part not in strength]:
         raise ValueError(
             f"{found.adapter.path} changes the {left[0]} too: give its strength, of which 0 leaves "
             f"it as it is"
         )
-    return {part: strength[part] for part in found.parts}
+    return {part: strength[name] for part, name in asked.items()}

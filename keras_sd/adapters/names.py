@@ -23,7 +23,7 @@ class Place:
     """A layer of a model.
 
     Attributes:
-        part: `"unet"` or `"text_encoder"`.
+        part: `"unet"`, `"text_encoder"` or `"text_encoder_2"`.
         name: in diffusers' tables.
         weight: its entry in the table.
         bias: likewise, or None where it has none.
@@ -74,15 +74,15 @@ def _all(config: ModelConfig) -> Iterator[tuple[Place, str, str]]:
         for name, layout in _of_unet(place.name, theirs[place.name]):
             yield place, name, layout
 
-    encoder = config.text_encoder
-    # OpenCLIP's last layer is in training, and in no model.
-    more = 0 if encoder.activation == "quick_gelu" else 1
-    kept = {entry.name for entry in diffusers.text_encoder(encoder)}
-    table = diffusers.text_encoder(replace(encoder, depth=encoder.depth + more))
-    for place in _places("text_encoder", table):
-        place = replace(place, used=place.weight.name in kept)
-        for name, layout in _of_text_encoder(place.name):
-            yield place, name, layout
+    for part, encoder in config.text_encoders.items():
+        # OpenCLIP's last layer is in training, and in no model of 2.x.
+        more = 0 if encoder.activation == "quick_gelu" or encoder.penultimate else 1
+        kept = {entry.name for entry in diffusers.text_encoder(encoder)}
+        table = diffusers.text_encoder(replace(encoder, depth=encoder.depth + more))
+        for place in _places(part, table):
+            place = replace(place, used=place.weight.name in kept)
+            for name, layout in _of_text_encoder(place.name, part, len(config.text_encoders) == 1):
+                yield place, name, layout
 
 
 def _of_unet(name: str, original_name: str) -> Iterator[tuple[str, str]]:
@@ -101,18 +101,23 @@ def _of_unet(name: str, original_name: str) -> Iterator[tuple[str, str]]:
             yield f"{layer}.processor.{other}", "diffusers, attention processors"
 
 
-def _of_text_encoder(name: str) -> Iterator[tuple[str, str]]:
+_KOHYA = {"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
+"""What names begin with, where there are two text encoders."""
+
+
+def _of_text_encoder(name: str, part: str, alone: bool) -> Iterator[tuple[str, str]]:
     # Some releases of transformers have every name under `text_model.`, others none.
     for full in (f"text_model.{name}", name):
-        yield f"lora_te_{_flat(full)}", "kohya"
-        yield f"lycoris_{_flat(full)}", "LyCORIS"
-        yield f"text_encoder.{full}", "diffusers"
-        yield full, "diffusers"
-        yield f"base_model.model.{full}", "PEFT"
+        yield f"{'lora_te_' if alone else _KOHYA[part]}{_flat(full)}", "kohya"
+        yield f"{part}.{full}", "diffusers"
+        if alone:  # else these are of either
+            yield f"lycoris_{_flat(full)}", "LyCORIS"
+            yield full, "diffusers"
+            yield f"base_model.model.{full}", "PEFT"
         for end, other in _SELF_ATTENTION.items():
             if full.endswith(f".self_attn.{end}"):
                 layer = full.removesuffix(end)
-                yield f"text_encoder.{layer}{other}", "diffusers, attention processors"
+                yield f"{part}.{layer}{other}", "diffusers, attention processors"
 
 
 def _flat(name: str) -> str:

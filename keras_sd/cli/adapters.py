@@ -10,7 +10,12 @@ from keras_sd.cli.terminal import printable, size, table
 if TYPE_CHECKING:
     from keras_sd.adapters.inspection import AdapterReport
 
-_PARTS = {"text_encoder": "text encoder", "unet": "UNet", "control": "ControlNet"}
+_PARTS = {
+    "text_encoder": "text encoder",
+    "text_encoder_2": "second text encoder",
+    "unet": "UNet",
+    "control": "ControlNet",
+}
 
 
 def lines(report: AdapterReport, most: int | None) -> Iterator[str]:

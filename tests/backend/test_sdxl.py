@@ -237,6 +237,38 @@ def test_an_encoding_cannot_stand_for_a_text(pipeline):
         pipeline("xl").stream(encoded)
 
 
+def test_an_adapter_changes_both_text_encoders_and_comes_out_again(pipeline, tmp_path):
+    from safetensors.numpy import save_file
+
+    rng = np.random.default_rng(0)
+    layers = {
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1": ("text_encoder", 64, 128),
+        "lora_te2_text_model_encoder_layers_0_mlp_fc1": ("text_encoder_2", 128, 96),
+        "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k": ("unet", 192, 128),
+    }
+    tensors = {}
+    for name, (_, width_in, width) in layers.items():
+        tensors[f"{name}.lora_down.weight"] = rng.normal(size=(2, width_in)).astype("float32")
+        tensors[f"{name}.lora_up.weight"] = rng.normal(size=(width, 2)).astype("float32")
+    save_file(tensors, tmp_path / "style.safetensors")
+    model = pipeline("xl").model
+
+    def kernels():
+        texts = [model.parts[part].blocks[0].hidden for part in model.config.text_encoders]
+        unet = model.parts["unet"].middle.transformer.blocks[0].cross_attention.key
+        return [np.array(ops.convert_to_numpy(each.kernel)) for each in (*texts, unet)]
+
+    before = kernels()
+    strengths = {"text_encoder": 0.5, "unet": 0.5}
+    with model.with_adapters((tmp_path / "style.safetensors", strengths)) as (use,):
+        assert use.match.parts == {"text_encoder": 1, "text_encoder_2": 1, "unet": 1}
+        for name, clean, merged in zip(layers, before, kernels(), strict=True):
+            change = tensors[f"{name}.lora_up.weight"] @ tensors[f"{name}.lora_down.weight"]
+            np.testing.assert_allclose(merged, clean + 0.5 * change.T, atol=1e-5)
+    for clean, after in zip(before, kernels(), strict=True):
+        np.testing.assert_array_equal(clean, after)
+
+
 def test_what_cannot_end_a_run_is_no_refiner(pipeline):
     other = replace(pipeline("refiner").config, noise=NoiseConfig(beta_end=0.02))
     model = copy.copy(pipeline("refiner").model)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tiny import MERGES, TINY, TINY_LCM, TINY_REFINER, TINY_SSD, TINY_XL
 
+from keras_sd.adapters.names import names_of
 from keras_sd.checks import SettingError
 from keras_sd.conditioning import Conditioning
 from keras_sd.config import (
@@ -297,6 +298,44 @@ def test_a_folder_whose_index_and_unet_disagree_is_refused(tmp_path):
     path.write_text(json.dumps({**data, "requires_aesthetics_score": True}))
     with pytest.raises(WeightsError, match="what suits a UNet of 6 numbers"):
         open_checkpoint(folder)
+
+
+# Adapters
+
+
+def test_a_lora_names_both_text_encoders():
+    names = names_of(SDXL)
+    for name, part, path in (
+        (
+            "lora_te1_text_model_encoder_layers_11_mlp_fc1",
+            "text_encoder",
+            "layer_11/hidden/kernel",
+        ),
+        (
+            "lora_te2_text_model_encoder_layers_31_self_attn_q_proj",
+            "text_encoder_2",
+            "layer_31/attention/query/kernel",
+        ),
+        (
+            "text_encoder_2.text_model.encoder.layers.0.mlp.fc2",
+            "text_encoder_2",
+            "layer_0/out/kernel",
+        ),
+        (
+            "lora_unet_input_blocks_4_1_transformer_blocks_1_attn2_to_k",
+            "unet",
+            "down_1_0/transformer/block_1/cross_attention/key/kernel",
+        ),
+        (
+            "lora_unet_middle_block_1_transformer_blocks_9_ff_net_2",
+            "unet",
+            "middle/transformer/block_9/feed_forward/out/kernel",
+        ),
+    ):
+        place = names[name].place
+        assert (place.part, place.weight.path, place.used) == (part, path, True)
+    assert "lora_te_text_model_encoder_layers_0_mlp_fc1" not in names
+    assert "text_model.encoder.layers.0.mlp.fc1" not in names  # of which of the two?
 
 
 # Configs

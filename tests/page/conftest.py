@@ -14,6 +14,7 @@ import pytest
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+TOKEN = "of-the-tests"
 SECONDS = 30  # for a picture of the small model on a busy machine
 sync_api.expect.set_options(timeout=1000 * SECONDS)
 
@@ -27,15 +28,17 @@ def address():
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed: apt-get install chromium")
     main = "from keras_sd.cli import main; raise SystemExit(main())"
-    command = [sys.executable, "-c", main, "serve", "--port", "0", "--grace", "0"]
+    options = ("serve", "--port", "0", "--grace", "0", "--max-waiting", "4", "--token", TOKEN)
     environment = {"KERAS_BACKEND": "torch", **os.environ}
     with subprocess.Popen(
-        [*command, "--max-waiting", "4"], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", main, *options], stdout=subprocess.PIPE, text=True, env=environment
     ) as server:
         assert server.stdout is not None
         line = server.stdout.readline().strip()
-        assert line.startswith("http://127.0.0.1:"), line
-        yield line
+        address, _, token = line.partition("?token=")
+        assert address.startswith("http://127.0.0.1:"), line
+        assert token == TOKEN
+        yield address
         server.terminate()
 
 
@@ -66,21 +69,22 @@ def context(browser):
 @pytest.fixture
 def opened(context, address):
     """Opens the page; at the end nothing was asked of another host, and the console is empty."""
-    asked, said = [], []
+    asked, said, expected = [], [], [REFUSED]
 
     def open_page():
         page = context.new_page()
+        page.expected = expected
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: said.append(f"error: {error}"))
-        page.goto(address)
+        page.goto(f"{address}?token={TOKEN}")
         page.wait_for_selector("html[data-begun]", state="attached")
         return page
 
     yield open_page
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
     assert asked
-    assert [each for each in said if not REFUSED.match(each)] == []
+    assert [each for each in said if not any(one.match(each) for one in expected)] == []
 
 
 @pytest.fixture

@@ -112,7 +112,31 @@ def test_what_is_wrong_is_said_next_to_its_field(page):
     page.get_by_role("button", name="Generate").click()
     seed = page.get_by_label("Seed", exact=True)
     expect(seed).to_have_accessible_description(re.compile("whole number"))
+    page.get_by_label("Seed", exact=True).fill("5")
+    opens(page, "refine")
+    page.get_by_label("Draw each picture again, larger").check()
+    page.get_by_label("Times as large").fill("4")
+    page.get_by_label("Width", exact=True).fill("128")
+    page.get_by_role("button", name="Generate").click()
+    scale = page.get_by_label("Times as large")
+    expect(scale).to_have_accessible_description(re.compile("512 × 256; at most 65536 pixels"))
     made(page, 0)
+
+
+def test_a_server_that_is_gone_is_named_and_asked_again(page):
+    page.expected.append(re.compile(r"error: Failed to load resource: net::"))
+    prompt(page).fill(CAT)
+    opens(page, "settings")
+    page.get_by_label("Steps", exact=True).fill("100")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#progress-text")).to_have_text(re.compile(r"Step [1-9]\d* of 100"))
+    page.context.set_offline(True)
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_role("alert")).to_contain_text("The server does not answer")
+    page.context.set_offline(False)
+    made(page, 1)
+    page.get_by_role("alert").get_by_role("button", name="Close").click()
+    expect(page.get_by_role("alert")).to_be_hidden()
 
 
 def test_prompts_are_counted_and_unknown_words_named(page):

@@ -9,6 +9,7 @@ import re
 import numpy as np
 from browsing import CAT, begun, made, opens, prompt
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import expect
 
 
@@ -220,6 +221,26 @@ def test_the_settings_of_a_png_come_back(page, pictures):
     view(page)
     again = saved(page, pictures / "again.png")
     assert np.abs(array(again) - array(path)).max() <= 1
+
+
+def test_the_settings_of_another_program_come_and_what_is_not_here_is_named(page, pictures):
+    path = pictures / "other.png"
+    text = PngInfo()
+    text.add_text(
+        "parameters",
+        "a pig\nNegative prompt: red\nSteps: 9, Sampler: DPM++ 2M, Schedule type: Zorb, "
+        "CFG scale: 4, Seed: 11, Size: 64x64, Model: other",
+    )
+    Image.new("RGB", (64, 64)).save(path, pnginfo=text)
+    opens(page, "settings", "negative")
+    page.get_by_label("Pictures").fill("3")
+    dropped(page, path, "read")
+    expect(page.get_by_role("alert")).to_contain_text("The schedule “Zorb” is not installed here.")
+    expect(prompt(page)).to_have_value("a pig")
+    expect(page.get_by_label("Negative prompt", exact=True)).to_have_value("red")
+    expect(page.get_by_label("Sampler", exact=True)).to_have_value("dpmpp_2m")
+    expect(page.get_by_label("Schedule", exact=True)).to_have_value("trailing")
+    expect(page.get_by_label("Steps", exact=True)).to_have_value("9")
 
 
 def test_a_png_without_settings_says_so(page, pictures):

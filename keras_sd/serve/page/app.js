@@ -57,7 +57,9 @@ async function asked() {
 
 const generate = guarded(async () => {
   const body = await asked();
-  work.submit(body, { then: refine.wanted() });
+  const then = refine.wanted();
+  if (then) refine.sizeOf(source.size() ?? body, then, info); // before anything is drawn
+  work.submit(body, { then });
   say("Handed in.");
   if (window.matchMedia("(max-width: 820px)").matches) byId("work").scrollIntoView();
 });
@@ -189,6 +191,7 @@ const took = guarded(async (file, purpose) => {
   const left = settings.apply(told.settings);
   settings.changed();
   byId("part-settings").open = true;
+  byId("prompt").focus();
   if (told.found.starts || told.found.masked) left.push("It began at a picture, which is not in the file: open that, too.");
   left.push(...(told.found.unread ?? []));
   say(`The settings of the picture, made by ${told.found.program}, are in the form.`);
@@ -227,6 +230,7 @@ const ACTIONS = [
     name: "Use its settings",
     act: closing((record) => {
       useSettings(record);
+      byId("prompt").focus();
       say("Its settings are in the form.");
     }),
   },

@@ -6,13 +6,18 @@ import { changed } from "./settings.js";
 
 const PAUSE = 250; // milliseconds without a key
 
-// Shown where the model knows all of their words.
-const EXAMPLES = [
+// Of a model that says its words, those whose words it has are shown.
+const OF_FEW_WORDS = [
+  "a 3d render of a rocket on yellow",
+  "pixel art of an octopus on light blue",
+  "a sticker of a fox on purple",
+  "a tiny snail on green",
   "a cat face on a blue background",
   "a rocket on a purple background",
   "a red apple on a yellow background",
   "a mushroom on a green background",
-  "a ghost on a black background",
+];
+const OF_ALL_WORDS = [
   "a lighthouse on a cliff at dawn, oil painting",
   "a bowl of ramen, studio photograph",
   "a fox in a snowy forest, watercolour",
@@ -47,8 +52,9 @@ export function begin(found) {
 /** A few prompts that the model can draw. */
 export function examples() {
   const known = new Set(info.model.words);
-  const words = (text) => text.split(/[^\p{L}]+/u).filter(Boolean);
-  return EXAMPLES.filter((each) => !known.size || words(each).every((word) => known.has(word))).slice(0, 4);
+  if (!known.size) return OF_ALL_WORDS;
+  const words = (text) => text.split(/[^\p{L}\p{N}]+/u).filter(Boolean);
+  return OF_FEW_WORDS.filter((each) => words(each).every((word) => known.has(word))).slice(0, 4);
 }
 
 const last = {};

@@ -21,15 +21,21 @@ export function asked() {
   return { scale: number("refine_scale") ?? 2, strength: number("refine_strength") ?? 0.5, steps: number("refine_steps") };
 }
 
-/** The request that draws a picture again, larger. */
-export async function request(record, { scale, strength, steps }, info) {
-  const source = await pixels.opened(record.blob);
-  const [width, height] = [source.width, source.height].map((side) => Math.round((side * scale) / 8) * 8);
-  if (width * height > info.limits.pixels) {
-    throw new Problem(`The second pass would be ${width} × ${height}; at most ${info.limits.pixels} pixels are drawn here.`, {
-      fields: { refine_scale: `${width} × ${height} is more than is drawn here.` },
-    });
+/** The size of the second pass of a picture; it may be too large for the server. */
+export function sizeOf({ width, height }, { scale }, info) {
+  const [across, down] = [width, height].map((side) => Math.round((side * scale) / 8) * 8);
+  if (across * down > info.limits.pixels) {
+    const message = `The second pass would be ${across} × ${down}; at most ${info.limits.pixels} pixels are drawn here.`;
+    throw new Problem(message, { fields: { refine_scale: message } });
   }
+  return [across, down];
+}
+
+/** The request that draws a picture again, larger. */
+export async function request(record, how, info) {
+  const source = await pixels.opened(record.blob);
+  const [width, height] = sizeOf(source, how, info);
+  const { strength, steps } = how;
   const body = { ...record.settings, image: await pixels.base64(pixels.resized(source, width, height)), strength };
   for (const name of ["width", "height", "batch_size", "starts", "masked", ...OF_MASK]) delete body[name];
   if (steps !== null) body.num_steps = steps;

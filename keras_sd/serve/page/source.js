@@ -66,6 +66,8 @@ export async function use(source, mode = null) {
   if (mode) choose(mode);
   byId("part-start").open = true;
   refit();
+  byId("part-start").scrollIntoView({ block: "nearest" });
+  byId(paints() ? "mask" : "strength").focus();
   const told = `${canvas.width} × ${canvas.height}`;
   say(large ? `The picture is ${told}, larger than is drawn here: it is cropped to width and height.` : `The run starts from a picture of ${told}.`);
 }
@@ -150,6 +152,9 @@ function extend() {
   changed();
   say(`The picture is ${width} × ${height} now; what is new will be painted.`);
 }
+
+/** The size of the picture; null without one. */
+export const size = () => (there() ? { width: picture().width, height: picture().height } : null);
 
 /** The fields of a request that starts here, `{}` without a picture. */
 export async function fields() {

@@ -189,6 +189,12 @@ def test_the_settings_of_a_png_come_back(page, pictures):
     page.get_by_label("Schedule", exact=True).select_option("karras")
     page.get_by_label("rho", exact=True).fill("5")
     page.get_by_label("Grammar of the prompts").select_option("a1111")
+    page.get_by_label("Other settings").fill("empty_negative=zorb")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_label("Other settings")).to_have_accessible_description(
+        re.compile("empty_negative .*zorb")
+    )
+    page.get_by_label("Other settings").fill("empty_negative=zeros")
     generate(page, 2)
     view(page)
     path = saved(page, pictures / "pig.png")
@@ -213,6 +219,7 @@ def test_the_settings_of_a_png_come_back(page, pictures):
         "Schedule": "karras",
         "rho": "5",
         "Grammar of the prompts": "a1111",
+        "Other settings": 'empty_negative="zeros"',
     }
     for label, value in found.items():
         expect(page.get_by_label(label, exact=True)).to_have_value(value)

@@ -23,7 +23,7 @@ function failed(problem) {
     trouble(`The page failed: ${problem.message}`);
     throw problem;
   }
-  const homeless = showErrors(problem.fields);
+  const homeless = showErrors(settings.placed(problem.fields));
   const text = Object.keys(problem.fields).length ? homeless.join(" ") : problem.message;
   if (text) trouble(text);
   else byId("trouble").hidden = true;

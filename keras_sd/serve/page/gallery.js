@@ -5,6 +5,9 @@ import * as shelf from "./shelf.js";
 
 const AT_ONCE = 60;
 
+// What is said in another way, or is of the mask alone.
+const UNSAID = ["width", "height", "batch_size", "starts", "masked", "only_masked", "padding", "keep_unmasked"];
+
 // What nobody needs to be told.
 const USUAL = { first_image: 0, guidance_rescale: 0, prompt_style: "plain", clip_skip: 1, steps_mode: "run", mask_blur: 0, num_resamples: 1 };
 
@@ -141,6 +144,8 @@ function told(record) {
   const rows = Object.entries(LABELS)
     .filter(([name]) => settings[name] !== undefined && settings[name] !== "" && settings[name] !== USUAL[name])
     .map(([name, label]) => [label, Array.isArray(settings[name]) ? settings[name].join(", ") : `${settings[name]}`]);
+  const more = Object.keys(settings).filter((name) => !(name in LABELS) && !UNSAID.includes(name));
+  for (const name of more) rows.push([name, JSON.stringify(settings[name])]);
   rows.push(["Size", `${record.width} × ${record.height}`]);
   if (settings.masked) rows.push(["Began at", "a picture and a mask"]);
   else if (settings.starts) rows.push(["Began at", "a picture"]);

@@ -2,7 +2,7 @@
 
 import { Problem } from "./api.js";
 import { byId, clearErrors, make } from "./dom.js";
-import { formatSpec, parseSpec } from "./specs.js";
+import { formatSpec, parseSpec, split } from "./specs.js";
 import * as store from "./store.js";
 
 // Those of a run that begins at a picture, and of one with a mask.
@@ -10,6 +10,8 @@ export const OF_START = ["strength", "steps_mode"];
 export const OF_MASK = ["only_masked", "padding", "mask_blur", "num_resamples", "keep_unmasked"];
 const SPECS = ["sampler", "schedule"];
 const STRENGTH = 0.6;
+// Those that have their fields in another way: the browser brings a picture to its size.
+const ELSEWHERE = ["guidance_interval", "resize", "mask_convention"];
 
 let info = null;
 
@@ -26,6 +28,7 @@ export function fill(found) {
   }
   const styles = found.prompt_styles.map((each) => make("option", { value: each, text: each }));
   byId("prompt_style").replaceChildren(...styles);
+  byId("others-help").textContent = `As name=value, ...: ${withoutField().join(", ")}.`;
   byId("num_steps").max = found.limits.steps;
   byId("batch_size").max = found.limits.images;
   fillSizes();
@@ -74,7 +77,37 @@ export function request() {
     }
     body.guidance_interval = [Number(low), Number(high)];
   }
-  return body;
+  return { ...body, ...others() };
+}
+
+/** Settings that have no field of their own: few need them, as those of SDXL. */
+function withoutField() {
+  const fields = new Set([...named().map((each) => each.name), ...ELSEWHERE]);
+  return Object.keys(info.defaults).filter((name) => !fields.has(name));
+}
+
+/** What is written in the field for these. */
+function others() {
+  const found = {};
+  for (const part of split(byId("others").value).filter((each) => each.trim())) {
+    const [, name, value] = /^\s*(\w+)\s*=\s*(.+?)\s*$/.exec(part) ?? [];
+    if (!withoutField().includes(name)) {
+      const message = name ? `${name} is none of them.` : `“${part.trim()}” is no name=value.`;
+      throw new Problem("", { fields: { others: message } });
+    }
+    try {
+      found[name] = JSON.parse(value);
+    } catch {
+      found[name] = value; // a word, without its quotes
+    }
+  }
+  return found;
+}
+
+/** The errors of fields, those of settings without one at the field for these. */
+export function placed(errors) {
+  const own = info ? new Set(withoutField()) : new Set();
+  return Object.fromEntries(Object.entries(errors).map(([name, message]) => [own.has(name) ? "others" : name, message]));
 }
 
 /** Some settings of the form by name. */
@@ -122,6 +155,8 @@ export function apply(settings) {
   const [low, high] = told.guidance_interval ?? ["", ""];
   byId("interval_low").value = low;
   byId("interval_high").value = high;
+  const more = withoutField().filter((name) => JSON.stringify(told[name]) !== JSON.stringify(info.defaults[name]));
+  byId("others").value = more.map((name) => `${name}=${JSON.stringify(told[name])}`).join(", ");
   return left;
 }
 

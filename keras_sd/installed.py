@@ -14,11 +14,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 
-__all__ = ["Declared", "declared", "normalized"]
+__all__ = ["Declared", "declared", "keep", "normalized"]
 
 _Stamp = tuple[int, int]
 _PREFIX = "keras_sd."
 _cached: tuple[object, dict[str, tuple[Declared, ...]]] = (None, {})
+_kept = False
 _folders: dict[str, tuple[_Stamp, tuple[str, ...]]] = {}
 
 
@@ -56,14 +57,23 @@ def declared(*groups: str) -> tuple[tuple[Declared, ...], ...]:
     version cannot is listed under its folder's name.
     """
     global _cached
-    state = _state()
-    if _cached[0] != state:
+    state = _cached[0] if _kept else _state()
+    if state is None or _cached[0] != state:
         found: dict[str, list[Declared]] = {}
         for point in _entry_points():
             found.setdefault(point.group, []).append(_declared(point))
         _cached = state, {group: tuple(points) for group, points in found.items()}
     known = _cached[1]
     return tuple(known.get(group, ()) for group in groups)
+
+
+def keep() -> None:
+    """From here on, what is installed is what was: for a process that serves, where a name is
+    looked up for each request, and what is installed while it runs is for the next one.
+    """
+    global _kept
+    declared()
+    _kept = True
 
 
 def normalized(distribution: str) -> str:

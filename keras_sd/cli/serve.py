@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import typer
 
+from keras_sd import installed
 from keras_sd.cli import addons, backends, loading
 from keras_sd.cli.backends import Backend
 from keras_sd.cli.draw import loaded
@@ -127,6 +128,7 @@ def serve(
     port = listening.getsockname()[1]
     rules = Rules(port, host, token, hosts, origins)
     backends.select(backend)
+    installed.keep()
 
     # 2. The model.
     with listening, ExitStack() as stack:

@@ -7,6 +7,7 @@ import importlib.util
 import pytest
 from fake_source import FakeSource, served
 
+from keras_sd import installed
 from keras_sd.cli import main
 from keras_sd.cli.serve import name_of
 from keras_sd.serve.fields import Field, Form, Invalid
@@ -52,6 +53,15 @@ def test_wrong_options_are_said_before_anything_is_loaded(capsys, arguments, wan
 def test_a_token_may_come_from_the_environment(capsys, monkeypatch):
     monkeypatch.setenv("KERAS_SD_TOKEN", "short")
     assert "8 characters" in said(capsys)[1]
+
+
+def test_a_server_looks_at_what_is_installed_once(monkeypatch):
+    monkeypatch.setattr(installed, "_kept", False)
+    installed.keep()
+    looked = []
+    monkeypatch.setattr(installed, "_state", lambda: looked.append(1))
+    assert installed.declared("keras_sd.samplers")[0]
+    assert looked == []
 
 
 def test_what_a_model_is_called():

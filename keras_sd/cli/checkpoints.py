@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 _LISTED = 10
-_NAMES = {"text_encoder": "text encoder", "unet": "UNet"}
+_NAMES = {"text_encoder": "text encoder", "text_encoder_2": "text encoder 2", "unet": "UNet"}
 
 
 # --- models, fetch --------------------------------------------------------------------

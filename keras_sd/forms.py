@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_sd import image as images
+from keras_sd.adaptations import Adaptation
 from keras_sd.controls import Control
 from keras_sd.request import Request
 from keras_sd.settings import takes
@@ -33,6 +34,7 @@ def request_of(
     diffusion_noise: Any = None,
     first_image: int = 0,
     control: Any = None,
+    adapters: Any = None,
     **settings: Any,
 ) -> Request:
     """The request that the arguments of `text_to_image`, `image_to_image` and `inpaint` make.
@@ -61,6 +63,8 @@ def request_of(
             are one length for the whole batch.
         control: pictures that steer the run, with their ControlNets: a `keras_sd.Control`, or
             several in a list.
+        adapters: what `merge_adapters` takes, in a list: the weights have them while this is drawn,
+            beside those that are merged already.
         **settings: of `keras_sd.request.Request`, and with an image or a mask of
             `keras_sd.start.Start` and `keras_sd.start.Masking`.
 
@@ -83,7 +87,13 @@ def request_of(
         first_image=first_image,
         image=() if image is None else attach_pictures(image),
         mask=() if mask is None else attach_masks(mask),
-        **{**named, "noise": noise, "controls": attach_controls(control), **settings},
+        **{
+            **named,
+            "noise": noise,
+            "controls": attach_controls(control),
+            "adapters": attach_adapters(adapters),
+            **settings,
+        },
     )
 
 
@@ -131,6 +141,37 @@ def attach_controls(control: Any) -> tuple[Control, ...]:
         return ()
     given = list(control) if isinstance(control, list | tuple) else [control]
     return tuple(map(_attached_control, given))
+
+
+def attach_adapters(adapters: Any) -> tuple[Adaptation, ...]:
+    """Adapters that were given for a run, their files open.
+
+    Args:
+        adapters: paths, `keras_sd.adapters.Adapter`s, or pairs of one and its strength, in a list;
+            or None.
+
+    Raises:
+        WeightsError: a file is damaged or no adapter.
+        FileNotFoundError: there is no such file.
+        ValueError: a strength does not fit.
+        TypeError: something else was given.
+    """
+    if adapters is None:
+        return ()
+    if not isinstance(adapters, list | tuple):
+        raise TypeError(f"adapters is a list, not {adapters!r}")
+    from keras_sd.adapters.matching import given_of
+
+    found = []
+    for each in adapters:
+        if isinstance(each, Adaptation):
+            found.append(each)
+            continue
+        adapter, strength = given_of(each)
+        parts = strength if isinstance(strength, Mapping) else {"unet": strength}
+        file = adapter.attachment()
+        found.append(Adaptation(file, parts.get("unet", 0.0), parts.get("text_encoder")))
+    return tuple(found)
 
 
 def _attached_control(control: Any) -> Control:

@@ -85,6 +85,7 @@ class Model(Adapts, Embeds):
         self._compiled: dict[str, tuple[Any, Any]] = {}
         self._lock = threading.RLock()
         self._merging = Merging()
+        self.adapters_dir = None
         self.refiner: Model | None = None
 
     @classmethod

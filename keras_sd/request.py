@@ -11,28 +11,25 @@ import difflib
 import json
 import math
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from keras_sd import aliases, registry
+from keras_sd import aliases, choices, registry
+from keras_sd.adaptations import Adaptation
 from keras_sd.checks import (
     SettingError,
-    SettingTypeError,
     check_area,
     check_size,
     choice,
-    real,
     whole,
 )
 from keras_sd.conditioning import Conditioning
 from keras_sd.controls import Control
 from keras_sd.guidance import check_interval, check_rescale, check_scale
-from keras_sd.noise import Levels
 from keras_sd.prompt_styles import STYLES
 from keras_sd.settings import setting, settings
-from keras_sd.specs import format_spec, parse_spec
 from keras_sd.start import Attachment, Masking, Start, read_attachments
 
 if TYPE_CHECKING:
@@ -45,46 +42,6 @@ VERSION = 1
 
 MAX_IMAGES = 2**16
 """The most pictures of one request."""
-
-
-def _sampler(name: str, value: Any) -> Any:
-    """The name with settings, or the object itself where it has no installed name."""
-    return _spec("sampler", value, registry.get_sampler)
-
-
-def _schedule(name: str, value: Any) -> Any:
-    if isinstance(value, Levels) or callable(value) or isinstance(value, str | Mapping):
-        return (
-            value if isinstance(value, Levels) else _spec("schedule", value, registry.get_schedule)
-        )
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, list | tuple | range) and len(value):
-        return tuple(real("a timestep of the schedule", t) for t in value)
-    raise SettingTypeError(
-        name,
-        "is a name, a function of (path, num_steps), levels, or a falling list of timesteps, "
-        f"not {value!r}",
-    )
-
-
-def _steps_of(schedule: Any) -> int | None:
-    """How many steps a schedule of numbers has; a rule has as many as it is asked for."""
-    if isinstance(schedule, Levels):
-        return len(schedule) - 1  # the last level is where the last step ends
-    return len(schedule) if isinstance(schedule, tuple) else None
-
-
-def _spec(kind: str, value: Any, get: Callable[..., Any]) -> Any:
-    if isinstance(value, str):
-        if not value:
-            raise SettingError(kind, "is a name, and '' is none")
-        return value
-    if isinstance(value, Mapping):
-        return format_spec(*parse_spec(value))
-    get(value)  # raises where it is none
-    found = registry.settings_of(value)
-    return value if found is None else format_spec(*found)
 
 
 @dataclass(frozen=True)
@@ -101,6 +58,7 @@ class Request(Conditioning):
             from the seeds.
         start: the picture that the run begins at; None is noise alone.
         controls: pictures that steer it, each with its ControlNet.
+        adapters: LoRA files and the like, which the weights have while it is drawn.
 
     The other fields are settings, each with a sentence of its own; None leaves one to the model.
 
@@ -122,13 +80,13 @@ class Request(Conditioning):
         None,
         'A name that `keras-sd samplers` lists, with settings as "ddim:eta=1", or one of web UIs: '
         '"DPM++ 2M Karras".',
-        _sampler,
+        choices.sampler,
     )
     schedule: Any = setting(
         None,
         "How noise levels are spread: a name that `keras-sd schedules` lists, with settings as "
         '"karras:rho=5".',
-        _schedule,
+        choices.schedule,
     )
     guidance_scale: float | None = setting(
         None,
@@ -157,6 +115,7 @@ class Request(Conditioning):
     noise: tuple[Attachment, ...] = ()
     start: Start | None = None
     controls: tuple[Control, ...] = ()
+    adapters: tuple[Adaptation, ...] = ()
 
     def __post_init__(self) -> None:
         prompts, negatives = (
@@ -203,7 +162,7 @@ class Request(Conditioning):
             first_image: number of the first picture.
             image: the picture that the run begins at: one for all, or one a picture.
             mask: likewise, which part of it is painted.
-            **given: settings of `Request`, `Start` and `Masking`; `noise` and `controls`.
+            **given: settings of `Request`, `Start` and `Masking`; `noise`, `controls`, `adapters`.
 
         Raises:
             ValueError: a setting does not fit.
@@ -311,7 +270,7 @@ class Request(Conditioning):
         check_area(height, width)
         num_steps = self.num_steps
         if num_steps is None:
-            num_steps = _steps_of(schedule) or defaults.num_steps
+            num_steps = choices.steps_of(schedule) or defaults.num_steps
         start = self.start
         if start is not None and start.strength is None:
             start = replace(start, strength=0.8 if start.masking is None else 1.0)
@@ -346,7 +305,9 @@ class Request(Conditioning):
         start = self.start
         masks = start.masking.masks if start and start.masking else ()
         controls = (part for each in self.controls for part in (each.net, *each.image))
-        return (*texts, *self.noise, *(start.pictures if start else ()), *masks, *controls)
+        adapters = (each.file for each in self.adapters)
+        pictures = start.pictures if start else ()
+        return (*texts, *self.noise, *pictures, *masks, *controls, *adapters)
 
     def attached(self, arrays: Iterable[Any]) -> Request:
         """The request with its arrays. One that was read from JSON knows them by their hash alone.
@@ -364,7 +325,7 @@ class Request(Conditioning):
         def filled(each: Any) -> Any:
             if isinstance(each, tuple):
                 return tuple(map(filled, each))
-            if isinstance(each, Request | Start | Masking | Control):
+            if isinstance(each, Request | Start | Masking | Control | Adaptation):
                 return replace(each, **{name: filled(part) for name, part in vars(each).items()})
             if not isinstance(each, Attachment) or each.data is not None:
                 return each
@@ -388,7 +349,7 @@ class Request(Conditioning):
         """
         found = {"version": VERSION, **super().to_dict()}
         # Readers of before these do not know them.
-        new = {"controls": (), **dict.fromkeys(settings(Conditioning))}
+        new = {"controls": (), "adapters": (), **dict.fromkeys(settings(Conditioning))}
         for name in (name for name, usual in new.items() if getattr(self, name) == usual):
             del found[name]
         if self.guidance_interval and self.guidance_interval[1] == math.inf:
@@ -431,6 +392,8 @@ class Request(Conditioning):
             return Start.from_dict(value)
         if name == "controls" and isinstance(value, list):
             return tuple(map(Control.from_dict, value))
+        if name == "adapters" and isinstance(value, list):
+            return tuple(map(Adaptation.from_dict, value))
         if name in ("prompts", "negative_prompts", "noise"):
             return read_attachments(name, value)
         if name == "images":
@@ -487,7 +450,7 @@ def _of_array(name: str, given: Any) -> Any:
 
 def _share(part: type, given: dict[str, Any]) -> dict[str, Any]:
     """The settings that are this part's, taken out of all."""
-    names = {*settings(part), *({"noise", "controls"} if part is Request else ())}
+    names = {*settings(part), *({"noise", "controls", "adapters"} if part is Request else ())}
     return {name: given.pop(name) for name in list(given) if name in names}
 
 

@@ -61,7 +61,7 @@ def run(model: Model, request: Request, *, through: Through | None = None) -> It
         TypeError: likewise.
         FloatingPointError: while iterating: the model gave a number that is not finite.
     """
-    begin = Beginning(model, request.resolved(model.defaults))
+    begin = Beginning(model, model.tagged(request.resolved(model.defaults)))
     request = begin.request
     levels = levels_of(model, request, (begin.height, begin.width))
     sampler = registry.get_sampler(request.sampler)
@@ -71,17 +71,19 @@ def run(model: Model, request: Request, *, through: Through | None = None) -> It
     texts = model.texts.read(request, len(levels) - 1, size)
     refined = _refined(model, request, levels, size)
     controls = Controls(model, request, (begin.height, begin.width), len(levels) - 1)
+    adapted = model.adapted(request.adapters, model.uses(request.adapters))
     model.note_unknown_words(*texts)
     schedule = request.schedule
     if isinstance(schedule, str) and (why := registry.mismatch(sampler, schedule)):
         logger.warning("%s", why)
 
     def steps() -> Iterator[Step]:
-        x, shown, blend = begin.placed(levels[0])
-        denoise = denoiser_of(model, texts, shown, controls, guidance, levels, through)
-        walk = begin.blended(*refined(sampler, denoise, through), blend)
-        drawn = sampling.sample(*walk, x, levels, noise, preview=begin.finished)
-        yield from precision.finite_steps(drawn, model.parts["unet"].dtype_policy)
+        with adapted:
+            x, shown, blend = begin.placed(levels[0])
+            denoise = denoiser_of(model, texts, shown, controls, guidance, levels, through)
+            walk = begin.blended(*refined(sampler, denoise, through), blend)
+            drawn = sampling.sample(*walk, x, levels, noise, preview=begin.finished)
+            yield from precision.finite_steps(drawn, model.parts["unet"].dtype_policy)
 
     return steps()
 
@@ -171,7 +173,7 @@ def inverted(model: Model, request: Request, num_refinements: int) -> np.ndarray
         FloatingPointError: the result is not finite.
     """
     count = len(request)
-    begin = Beginning(model, request.resolved(model.defaults))
+    begin = Beginning(model, model.tagged(request.resolved(model.defaults)))
     request = begin.request
     levels = levels_of(model, request, (begin.height, begin.width))
     if not levels[-1].sigma:  # where no noise can be seen: the nearest level that has some
@@ -183,9 +185,10 @@ def inverted(model: Model, request: Request, num_refinements: int) -> np.ndarray
     texts = model.texts.read(request, len(levels) - 1, (begin.height, begin.width))
     controls = Controls(model, request, (begin.height, begin.width), len(levels) - 1)
     guidance = _guidance(model, request)
-    denoise = denoiser_of(model, texts, Conditions({}), controls, guidance, levels)
-    x = _repeated(model.latents(begin.pixels), len(request))
-    noise = np.asarray(to_numpy(invert(denoise, x, levels, num_refinements)), np.float32)
+    with model.adapted(request.adapters, model.uses(request.adapters)):
+        denoise = denoiser_of(model, texts, Conditions({}), controls, guidance, levels)
+        x = _repeated(model.latents(begin.pixels), len(request))
+        noise = np.asarray(to_numpy(invert(denoise, x, levels, num_refinements)), np.float32)
     if not np.isfinite(noise).all():
         raise FloatingPointError("The inversion is not finite: try another dtype or prompt")
     return noise[:count]

@@ -7,7 +7,7 @@ to at a later step too, so that nothing is compiled anew there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -112,6 +112,7 @@ class Texts:
         *,
         num_steps: int | None = None,
         negative: bool = False,
+        obeyed: Collection[tuple[str, float, float]] = (),
     ) -> Tokenized:
         """Texts as the model reads them.
 
@@ -122,6 +123,8 @@ class Texts:
             clip_skip: see `keras_sd.request.Request`.
             num_steps: of the run that they are for; None is no run, and then each has one encoding.
             negative: whether they are negative prompts.
+            obeyed: name and strengths, in the UNet and in the text encoders, of the adapters that
+                the run has, so that tags may name them.
 
         Raises:
             ValueError: a text is too long (`PromptTooLongError`) or has no meaning in its style
@@ -156,7 +159,7 @@ class Texts:
             )
         prompts = [parse(each, style, negative=negative) for each in strings]
         for each in prompts:
-            _check_drawn(name, each, num_steps)
+            _check_drawn(name, each, num_steps, obeyed)
         written = script(prompts, num_steps or 1)
         wordings = {
             part: [worded(line, self.tokenizers[part]) for line in written.lines]
@@ -220,6 +223,10 @@ class Texts:
             ValueError: see `tokens`; or their encodings have other numbers of tokens, and cannot be
                 brought to one by the encoding of no text.
         """
+        obeyed = [
+            (each.file.name or "", each.strengths["unet"], each.strengths["text_encoder"])
+            for each in request.adapters
+        ]
         told, untold = (
             self.tokens(
                 name,
@@ -228,6 +235,7 @@ class Texts:
                 request.clip_skip,
                 num_steps=num_steps,
                 negative=name == "negative_prompt",
+                obeyed=obeyed,
             )
             for name, texts in (
                 ("prompt", request.prompts),
@@ -378,14 +386,18 @@ def _taken(conditions: Conditions, rows: _Rows) -> Conditions:
     return Conditions({name: ops.take(array, taken, axis=0) for name, array in conditions.items()})
 
 
-def _check_drawn(name: str, prompt: Prompt, num_steps: int | None) -> None:
+def _check_drawn(
+    name: str, prompt: Prompt, num_steps: int | None, obeyed: Collection[tuple[str, float, float]]
+) -> None:
     """Raises:
     PromptError: the prompt asks for what is not drawn, or without a run has several encodings.
     """
-    if prompt.tags:
-        raise PromptError(
-            f"{name} has the tag {prompt.tags[0].source}, and nothing here obeys it; leave it out"
-        )
+    for tag in prompt.tags:
+        if not tag.known or (tag.name, tag.unet, tag.text_encoder) not in obeyed:
+            raise PromptError(
+                f"{name} has the tag {tag.source}, and nothing here obeys it; leave it out, or "
+                "say in which folder its file is: adapters_dir"
+            )
     changes = any(part.changes for part in prompt.parts)
     parts = prompt.join == "guided" and [part.weight for part in prompt.parts] != [1.0]
     if num_steps is None and (changes or parts):

@@ -25,9 +25,10 @@ from keras_sd.adapters.kinds import (
     kind_of,
 )
 from keras_sd.files import checked_path
+from keras_sd.start import Attachment
 from keras_sd.weights.files import read_json
 from keras_sd.weights.parts import is_floating, listed
-from keras_sd.weights.readers import TensorFile, WeightsError, is_finite, read_file, shown
+from keras_sd.weights.readers import TensorFile, WeightsError, is_finite, read_file, sha256, shown
 
 __all__ = ["Adapter", "Change", "adapter_of", "is_adapter", "open_adapter"]
 
@@ -132,6 +133,15 @@ class Adapter:
     metadata: Mapping[str, str]
     notes: tuple[str, ...]
     file: TensorFile
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file."""
+        return sha256(self.path)
+
+    def attachment(self) -> Attachment:
+        """What a request holds of it: the hash of the file, and its stem."""
+        return Attachment(self.sha256, self.path.stem, self)
 
     @property
     def context(self) -> int | None:

@@ -182,18 +182,27 @@ def uses_of(given: tuple[Any, ...], config: ModelConfig, allow_partial: bool) ->
             part that there is.
         TypeError: something else was given.
     """
-    wanted = [_given(each) for each in given]
+    wanted = [given_of(each) for each in given]
     names = names_of(config) if wanted else {}
     uses = []
-    for source, strength in wanted:
-        adapter = source if isinstance(source, Adapter) else open_adapter(source)
+    for adapter, strength in wanted:
         found = _match(adapter, config, names)
         found.check(allow_partial)
         uses.append(Use(found, _strengths(found, strength)))
     return tuple(uses)
 
 
-def _given(given: Any) -> tuple[Any, Any]:
+def given_of(given: Any) -> tuple[Adapter, float | dict[str, float]]:
+    """What was given for an adapter: the file, open, and its strength.
+
+    Args:
+        given: see `uses_of`.
+
+    Raises:
+        WeightsError: see `open_adapter`.
+        ValueError: a strength that is not finite, or of a part that there is not.
+        TypeError: something else was given.
+    """
     source, strength = given, 1.0
     if isinstance(given, tuple) and len(given) == 2:
         source, strength = given
@@ -205,8 +214,13 @@ def _given(given: Any) -> tuple[Any, Any]:
     if isinstance(strength, Mapping):
         if odd := [key for key in strength if key not in PARTS]:
             raise ValueError(f"A strength is for {' or '.join(PARTS)}, not for {shown(odd[0])}")
-        return source, {part: real(f"strength of {part}", v) for part, v in strength.items()}
-    return source, real("strength", strength)
+        numbers = {part: real(f"strength of {part}", v) for part, v in strength.items()}
+        return _opened(source), numbers
+    return _opened(source), real("strength", strength)
+
+
+def _opened(source: Any) -> Adapter:
+    return source if isinstance(source, Adapter) else open_adapter(source)
 
 
 def _strengths(found: Match, strength: float | Mapping[str, float]) -> dict[str, float]:

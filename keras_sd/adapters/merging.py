@@ -8,6 +8,8 @@ twice, and what is taken out leaves not a bit behind.
 from __future__ import annotations
 
 import logging
+import os
+import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,14 +20,17 @@ import keras
 import ml_dtypes
 import numpy as np
 
+from keras_sd.adaptations import Adaptation
 from keras_sd.adapters.files import Change
 from keras_sd.adapters.kinds import applied
 from keras_sd.adapters.matching import Use, uses_of
+from keras_sd.adapters.tagged import tagged
 from keras_sd.backend import to_numpy
 from keras_sd.checks import flag
 from keras_sd.config import ModelConfig
 from keras_sd.delegates import attribute_of, method_of
 from keras_sd.networks.initializers import host_zeros
+from keras_sd.request import Request
 from keras_sd.weights.load import variables_of
 from keras_sd.weights.names import Weight
 from keras_sd.weights.parts import is_floating, listed
@@ -53,23 +58,101 @@ class Merged:
 
 
 class Merging:
-    """What is merged now, as all models of the same networks see it."""
+    """What is merged now, as all models of the same networks see it; and the runs that go on with
+    them, all with the same adapters.
 
-    def __init__(self) -> None:
-        self.now = Merged()
+    Attributes:
+        now: what is merged.
+        before: the uses that the runs add theirs to.
+        runs: how many go on.
+        adaptations: of their requests.
+        lock: of all of these.
+    """
+
+    def __init__(self, now: Merged | None = None) -> None:
+        self.now = Merged() if now is None else now
+        self.before: tuple[Use, ...] = ()
+        self.runs = 0
+        self.adaptations: tuple[Adaptation, ...] = ()
+        self.lock = threading.RLock()
+
+    def __reduce__(self) -> Any:
+        return Merging, (self.now,)
 
 
 class Adapts:
-    """The part of a `Model` that is about adapters: it needs `parts`, `config` and `_merging`."""
+    """The part of a `Model` that is about adapters: it needs `parts`, `config` and `_merging`.
+
+    Attributes:
+        adapters_dir: the folder in which adapters lie that prompts name by tags; None is none.
+    """
 
     parts: Any
     config: Any
+    adapters_dir: str | os.PathLike[str] | None
     _merging: Merging
 
     @property
     def adapters(self) -> tuple[Use, ...]:
         """The adapters that are merged, in order: of each, what it changes and its strengths."""
         return self._merging.now.uses
+
+    def tagged(self, request: Request) -> Request:
+        """The request with the adapters that its prompts name by tags, from `adapters_dir`; see
+        `keras_sd.adapters.tagged.tagged`, which has the errors.
+        """
+        return tagged(request, self.adapters_dir)
+
+    def uses(self, adaptations: tuple[Adaptation, ...]) -> tuple[Use, ...]:
+        """What the adapters of a request change here.
+
+        Args:
+            adaptations: of the request.
+
+        Raises:
+            WeightsError: one was made for another family, or fits only in part.
+            ValueError: one is known by its hash alone.
+        """
+        for each in adaptations:
+            if each.file.data is None:
+                raise ValueError(
+                    f"The adapter {each.file.name or each.file.sha256} is known by its hash alone: "
+                    "give the request its file with Request.attached"
+                )
+        given = tuple((each.file.data, each.strengths) for each in adaptations)
+        return uses_of(given, self.config, False)
+
+    @contextmanager
+    def adapted(self, adaptations: tuple[Adaptation, ...], uses: tuple[Use, ...]) -> Iterator[None]:
+        """A run: the first with these adapters merges them, and the last takes them out.
+
+        Args:
+            adaptations: of its request.
+            uses: of these.
+
+        Raises:
+            RuntimeError: runs with others go on with the same networks.
+            WeightsError: a weight of the result is not finite. Nothing was changed.
+        """
+        merging = self._merging
+        with merging.lock:
+            if merging.runs and adaptations != merging.adaptations:
+                raise RuntimeError(
+                    "Runs with other adapters go on with the same networks, whose weights are of "
+                    "all of them: finish or close those first"
+                )
+            if adaptations and not merging.runs:
+                merging.before = merging.now.uses
+                merged = (*merging.before, *uses)
+                merging.now = _merge(self.parts, self.config, merged, merging.now)
+            merging.runs, merging.adaptations = merging.runs + 1, adaptations
+        try:
+            yield
+        finally:
+            with merging.lock:
+                merging.runs -= 1
+                if adaptations and not merging.runs:
+                    merging.now = _merge(self.parts, self.config, merging.before, merging.now)
 
     def merge_adapters(self, *adapters: Any, allow_partial: bool = False) -> tuple[Use, ...]:
         """Makes the networks those of the model with these adapters and no others: what was merged
@@ -130,6 +213,7 @@ class Doors:
     """The part of a pipeline that is about adapters: its model has them."""
 
     adapters = attribute_of("model", "adapters", "Those that are merged; see `Adapts.adapters`.")
+    adapters_dir = attribute_of("model", "adapters_dir", "Of those that prompts name by tags.")
     merge_adapters = method_of("model", Adapts.merge_adapters)
     unmerge_adapters = method_of("model", Adapts.unmerge_adapters)
     with_adapters = method_of("model", Adapts.with_adapters)

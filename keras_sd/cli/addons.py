@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from keras_sd.embeddings import Embedding
     from keras_sd.pipeline import StableDiffusion
     from keras_sd.provenance.origin import Used
+    from keras_sd.request import Request
 
 Adapters = Annotated[
     list[str] | None,
@@ -34,6 +35,13 @@ Embeddings = Annotated[
         "--embedding",
         metavar="FILE",
         help="An embedding that the prompts name by its file's stem. May be given several times.",
+    ),
+]
+TaggedDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapters-dir",
+        help="The folder of the adapters that prompts name: <lora:name:0.8> in their style.",
     ),
 ]
 AdaptersDir = Annotated[
@@ -52,16 +60,19 @@ class Addons:
     Attributes:
         adapters: each with its strength and the SHA-256 of its file.
         embeddings: those that prompts may name.
+        adapters_dir: the folder of adapters that prompts name by tags.
     """
 
     adapters: tuple[tuple[Adapter, float, str], ...] = ()
     embeddings: tuple[Embedding, ...] = ()
+    adapters_dir: Path | None = None
 
     @contextmanager
     def beside(self, pipeline: StableDiffusion) -> Iterator[StableDiffusion]:
         """The pipeline with them, for a block; its model is as before after it."""
         if self.embeddings:
             pipeline = pipeline.with_embeddings(*self.embeddings)
+        pipeline.adapters_dir = self.adapters_dir
         if not self.adapters:
             yield pipeline
             return
@@ -80,7 +91,11 @@ class Addons:
         return {name: rows for name, rows in found.items() if rows}
 
 
-def given(adapters: Sequence[str] | None, embeddings: Sequence[Path] | None) -> Addons:
+def given(
+    adapters: Sequence[str] | None,
+    embeddings: Sequence[Path] | None,
+    adapters_dir: Path | None = None,
+) -> Addons:
     """What the options name, read. No backend is needed.
 
     Raises:
@@ -102,7 +117,9 @@ def given(adapters: Sequence[str] | None, embeddings: Sequence[Path] | None) -> 
     for path in embeddings or ():
         with naming("--embedding"):
             named.append(open_embedding(path))
-    return Addons(tuple(merged), tuple(named))
+    if adapters_dir is not None and not adapters_dir.is_dir():
+        raise FileNotFoundError(f"--adapters-dir: there is no folder {adapters_dir}")
+    return Addons(tuple(merged), tuple(named), adapters_dir)
 
 
 def found_again(
@@ -129,6 +146,20 @@ def found_again(
         embedding = open_embedding(_find("embedding", used, embeddings_dir))
         named.append(dataclasses.replace(embedding, name=used.name))
     return Addons(tuple(merged), tuple(named))
+
+
+def of_request(request: Request | None, adapters_dir: Path | None) -> list[Adapter]:
+    """The adapters of a picture's request, as tags of its prompt bring them; found in the same way.
+
+    Raises:
+        ValueError: see `found_again`.
+    """
+    from keras_sd.adapters import open_adapter
+    from keras_sd.provenance.origin import Used
+
+    adapted = () if request is None else request.adapters
+    wanted = [Used(each.file.name or "", each.file.sha256, each.strength) for each in adapted]
+    return [open_adapter(_find("adapter", used, adapters_dir)) for used in wanted]
 
 
 def _find(kind: str, used: Used, folder: Path | None) -> Path:

@@ -129,7 +129,10 @@ def _draw(request: Request, settings: DrawOptions, extended: dict[str, int] | No
     """
     # 1. What can be known without Keras.
     options = loading.of(settings)
-    beside, steering = addons.given(settings.adapter, settings.embedding), controls.given(settings)
+    beside, steering = (
+        addons.given(settings.adapter, settings.embedding, settings.adapters_dir),
+        controls.given(settings),
+    )
     request = steering.asked(request)
     prompt, seed = str(request.prompts[0]), int(request.images[0][0] or 0)
     check_output(settings.output, prompt, seed, settings.count)

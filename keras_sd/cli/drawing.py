@@ -48,6 +48,7 @@ class DrawOptions:
     ] = None
     output: Output = None
     adapter: addons.Adapters = None
+    adapters_dir: addons.TaggedDir = None
     embedding: addons.Embeddings = None
     control: controls.Files = None
     control_image: controls.Images = None

@@ -141,8 +141,9 @@ def replay(
             arrays[name] = None if path is None else read(path)
         except (ValueError, OSError) as error:
             raise ValueError(f"--{name}: {error}") from error
+    by_tags = addons.of_request(found.request, settings.adapters_dir)
     try:
-        followed = follow(found, **arrays)
+        followed = follow(found, **arrays, adapters=by_tags)
     except SettingError as error:
         if error.name not in arrays:
             raise

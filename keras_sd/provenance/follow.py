@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,9 @@ class Followed:
     left: tuple[str, ...]
 
 
-def follow(found: Provenance, *, start: Any = None, mask: Any = None) -> Followed:
+def follow(
+    found: Provenance, *, start: Any = None, mask: Any = None, adapters: Sequence[Any] = ()
+) -> Followed:
     """The request that makes a picture again.
 
     A picture of keras_sd is followed in all, or not at all. Of another program's, prompt, sampler,
@@ -44,13 +46,14 @@ def follow(found: Provenance, *, start: Any = None, mask: Any = None) -> Followe
         found: what the picture says.
         start: the picture that it began at, as `keras_sd.image.read_image` gives it.
         mask: what was painted of that, as `keras_sd.image.read_mask` gives it.
+        adapters: the `keras_sd.adapters.Adapter`s of our request, found by their hashes.
 
     Raises:
         SettingError: start or mask is needed and not given, or is another one, or there was none.
         ValueError: it cannot be made again, as with arrays that the file does not hold.
     """
     if found.request is not None:
-        return Followed(_attached(found, found.request, start, mask), ())
+        return Followed(_attached(found, found.request, start, mask, adapters), ())
     if found.program == "keras_sd" and found.prompt is None:
         raise ValueError(f"The picture's request cannot be followed: {'; '.join(found.unread)}")
     return _Foreign(found).followed(start, mask)
@@ -59,7 +62,9 @@ def follow(found: Provenance, *, start: Any = None, mask: Any = None) -> Followe
 # --- ours -----------------------------------------------------------------------------
 
 
-def _attached(found: Provenance, request: Request, start: Any, mask: Any) -> Request:
+def _attached(
+    found: Provenance, request: Request, start: Any, mask: Any, adapters: Sequence[Any]
+) -> Request:
     """The request with its arrays."""
     began = request.start
     pictures = began.pictures if began else ()
@@ -70,7 +75,7 @@ def _attached(found: Provenance, request: Request, start: Any, mask: Any) -> Req
             f"The picture was made with ControlNets ({'; '.join(nets)}), which are not found by "
             "their hashes: in Python, Request.attached gives them and their hints to the request"
         )
-    if len(request.attachments()) > len(pictures) + len(masks):
+    if len(request.attachments()) > len(pictures) + len(masks) + len(request.adapters):
         raise ValueError(
             "The picture was made of noise or of encodings of a text, which its file has by their "
             "hash alone: in Python, Request.attached gives them back to the request"
@@ -85,7 +90,7 @@ def _attached(found: Provenance, request: Request, start: Any, mask: Any) -> Req
         mask = read_mask(painted)
     elif found.extended:
         masks = ()  # which is made of the picture that is missing
-    arrays = []
+    arrays = list(adapters)
     for name, wanted, array in (("start", pictures, start), ("mask", masks, mask)):
         if array is not None and not wanted:
             raise SettingError(name, "is given, and the picture began at none")

@@ -18,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,8 @@ class Engine:
 
     Each picture is the one that its part of the request makes alone (`Request.only`), but for what
     another size of a batch does to the last digits: within 1 of 255. A sampler whose pictures
-    depend on their batch (`reads_tensors`) draws each as a batch of one.
+    depend on their batch (`reads_tensors`) draws each as a batch of one. Requests with the same
+    adapters are drawn together, and those with others after them.
 
     Args:
         model: what draws.
@@ -246,7 +248,7 @@ class Engine:
         self, request: Request, watched: bool, timeout: float | None = None
     ) -> tuple[Job, _Work]:
         """All that can be wrong with it is said here."""
-        request = request.resolved(self.model.defaults)
+        request = self.model.tagged(request.resolved(self.model.defaults))
         through = partial(self._batches.through, _ask)
         steps = [run(self.model, request.only(i), through=through) for i in range(len(request))]
         job = Job(request, self, watched=watched, timeout=timeout)
@@ -333,9 +335,13 @@ class Engine:
             self._go_on(each, each.body.switch)
 
     def _next(self) -> Iterator[Job]:
-        """Jobs of which a picture may begin."""
+        """Jobs of which a picture may begin: with other adapters than those that run, when these
+        are done; and what comes behind such a job waits too.
+        """
         while len(self._runs) < self.max_rows:
-            jobs = [job for job, work in self._works.items() if work.left]
+            waiting = [job for job, work in self._works.items() if work.left]
+            first = (self._runs[0].job if self._runs else waiting[0]) if waiting else None
+            jobs = list(takewhile(partial(_together, first), waiting))
             if not jobs:
                 return
             running = Counter(each.job for each in self._runs)
@@ -412,6 +418,11 @@ class Engine:
             self._previews = Previews(self.model)
         latents = [each.last.x0 for each in self._runs if each.job is job and each.last]
         return np.concatenate(list(map(self._previews, latents))) if latents else None
+
+
+def _together(one: Job | None, other: Job) -> bool:
+    """Whether the weights of one are those of the other."""
+    return one is not None and one.request.adapters == other.request.adapters
 
 
 def _draw(run: _Run) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import pytest
 
+from keras_sd.adaptations import Adaptation
 from keras_sd.checks import SettingError, choice, flag, real, whole
 from keras_sd.config import Defaults
 from keras_sd.controls import Control
@@ -27,10 +28,13 @@ DEFAULTS = Defaults(64, 32, "ddim", "leading", 20, 3.0)
 
 
 class Net:
-    """What stands for a ControlNet."""
+    """What stands for a ControlNet, or an adapter."""
+
+    def __init__(self, digits="ab"):
+        self.digits = digits
 
     def attachment(self):
-        return Attachment("ab" * 32, "canny.safetensors", self)
+        return Attachment(self.digits * 32, "canny.safetensors", self)
 
     def copy(self):
         return self
@@ -90,6 +94,7 @@ def full() -> Request:
                 resize="crop",
             ),
         ),
+        adapters=(Adaptation(Net("cd").attachment(), 0.5, -0.25),),
     )
 
 

@@ -118,6 +118,7 @@ def test_a_tag_is_an_adapter(tagging, folder, tag, strengths):
     assert (tagging.draw(images.request) == images).all()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("prompt", "says"),
     [
@@ -146,6 +147,7 @@ def test_a_tag_is_not_obeyed_by_an_adapter_of_another_strength(pipeline, folder)
         pipeline.text_to_image("<lora:style:0.8>a cat", **TAGGED, adapters=given)
 
 
+@pytest.mark.once
 def test_names_are_of_files_and_of_one(folder, tmp_path):
     assert adapter_file(folder, "other") == folder / "deep" / "other.safetensors"
     with pytest.raises(FileNotFoundError, match="there are"):
@@ -190,6 +192,7 @@ def test_the_engine_draws_those_with_the_same_together(tagging, folder):
     assert bits(weights(tagging)) == before
 
 
+@pytest.mark.once
 def test_the_command_obeys_tags_and_finds_them_again(
     pipeline, folder, tmp_path, monkeypatch, capsys
 ):

@@ -502,6 +502,7 @@ def test_bad_pictures_are_one_line(pictures, capsys, command, arguments, message
     assert files() == before
 
 
+@pytest.mark.once
 def test_bad_pictures_are_found_before_keras_is_imported(tmp_path) -> None:
     write_pictures(tmp_path)
     bad = json.dumps([[command, "cat", *text.split()] for command, text, _ in BAD_PICTURES])
@@ -541,6 +542,7 @@ def test_no_prompt_and_no_such_command(capsys) -> None:
     assert "generat" in error_line(capsys)
 
 
+@pytest.mark.once
 def test_bad_input_is_found_before_keras_is_imported() -> None:
     # Not a fake registry here: in this process the real one answers.
     bad = json.dumps([["generate", "cat", *arguments] for arguments, _ in BAD_INPUT])
@@ -554,6 +556,7 @@ assert not {{"keras", "jax", "tensorflow", "torch"}} & set(sys.modules)
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True)
 
 
+@pytest.mark.once
 def test_help_and_samplers_import_nothing_heavy() -> None:
     code = """
 import sys

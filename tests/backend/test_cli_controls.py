@@ -15,6 +15,8 @@ from keras_sd.cli import main
 from keras_sd.image import read_image, read_metadata
 from keras_sd.weights.names import original
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):

@@ -30,6 +30,8 @@ from keras_sd.tokenizer import CLIP_VOCAB_SIZE, Tokenizer
 from keras_sd.weights.names import under
 from keras_sd.weights.readers.hdf5 import keras2_order, read
 
+pytestmark = pytest.mark.once
+
 BACKENDS = ("jax", "tensorflow", "torch")
 ALL = ("standard", "mixed", "xla", "xla-mixed")
 PICTURE = np.full((1, 8, 8, 3), 100, np.uint8)

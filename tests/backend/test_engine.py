@@ -143,6 +143,7 @@ def test_a_model_made_for_painting_is_shown_the_pictures_of_each():
         assert distance(images, alone(model, request)) <= 1
 
 
+@pytest.mark.once
 def test_what_runs_at_once_is_one_call(model):
     with Engine(model, max_rows=5) as engine:
         with held(engine):
@@ -155,6 +156,7 @@ def test_what_runs_at_once_is_one_call(model):
         assert engine.stats().evaluations == 20
 
 
+@pytest.mark.once
 def test_pictures_are_drawn_as_rows_become_free(model):
     request = asked([*PROMPTS, "a", "do"])
     with Engine(model, max_rows=2) as engine:
@@ -166,6 +168,7 @@ def test_pictures_are_drawn_as_rows_become_free(model):
     assert images.prompts == tuple(request.prompts)
 
 
+@pytest.mark.once
 def test_a_small_job_does_not_wait_for_all_of_a_large_one(model):
     ends = []
     with Engine(model, max_rows=2) as engine:
@@ -208,6 +211,7 @@ def test_calls_are_filled_up_to_few_sizes(model):
     assert seen == [2]
 
 
+@pytest.mark.once
 def test_the_queue_has_an_end(model):
     with Engine(model, max_rows=1, max_waiting=2) as engine:
         with held(engine) as first:
@@ -228,6 +232,7 @@ def test_the_queue_has_an_end(model):
         assert engine.stats().cancelled == 2
 
 
+@pytest.mark.once
 def test_without_a_queue_only_what_begins_at_once_is_taken(model):
     with Engine(model, max_rows=2, max_waiting=0) as engine, held(engine):
         engine.submit(asked())
@@ -235,6 +240,7 @@ def test_without_a_queue_only_what_begins_at_once_is_taken(model):
             engine.submit(asked())
 
 
+@pytest.mark.once
 def test_what_runs_is_cancelled_before_its_next_step(model):
     with Engine(model) as engine:
         with held(engine) as job:
@@ -250,6 +256,7 @@ def test_what_runs_is_cancelled_before_its_next_step(model):
         assert engine.stats().cancelled == 1
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("at", range(5))
 def test_a_job_may_be_called_off_at_every_step(model, at):
     with Engine(model) as engine:
@@ -271,6 +278,7 @@ def test_a_job_may_be_called_off_at_every_step(model, at):
         assert engine.stats().rows == 0
 
 
+@pytest.mark.once
 def test_a_job_that_takes_too_long_expires(model):
     with Engine(model, max_rows=1, max_wait=0.05) as engine:
         with held(engine):
@@ -318,6 +326,7 @@ class Stubborn:
                 continue
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("error", [ValueError("no"), MemoryError(), KeyboardInterrupt()])
 def test_a_sampler_that_raises_ends_its_job_alone(model, error):
     with Engine(model) as engine:
@@ -330,6 +339,7 @@ def test_a_sampler_that_raises_ends_its_job_alone(model, error):
         assert engine.stats().failed == 1
 
 
+@pytest.mark.once
 def test_a_sampler_that_will_not_end_is_left(model, caplog):
     with Engine(model) as engine:
         job = engine.submit(asked(sampler=Stubborn()))
@@ -377,6 +387,7 @@ def test_what_cannot_be_computed_together_is_computed_alone(model):
     assert first.shape == third.shape == asks[0].x.shape
 
 
+@pytest.mark.once
 def test_wrong_requests_never_wait(model):
     with Engine(model) as engine:
         for settings in (
@@ -390,6 +401,7 @@ def test_wrong_requests_never_wait(model):
         assert engine.stats().waiting == engine.stats().running == 0
 
 
+@pytest.mark.once
 def test_events_tell_all_and_in_order(model):
     events, late = [], []
     with Engine(model) as engine:
@@ -410,6 +422,7 @@ def test_events_tell_all_and_in_order(model):
     assert all(event.preview is None for event in events)
 
 
+@pytest.mark.once
 def test_who_listens_and_raises_is_left_out(model, caplog):
     def bad(event):
         raise RuntimeError("gone")
@@ -421,6 +434,7 @@ def test_who_listens_and_raises_is_left_out(model, caplog):
     assert "hears no more" in caplog.text
 
 
+@pytest.mark.once
 def test_previews_are_made_where_somebody_watches(model, monkeypatch):
     monkeypatch.setattr(engines, "PREVIEW_SECONDS", 0.0)
     seen = []
@@ -435,6 +449,7 @@ def test_previews_are_made_where_somebody_watches(model, monkeypatch):
     assert all(each.dtype == np.uint8 and each.shape[1:] == (8, 6, 3) for each in shown)
 
 
+@pytest.mark.once
 def test_previews_are_not_made_all_the_time(model):
     seen = []
     with Engine(model) as engine:
@@ -459,6 +474,7 @@ def test_a_preview_looks_like_the_picture(emoji):
     assert 1 - np.var(shown - cells) / np.var(cells) > 0.75
 
 
+@pytest.mark.once
 def test_closing_ends_what_waits_and_lets_what_runs_finish(model):
     engine = Engine(model, max_rows=1)
     with held(engine) as job:
@@ -477,6 +493,7 @@ def test_closing_ends_what_waits_and_lets_what_runs_finish(model):
     engine.close()  # once more is nothing
 
 
+@pytest.mark.once
 def test_closing_without_grace_ends_what_runs(model):
     engine = Engine(model)
     with held(engine) as job:
@@ -490,6 +507,7 @@ def test_closing_without_grace_ends_what_runs(model):
     assert Held.closed == [True]
 
 
+@pytest.mark.once
 def test_a_fault_of_the_engine_reaches_whoever_waits(model, monkeypatch, caplog):
     with Engine(model) as engine:
         monkeypatch.setattr(engine, "_begin", lambda: 1 / 0)
@@ -510,6 +528,7 @@ def test_it_is_warm_after_a_warm_up(model):
         assert stats.seconds_a_job > 0
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "limits", [{"max_rows": 0}, {"max_waiting": -1}, {"max_wait": 0}, {"max_run": float("nan")}]
 )
@@ -518,6 +537,7 @@ def test_limits_are_checked(model, limits):
         Engine(model, **limits)
 
 
+@pytest.mark.once
 def test_four_threads_ask_at_once(model):
     found, requests = {}, {seed: asked(PROMPTS[seed % 4], seed=seed) for seed in range(12)}
     with Engine(model, max_rows=4, max_waiting=12) as engine:

@@ -17,6 +17,8 @@ from keras_sd.pipeline import StableDiffusion
 from keras_sd.weights.presets import PRESETS
 from keras_sd.weights.readers import sha256
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def loads(emoji, monkeypatch, tmp_path):

@@ -17,7 +17,7 @@ from keras_sd.tables.painter import Painter
 from keras_sd.tables.record import MANIFEST, Record
 from keras_sd.tables.rows import chunks_of, read_rows
 
-pytestmark = pytest.mark.usefixtures("without_tracing")
+pytestmark = [pytest.mark.usefixtures("without_tracing"), pytest.mark.once]
 
 SIZE = {"height": 32, "width": 24, "num_steps": 2}
 PROMPTS = ["a cat", "a dog", "do", "cat cat", "", "dog dog"]

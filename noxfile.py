@@ -290,7 +290,7 @@ def references(session: nox.Session) -> None:
     session.run("pytest", *PARALLEL, "-m", "references", *session.posargs)
 
 
-@nox.session
+@nox.session(default=False)
 def web_clients(session: nox.Session) -> None:
     """Programs of others, as they are, against the server with the embedded model."""
     clients = ("webuiapi", "aiohttp", "sd-backend-client", "image-generation-mcp", "openai")

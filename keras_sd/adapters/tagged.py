@@ -14,7 +14,7 @@ from keras_sd.files import checked_path
 from keras_sd.prompts import PromptError, Tag, parse
 from keras_sd.request import Request
 
-__all__ = ["ENDS", "adapter_file", "tagged"]
+__all__ = ["ENDS", "adapter_file", "adapter_names", "tagged"]
 
 ENDS = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
 """Of the files in a folder of adapters."""
@@ -72,6 +72,15 @@ def adapter_file(folder: str | os.PathLike[str], name: str) -> Path:
         there = f"; there are {', '.join(close)}" if close else ", which has none"
         raise FileNotFoundError(f"There is no adapter {name!r} in {folder}{there}")
     return found[0]
+
+
+def adapter_names(folder: str | os.PathLike[str]) -> list[str]:
+    """The stems of the files in a folder of adapters, which prompts may name.
+
+    Args:
+        folder: of the adapters.
+    """
+    return sorted({path.stem for path in _files(Path(folder))})
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -79,6 +79,7 @@ def serve(
     replicas: Annotated[int, typer.Option(min=1, help="The most of them, with --ray.")] = 1,
     adapter: addons.Adapters = None,
     embedding: addons.Embeddings = None,
+    adapters_dir: addons.TaggedDir = None,
     variant: loading.Variant = None,
     prediction: loading.Prediction = None,
     ema: loading.Ema = False,
@@ -119,9 +120,9 @@ def serve(
         from keras_sd import compat as versions
 
         versions.get(options["compat"])
-    beside = addons.given(adapter, embedding)
-    if ray and (adapter or embedding):
-        raise ValueError("--adapter and --embedding are of one process; --ray has many")
+    beside = addons.given(adapter, embedding, adapters_dir)
+    if ray and (adapter or embedding or adapters_dir):
+        raise ValueError("--adapter, --adapters-dir and --embedding do not go with --ray")
     hosts, origins = allow_host or [], cors_allow_origin or []
     Rules(port or 1, host, token, hosts, origins)  # before anything is opened
     listening = bound(host, port)
@@ -137,6 +138,7 @@ def serve(
 
         import keras
 
+        from keras_sd.adapters.tagged import adapter_names
         from keras_sd.serve.about import About
         from keras_sd.serve.app import make_app
         from keras_sd.serve.limits import Limits
@@ -155,6 +157,7 @@ def serve(
                 for name, value in (options | beside.made()).items()
             },
             weights=_later(weights),
+            adapters=() if adapters_dir is None else adapter_names(adapters_dir),
         )
         bounds: dict[str, Any] = {
             "max_waiting": max_waiting,

@@ -43,6 +43,7 @@ class About:
         backend: that computes.
         loading: options that it was loaded with, for the files of its pictures.
         weights: gives the SHA-256 of its files, `{}` until they are known.
+        adapters: names that tags of prompts may have.
     """
 
     name: str
@@ -57,6 +58,7 @@ class About:
     backend: str = ""
     loading: Mapping[str, Any] = field(default_factory=dict)
     weights: Callable[[], Mapping[str, str]] = dict
+    adapters: Sequence[str] = ()
 
     @classmethod
     def of(cls, model: Any, limits: Limits | None = None, **more: Any) -> About:
@@ -65,7 +67,7 @@ class About:
         Args:
             model: that draws.
             limits: None is those for its size.
-            **more: `name`, `backend`, `loading`, `weights`.
+            **more: `name`, `backend`, `loading`, `weights`, `adapters`.
         """
         return cls(
             **{"name": model.config.name, **more},
@@ -148,6 +150,7 @@ class About:
                 "schedule": defaults.schedule,
             },
             "prompt_styles": list(STYLES),
+            "adapters": list(self.adapters),
             "tokens": self.tokenizer.max_length - 2 if self.tokenizer else None,
             "backend": self.backend,
             "version": __version__,

@@ -72,7 +72,7 @@ class WebUI:
             "sd-vae": list,
             "scripts": lambda: {"txt2img": [], "img2img": []},
             "script-info": list,
-            "loras": list,
+            "loras": lambda: answers.loras(about),
             "embeddings": lambda: {"loaded": {}, "skipped": {}},
             "hypernetworks": list,
             "face-restorers": list,

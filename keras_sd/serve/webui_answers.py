@@ -22,7 +22,17 @@ from keras_sd.serve.pictures import encoded, small_png
 from keras_sd.serve.webui_form import Asked
 from keras_sd.specs import parse_spec
 
-__all__ = ["IDLE", "info", "memory", "models", "options", "png_info", "progress", "samplers"]
+__all__ = [
+    "IDLE",
+    "info",
+    "loras",
+    "memory",
+    "models",
+    "options",
+    "png_info",
+    "progress",
+    "samplers",
+]
 
 
 def info(
@@ -159,6 +169,11 @@ def preview(kept: Kept) -> bytes:
 
 
 # --- lists ----------------------------------------------------------------------------
+
+
+def loras(about: About) -> list[dict[str, Any]]:
+    """`loras`: names that a prompt may have in a tag."""
+    return [{"name": name, "alias": name, "path": name, "metadata": {}} for name in about.adapters]
 
 
 def models(about: About) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from test_merged_adapters import CONFIG, bits, weights
 from test_pipeline import make
 
 from keras_sd.adapters import open_adapter
-from keras_sd.adapters.tagged import adapter_file
+from keras_sd.adapters.tagged import adapter_file, adapter_names
 from keras_sd.cli import main
 from keras_sd.image import read_image
 from keras_sd.prompts import PromptError
@@ -149,6 +149,7 @@ def test_a_tag_is_not_obeyed_by_an_adapter_of_another_strength(pipeline, folder)
 
 @pytest.mark.once
 def test_names_are_of_files_and_of_one(folder, tmp_path):
+    assert adapter_names(folder) == ["other", "style"]
     assert adapter_file(folder, "other") == folder / "deep" / "other.safetensors"
     with pytest.raises(FileNotFoundError, match="there are"):
         adapter_file(folder, "deep/other")

@@ -152,6 +152,7 @@ def about(**limits):
         words=tuple(sorted(words)),
         license="Apache-2.0",
         backend="none",
+        adapters=("style",),
         weights=lambda: {"model": "0123456789" + "0" * 54},
     )
 

@@ -49,6 +49,7 @@ def test_info_has_what_a_page_needs(client):
     assert info["defaults"]["num_steps"] == 20
     assert info["defaults"]["sampler"] in samplers
     assert "a1111" in info["prompt_styles"]
+    assert info["adapters"] == ["style"]
     assert json.dumps(info)
     eventually(lambda: client.get("/api/info").json()["ready"])
 

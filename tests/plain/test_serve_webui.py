@@ -363,7 +363,9 @@ def test_lists_that_clients_ask_for(client):
     assert get("embeddings") == {"loaded": {}, "skipped": {}}
     assert get("cmd-flags") == {}
     assert "total" in get("memory")["ram"]
-    for name in ("sd-vae", "loras", "hypernetworks", "face-restorers", "script-info"):
+    (lora,) = get("loras")
+    assert lora == {"name": "style", "alias": "style", "path": "style", "metadata": {}}
+    for name in ("sd-vae", "hypernetworks", "face-restorers", "script-info"):
         assert get(name) == []
     for name in ("realesrgan-models", "prompt-styles"):
         assert get(name) == []

@@ -85,7 +85,7 @@ def test_a_reload_finds_the_running_request_and_the_settings(page):
     expect(page.locator("#progress-text")).to_have_text(re.compile(r"Step [1-9]\d* of 60"))
     page.reload()
     begun(page)
-    expect(page.locator("#status")).to_have_text("1 request of before go on.")
+    expect(page.locator("#status")).to_have_text("1 request of before goes on.")
     expect(page.locator("#progress-text")).to_have_text(re.compile(r"Step [1-9]\d* of 60"))
     expect(prompt(page)).to_have_value(CAT)
     expect(page.get_by_label("Steps", exact=True)).to_have_value("60")
@@ -96,6 +96,22 @@ def test_a_reload_finds_the_running_request_and_the_settings(page):
     page.reload()  # the picture is kept by the browser
     begun(page)
     made(page, 1)
+
+
+def test_another_tab_leaves_a_running_request_to_the_first(page, opened):
+    prompt(page).fill(CAT)
+    opens(page, "settings")
+    page.get_by_label("Steps", exact=True).fill("40")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#progress-text")).to_have_text(re.compile(r"Step [1-9]\d* of 40"))
+    other = opened()
+    expect(prompt(other)).to_have_value(CAT)
+    expect(other.locator("#status")).to_have_text("")
+    page.close()  # now it is nobody's
+    other.reload()
+    begun(other)
+    expect(other.locator("#status")).to_have_text("1 request of before goes on.")
+    made(other, 1)
 
 
 def test_what_is_wrong_is_said_next_to_its_field(page):

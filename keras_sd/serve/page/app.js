@@ -392,7 +392,7 @@ async function begin() {
   listen();
   if (!store.keeps) trouble("This browser keeps nothing: settings and pictures go when the page is closed.");
   const found = await work.find();
-  if (found.length) say(`${counted(found.length, "request")} of before go on.`);
+  if (found.length) say(`${counted(found.length, "request")} of before ${found.length === 1 ? "goes" : "go"} on.`);
   document.documentElement.dataset.begun = "true";
   awaitReady();
 }

@@ -138,8 +138,22 @@ function accepted(job, answer) {
     return;
   }
   if (!job.ofGrid) store.write(`running.${job.id}`, { settings: job.settings, then: job.then });
+  hold(job);
   take(job, answer.state === "running" ? "step" : answer.state, answer);
   look();
+}
+
+const lockOf = (id) => `keras_sd.running.${id}`;
+
+/** A request is of the tab that has its lock, which goes with the tab; over plain http there is none. */
+function hold(job) {
+  navigator.locks?.request(lockOf(job.id), () => job.ended);
+}
+
+/** The locks of other tabs. */
+async function held() {
+  const locks = await navigator.locks?.query();
+  return new Set((locks?.held ?? []).map((each) => each.name));
 }
 
 /** Chooses whose events are read, and asks for the state of the others now and then. */
@@ -258,9 +272,10 @@ function lost(job) {
   finish(job, "failed", new Problem("The server has forgotten this request: it was started anew, perhaps."));
 }
 
-/** Requests of before a reload: those that the server still knows go on here. */
+/** Requests of before a reload: those that the server still knows, and no other tab, go on here. */
 export async function find() {
-  const names = store.names("running.");
+  const elsewhere = await held();
+  const names = store.names("running.").filter((each) => !elsewhere.has(`keras_sd.${each}`));
   if (!names.length) return [];
   const { requests } = await call("GET", "api/requests");
   const known = new Map(requests.map((each) => [each.id, each]));
@@ -276,6 +291,7 @@ export async function find() {
     Object.assign(job, { settings, id: answer.id, body: null, state: "waiting" });
     jobs.push(job);
     found.push(job);
+    hold(job);
     take(job, answer.state === "running" ? "step" : answer.state, answer);
   }
   look();

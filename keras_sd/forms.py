@@ -13,6 +13,7 @@ import numpy as np
 from keras_sd import image as images
 from keras_sd.adaptations import Adaptation
 from keras_sd.controls import Control
+from keras_sd.few_steps import with_few_steps
 from keras_sd.request import Request
 from keras_sd.settings import takes
 from keras_sd.start import Attachment, Masking, Start
@@ -35,6 +36,7 @@ def request_of(
     first_image: int = 0,
     control: Any = None,
     adapters: Any = None,
+    few_steps: str | None = None,
     **settings: Any,
 ) -> Request:
     """The request that the arguments of `text_to_image`, `image_to_image` and `inpaint` make.
@@ -65,6 +67,9 @@ def request_of(
             several in a list.
         adapters: what `merge_adapters` takes, in a list: the weights have them while this is drawn,
             beside those that are merged already.
+        few_steps: the kind of distilled model or LoRA that this is for, one of
+            `keras_sd.few_steps.KINDS`: its sampler, schedule, steps and guidance are taken where
+            none are given.
         **settings: of `keras_sd.request.Request`, and with an image or a mask of
             `keras_sd.start.Start` and `keras_sd.start.Masking`.
 
@@ -88,11 +93,10 @@ def request_of(
         image=() if image is None else attach_pictures(image),
         mask=() if mask is None else attach_masks(mask),
         **{
-            **named,
             "noise": noise,
             "controls": attach_controls(control),
             "adapters": attach_adapters(adapters),
-            **settings,
+            **with_few_steps(few_steps, {**named, **settings}),
         },
     )
 

@@ -108,7 +108,12 @@ def _request(prompt: str, given: dict[str, Any], settings: DrawOptions) -> Reque
         given = {**given, "width": width, "height": height}
     seed = secrets.randbelow(2**32) if settings.seed is None else settings.seed
     try:
-        request = request_of(prompt, settings.negative, settings.count, seed=seed, **given)
+        request = request_of(
+            *(prompt, settings.negative, settings.count),
+            seed=seed,
+            few_steps=settings.few_steps,
+            **given,
+        )
     except SettingError as error:
         flag = flag_of(error.name)
         raise ValueError(f"{flag} {error.problem}" if flag != error.name else str(error)) from error

@@ -14,7 +14,7 @@ from keras_sd import __version__
 from keras_sd.cli import backends, loading
 from keras_sd.cli.backends import Backend
 from keras_sd.cli.draw import parse_size
-from keras_sd.cli.drawing import draws
+from keras_sd.cli.drawing import FewSteps, draws
 from keras_sd.cli.terminal import Debug, rows_bar, say
 from keras_sd.request import Request
 from keras_sd.start import Masking, Start
@@ -41,6 +41,7 @@ class FileOptions:
     size: Annotated[
         str | None, typer.Option(help="Likewise: WIDTHxHEIGHT, or one number for both.")
     ] = None
+    few_steps: FewSteps = None
     seed: Annotated[
         int, typer.Option(min=0, max=2**63, help="Of the first row; each has one more.")
     ] = 0
@@ -92,6 +93,7 @@ def draw_file(
     options = loading.of(settings)
     width, height = parse_size(settings.size)
     known: dict[str, Any] = {"width": width, "height": height, "negative_prompt": settings.negative}
+    known["few_steps"] = settings.few_steps
     known |= {name: each for name, each in given.items() if each != _default(name)}
     defaults = {name: each for name, each in known.items() if each is not None}
     rows = read_rows(table, settings.seed, defaults)

@@ -22,6 +22,13 @@ Output = Annotated[
     Path | None,
     typer.Option(help="A .png file, or a folder. Default: a new name here, made from the prompt."),
 ]
+FewSteps = Annotated[
+    str | None,
+    typer.Option(
+        help="The kind of distilled model or LoRA that is used: lcm, tcd, turbo, lightning, hyper, "
+        "hyper_cfg. Its sampler, schedule, steps and guidance are taken where none are given."
+    ),
+]
 Prompt = Annotated[str, typer.Argument(help="What the picture shows.")]
 
 
@@ -47,6 +54,7 @@ class DrawOptions:
         typer.Option(help="Pixels: WIDTHxHEIGHT, or one number for both. Default: the model's."),
     ] = None
     output: Output = None
+    few_steps: FewSteps = None
     adapter: addons.Adapters = None
     adapters_dir: addons.TaggedDir = None
     embedding: addons.Embeddings = None

@@ -33,6 +33,7 @@ _COLUMNS = {
     "prompt",
     "negative_prompt",
     "seed",
+    "few_steps",
     *_PATHS,
     *(name for part in (Request, Start, Masking) for name in settings(part)),
 }

@@ -24,6 +24,7 @@ from keras_sd.cli.replay import info, replay
 from keras_sd.cli.serve import serve
 from keras_sd.cli.terminal import run
 from keras_sd.cli.train import train_emoji
+from keras_sd.cli.verify import verify
 from keras_sd.cli.warmup import warmup
 
 app = typer.Typer(
@@ -61,6 +62,7 @@ for _command in (
     fetch,
     inspect,
     convert,
+    verify,
     new_sampler,
     lab,
     benchmark,

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from adapter_files import LAYOUTS, write
+from adapter_files import LAYOUTS, PLACES, write
 from test_merged_adapters import CONFIG, bits, weights
 from test_pipeline import make
 
@@ -215,3 +215,26 @@ def test_the_command_obeys_tags_and_finds_them_again(
     replay = ["replay", str(picture), "--output", str(again), "--exact"]
     assert main([*replay, "--adapters-dir", str(folder)]) == 0
     assert (read_image(again) == read_image(picture)).all()
+
+
+def test_the_command_measures_what_an_adapter_does(pipeline, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("keras_sd.cli.draw.loaded", lambda *given: (pipeline, dict))
+    before = bits(weights(pipeline))
+    path = folder / "style.safetensors"
+    assert main(["verify", f"{path}:0.5", "--json"]) == 0
+    half = json.loads(capsys.readouterr().out)
+    assert main(["verify", str(path), "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert half["restored"]
+    assert {part: each["weights"] for part, each in whole["parts"].items()} == {
+        part: len(places) for part, places in PLACES.items()
+    }
+    for part in whole["parts"]:
+        largest = whole["parts"][part]["largest"]
+        assert half["parts"][part]["largest"] == pytest.approx(largest / 2, rel=1e-4)
+    assert 0 < half["prediction"] < whole["prediction"]
+    assert bits(weights(pipeline)) == before
+    assert main(["verify", f"{path}:0"]) == 1
+    said = capsys.readouterr().out
+    assert "changed by 0.00%" in said
+    assert "as before, bit for bit" in said

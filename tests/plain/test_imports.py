@@ -78,6 +78,7 @@ RANK = {
     "lab": 5,
     "new_sampler": 5,
     "serve": 5,
+    "effect": 5,
     "tables": 5,
     "cli": 5,
     "models": 5,

@@ -20,6 +20,8 @@ LOADING = (
     "autoencoder",
     "unet",
     "text_encoder",
+    "text_encoder_2",
+    "refiner",
     "vocabulary",
     "compat",
     "dtype",

@@ -97,6 +97,7 @@ class Model(Adapts, Embeds):
         text_encoder_2: str | Path | None = None,
         unet: str | Path | None = None,
         autoencoder: str | Path | None = None,
+        refiner: str | Path | None = None,
         prediction: Literal["epsilon", "v"] | None = None,
         ema: bool = False,
         variant: str | None = None,
@@ -116,6 +117,8 @@ class Model(Adapts, Embeds):
             text_encoder_2: likewise, of SDXL's second one.
             unet: likewise.
             autoencoder: likewise; what others call a VAE file.
+            refiner: what ends runs, see `with_refiner`: a preset like the first; `strict`,
+                `vocabulary`, `dtype` and `jit_compile` hold for it too.
             prediction: what the UNet gives, for files that cannot say it: `"epsilon"` or `"v"`.
             ema: take the averaged weights of the UNet, from a file that has both.
             variant: of the files in a diffusers folder, such as `"fp16"`.
@@ -145,6 +148,9 @@ class Model(Adapts, Embeds):
         rules = rules_of(compat)
         precision.check_policy(dtype)
         resolve_jit_compile(jit_compile)
+        if refiner is not None:  # at first, so that what is wrong with it is said at once
+            both: dict[str, Any] = {"strict": strict, "vocabulary": vocabulary, "dtype": dtype}
+            refines = cls.from_preset(refiner, jit_compile=jit_compile, **both)
         checkpoint = open_preset(
             preset,
             text_encoder=text_encoder,
@@ -165,7 +171,7 @@ class Model(Adapts, Embeds):
             logger.warning("%s", note)
         with precision.policy_scope(dtype):
             networks = build_networks(checkpoint)
-        return cls(
+        model = cls(
             checkpoint.config,
             networks,
             tokenizers,
@@ -174,6 +180,7 @@ class Model(Adapts, Embeds):
             license=checkpoint.license,
             jit_compile=jit_compile,
         )
+        return model if refiner is None else model.with_refiner(refines)
 
     @property
     def config(self) -> ModelConfig:

@@ -243,6 +243,7 @@ def convert(
     autoencoder: loading.Autoencoder = None,
     unet: loading.Unet = None,
     text_encoder: loading.TextEncoder = None,
+    text_encoder_2: loading.TextEncoder2 = None,
     vocabulary: loading.Vocabulary = None,
     debug: Debug = False,
 ) -> None:
@@ -265,6 +266,7 @@ def convert(
         autoencoder=autoencoder,
         unet=unet,
         text_encoder=text_encoder,
+        text_encoder_2=text_encoder_2,
     )
     merges = loading.given(vocabulary=vocabulary).get("vocabulary")
     needed = to != "original" and merges is None

@@ -172,9 +172,7 @@ def loaded(
         model: a name, or a path, which goes before a name; a Path is never a name.
         options: about loading, see `loading.of`.
     """
-    from keras_sd.weights.presets import fingerprints, locate, open_preset
-
-    locate(model, options.get("variant"), needs_vocabulary="vocabulary" not in options)
+    loading.locate(model, options)
     backends.silence()
     from keras_sd.pipeline import StableDiffusion
 
@@ -182,11 +180,10 @@ def loaded(
     source = Path(model) if os.path.exists(model) else model
     pipeline = StableDiffusion.from_preset(source, **options)
     digests: Future[dict[str, str]] = Future()
-    files = {name: value for name, value in options.items() if name not in ("vocabulary", "dtype")}
 
     def read() -> None:
         try:
-            digests.set_result(fingerprints(open_preset(source, needs_vocabulary=False, **files)))
+            digests.set_result(loading.fingerprints(source, options))
         except BaseException as error:
             digests.set_exception(error)
 

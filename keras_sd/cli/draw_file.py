@@ -65,6 +65,8 @@ class FileOptions:
     autoencoder: loading.Autoencoder = None
     unet: loading.Unet = None
     text_encoder: loading.TextEncoder = None
+    text_encoder_2: loading.TextEncoder2 = None
+    refiner: loading.Refiner = None
     vocabulary: loading.Vocabulary = None
     compat: loading.Compat = None
     dtype: loading.Dtype = None
@@ -153,15 +155,12 @@ def _drawn(
 
 def _made(model: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """What `from_preset` takes, and what the pictures' files say of the model."""
-    from keras_sd.weights.presets import fingerprints, locate, open_preset
-
-    locate(model, options.get("variant"), needs_vocabulary="vocabulary" not in options)
+    loading.locate(model, options)
     backends.silence()
     import keras
 
     source = Path(model).absolute() if os.path.exists(model) else model
-    files = {name: value for name, value in options.items() if name not in ("vocabulary", "dtype")}
-    weights = fingerprints(open_preset(source, needs_vocabulary=False, **files))
+    weights = loading.fingerprints(source, options)
     return source, {
         "model": model,
         **{name: str(v) if isinstance(v, Path) else v for name, v in options.items()},

@@ -71,6 +71,8 @@ class DrawOptions:
     autoencoder: loading.Autoencoder = None
     unet: loading.Unet = None
     text_encoder: loading.TextEncoder = None
+    text_encoder_2: loading.TextEncoder2 = None
+    refiner: loading.Refiner = None
     vocabulary: loading.Vocabulary = None
     compat: loading.Compat = None
     dtype: loading.Dtype = None

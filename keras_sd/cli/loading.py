@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,6 +32,13 @@ Autoencoder = Annotated[
 Unet = Annotated[Path | None, typer.Option(help="A file or folder to take the UNet from.")]
 TextEncoder = Annotated[
     Path | None, typer.Option(help="A file or folder to take the text encoder from.")
+]
+TextEncoder2 = Annotated[
+    Path | None, typer.Option(help="A file or folder to take SDXL's second text encoder from.")
+]
+Refiner = Annotated[
+    str | None,
+    typer.Option(help="The model that ends a run, as --model says one: see --refine-at."),
 ]
 Vocabulary = Annotated[
     Path | None,
@@ -67,6 +75,8 @@ def given(**options: Any) -> dict[str, Any]:
         FileNotFoundError: one is not; the message names its option.
     """
     found = {name: value for name, value in options.items() if value not in (None, False)}
+    if "refiner" in found and os.path.exists(found["refiner"]):  # a path goes before a name
+        found["refiner"] = Path(found["refiner"])
     for name, value in found.items():
         if not isinstance(value, Path):
             continue
@@ -74,4 +84,43 @@ def given(**options: Any) -> dict[str, Any]:
         if not (value.is_file() if file_only else value.exists()):
             what = "file" if file_only else "file or folder"
             raise FileNotFoundError(f"--{name.replace('_', '-')}: there is no {what} {value}")
+    return found
+
+
+def locate(model: str | Path, options: dict[str, Any]) -> None:
+    """Finds the files of a model and of its refiner, which are fetched if need be. No Keras.
+
+    Args:
+        model: see `keras_sd.weights.presets.locate`, which has the errors.
+        options: see `of`.
+    """
+    from keras_sd.weights.presets import locate
+
+    needs = "vocabulary" not in options
+    locate(model, options.get("variant"), needs_vocabulary=needs)
+    if "refiner" not in options:
+        return
+    try:
+        locate(options["refiner"], needs_vocabulary=needs)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"--refiner: {error}") from error
+
+
+def fingerprints(source: str | Path, options: dict[str, Any]) -> dict[str, str]:
+    """The SHA-256 of the files of a model by what they are, and of its refiner by `refiner`, or
+    `refiner, unet` and the like where it is in several.
+
+    Args:
+        source: of the model, see `keras_sd.weights.presets.open_preset`, which has the errors.
+        options: see `of`.
+    """
+    from keras_sd.weights import presets
+
+    others = ("vocabulary", "dtype", "refiner")
+    files = {name: value for name, value in options.items() if name not in others}
+    found = presets.fingerprints(presets.open_preset(source, needs_vocabulary=False, **files))
+    if "refiner" in options:
+        opened = presets.open_preset(options["refiner"], needs_vocabulary=False)
+        for name, digest in presets.fingerprints(opened).items():
+            found["refiner" if name == "model" else f"refiner, {name}"] = digest
     return found

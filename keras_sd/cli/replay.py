@@ -99,6 +99,8 @@ class ReplayOptions:
     autoencoder: loading.Autoencoder = None
     unet: loading.Unet = None
     text_encoder: loading.TextEncoder = None
+    text_encoder_2: loading.TextEncoder2 = None
+    refiner: loading.Refiner = None
     vocabulary: loading.Vocabulary = None
     compat: loading.Compat = None
     dtype: loading.Dtype = None
@@ -154,6 +156,8 @@ def replay(
     )
     options = {**_loading_of(found, settings, left), **loading.of(settings)}
     model, variant = _model(found, settings)
+    if own := _refiner(found, settings):
+        options["refiner"] = own
     options |= {"variant": variant} if variant else {}
     prompt, seed = str(request.prompts[0]), int(request.images[0][0] or 0)
     (planned,) = output_paths(settings.output, prompt, seed, 1)
@@ -170,7 +174,8 @@ def replay(
         images = drawing.draw(request, advance)
 
     # 3. The file, and how far it is.
-    made = made_of(images, settings.model or found.model or "", options, weights())
+    told = options | ({"refiner": found.loading["refiner"]} if own else {})
+    made = made_of(images, settings.model or found.model or "", told, weights())
     made |= beside.made()
     if found.extended:
         made["extended"] = dict(found.extended)
@@ -196,7 +201,7 @@ def _loading_of(found: Provenance, settings: ReplayOptions, left: list[str]) -> 
     }
     options: dict[str, Any] = {}
     for name, value in found.loading.items():
-        if name == "variant" or getattr(settings, name):
+        if name in ("variant", "refiner") or getattr(settings, name):
             continue
         if value in allowed.get(name, ()):
             options[name] = value
@@ -214,20 +219,36 @@ def _model(found: Provenance, settings: ReplayOptions) -> tuple[str | Path, str 
     Raises:
         ValueError: it is none of these.
     """
+    if settings.model is not None:
+        return settings.model, settings.variant
+    return _here("--model", found.model, settings.variant or found.loading.get("variant"))
+
+
+def _refiner(found: Provenance, settings: ReplayOptions) -> Path | None:
+    """The path of the refiner that the picture names; None where another was asked for, or it
+    names none. It is trusted no more than the model's name.
+
+    Raises:
+        ValueError: it is no model on this machine.
+    """
+    named = found.loading.get("refiner")
+    if settings.refiner is not None or named is None:
+        return None
+    return _here("--refiner", named, None)[0]
+
+
+def _here(option: str, name: Any, variant: Any) -> tuple[Path, str | None]:
     from keras_sd.weights.fetch import list_sources
     from keras_sd.weights.presets import PRESETS, list_presets
 
-    if settings.model is not None:
-        return settings.model, settings.variant
-    if found.model in list_presets():
-        return PRESETS / str(found.model), None
-    variant = settings.variant or found.loading.get("variant")
+    if name in list_presets():
+        return PRESETS / str(name), None
     for source in list_sources():
-        if source.path and (source.name, source.variant) == (found.model, variant):
+        if source.path and (source.name, source.variant) == (name, variant):
             return source.path, source.variant
-    said = f"it says {found.model!r}, which is no model by name on this machine"
+    said = f"it says {name!r}, which is no model by name on this machine"
     raise ValueError(
-        f"--model is needed: {said if found.model else 'the picture does not say its model'}. "
+        f"{option} is needed: {said if name else 'the picture does not say its model'}. "
         "Give a name that `keras-sd models` lists, or the path of a file or folder"
     )
 

@@ -131,13 +131,14 @@ def test_generate_with_defaults(fake, capsys) -> None:
 
 
 def test_generate_with_everything(fake, capsys) -> None:
-    for name in ("m", "vae.safetensors", "unet.ckpt", "clip.bin", "merges.txt"):
+    for name in ("m", "vae.safetensors", "unet.ckpt", "clip.bin", "big.bin", "merges.txt", "r"):
         Path(name).touch()
     arguments = """generate cat --model m --negative dog --sampler DPM++_2M_Karras --steps 5
         --guidance 2.5 --guidance-rescale 0.7 --guidance-interval 0.2 5 --seed 0
         --count 2 --size 64x32 --output cat.png --backend torch
         --variant fp16 --prediction v --ema --strict --autoencoder vae.safetensors --unet unet.ckpt
-        --text-encoder clip.bin --vocabulary merges.txt --compat keras_cv==0.9
+        --text-encoder clip.bin --text-encoder-2 big.bin --refiner r --refine-at 0.7
+        --vocabulary merges.txt --compat keras_cv==0.9
         --dtype mixed_float16 --prompt-style a1111 --clip-skip 2"""
     assert cli.main(arguments.split()) == 0
     assert capsys.readouterr().out == "cat-1.png\ncat-2.png\n"
@@ -150,6 +151,8 @@ def test_generate_with_everything(fake, capsys) -> None:
         "autoencoder": Path("vae.safetensors"),
         "unet": Path("unet.ckpt"),
         "text_encoder": Path("clip.bin"),
+        "text_encoder_2": Path("big.bin"),
+        "refiner": Path("r"),
         "vocabulary": Path("merges.txt"),
         "compat": "keras_cv==0.9",
         "dtype": "mixed_float16",
@@ -170,6 +173,7 @@ def test_generate_with_everything(fake, capsys) -> None:
         guidance_interval=(0.2, 5.0),
         prompt_style="a1111",
         clip_skip=2,
+        refine_at=0.7,
     )
     drawn = [Request.from_dict(read_metadata(f"cat-{number}.png")["request"]) for number in (1, 2)]
     assert [each.images for each in drawn] == [((0, 0),), ((0, 1),)]
@@ -312,6 +316,8 @@ BAD_INPUT = [
         ["--autoencoder", "no.safetensors"],
         "--autoencoder: there is no file or folder no.safetensors",
     ),
+    (["--text-encoder-2", "no.bin"], "--text-encoder-2: there is no file or folder no.bin"),
+    (["--refiner", "sdxl-refinr-1.0"], "--refiner: .*Did you mean 'sdxl-refiner-1.0'"),
     (["--vocabulary", "."], "--vocabulary: there is no file ."),
     (["--model", "sd-1.55"], "Did you mean 'sd-1.5'"),
     (["--model", "no/folder/here"], "no/folder/here"),

@@ -185,6 +185,24 @@ def test_options_about_loading_are_followed_and_paths_are_not(loads, capsys):
     assert not any(each.startswith("--autoencoder") for each in told["not_followed"])
 
 
+def test_a_refiner_is_loaded_by_its_name_or_as_it_is_asked_for(loads, capsys):
+    draw("generate", "--output", "one.png")
+    again("one.png", refiner="emoji-128")
+    Path("emoji-128").mkdir()  # which is not the model of that name
+    told = replayed(capsys, "one.png", "--output", "two.png")
+    assert loads[-1][1] == {"refiner": PRESETS / "emoji-128"}
+    assert read_metadata("two.png")["refiner"] == "emoji-128"
+    assert not any("--refiner" in each for each in told["not_followed"])
+    for wrong in ("emoji-128/", str(Path("emoji-128").absolute()), "hf://owner/name"):
+        again("one.png", refiner=wrong)
+        count = len(loads)
+        run("replay", "one.png", status=2)
+        assert "--refiner is needed" in capsys.readouterr().err
+        assert len(loads) == count
+        replayed(capsys, "one.png", "--refiner", str(PRESETS / "emoji"))
+        assert loads[-1][1] == {"refiner": PRESETS / "emoji"}
+
+
 @pytest.mark.parametrize("model", ["hf://owner/name", "/etc/passwd", "one.png", "sd-1.5", "", 3])
 def test_no_path_and_no_address_in_a_picture_is_loaded(loads, capsys, monkeypatch, model):
     monkeypatch.setenv("HF_HOME", str(Path("nothing").absolute()))

@@ -17,6 +17,7 @@ from keras import ops
 from test_parity import FIXTURES, difference
 
 import keras_sd
+from keras_sd.cli import loading
 from keras_sd.conditions import CONTEXT, NUMBERS, POOLED
 from keras_sd.config import NoiseConfig
 from keras_sd.guidance import embedded
@@ -143,6 +144,19 @@ def test_a_run_that_the_refiner_ends_is_that_of_both_pipelines(pipeline, sampler
     found = last(both, "xl/refined", sampler, **settings)
     assert difference(found, goldens()[f"xl/refined/{sampler}"]) < TOLERANCE
     assert pipeline("xl").model.refiner is None
+
+
+@pytest.mark.usefixtures("without_tracing")
+def test_a_model_is_loaded_with_its_refiner(pipeline, tmp_path):
+    base, refiner = (script().write(model, tmp_path) for model in ("xl", "refiner"))
+    found = keras_sd.StableDiffusion.from_preset(base, refiner=refiner, dtype="float16").model
+    assert found.refiner.config == pipeline("refiner").config
+    for model in (found, found.refiner):
+        assert {each.dtype_policy.name for each in model.parts.values()} == {"float16"}
+    digests = loading.fingerprints(base, {"refiner": refiner, "dtype": "float16"})
+    parts = ("text_encoder", "text_encoder_2", "unet", "autoencoder")
+    assert set(digests) == {*parts, *(f"refiner, {part}" for part in parts if part != parts[1])}
+    assert digests["refiner, unet"] != digests["unet"]
 
 
 @pytest.mark.usefixtures("without_tracing")

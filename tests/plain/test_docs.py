@@ -133,5 +133,5 @@ def test_the_page_of_the_command_has_every_command_and_option(capsys):
     assert "generate" in names
     for each in names:
         assert f"## `keras-sd {each}`" in page
-        for option in re.findall(r"^  (--[a-z-]+)", shown(each), re.MULTILINE):
+        for option in re.findall(r"^  (--[a-z0-9-]+)", shown(each), re.MULTILINE):
             assert f"`{option}`" in page or option == "--help", f"{each} {option}"

@@ -70,7 +70,8 @@ class Kept:
         images = self.last.images if self.last is not None else None
         given = {each.sha256: each.data for each in self.request.attachments()}
         arrays = [each for each in (images, *given.values()) if each is not None]
-        return sum(int(each.nbytes) for each in arrays)
+        # An adapter is a file, which is not held.
+        return sum(int(getattr(each, "nbytes", 0)) for each in arrays)
 
     def watch(self, more: int) -> None:
         """One client more, or with -1 one less, wants previews."""

@@ -9,7 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
+
+from keras_sd.config import EMOJI
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
@@ -23,12 +27,29 @@ REFUSED = re.compile(r"error: Failed to load resource: .* a status of (422|503) 
 
 
 @pytest.fixture(scope="session")
-def address():
+def adapters(tmp_path_factory):
+    """A folder with one that changes what the model makes of words, by PEFT's names."""
+    place = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    width, context = EMOJI.unet.widths[1], EMOJI.text_encoder.width
+    numbers = np.random.default_rng(0)
+    shapes = {"lora_A": (4, context), "lora_B": (width, 4)}
+    tensors = {
+        f"{place}.{name}.weight": numbers.normal(size=shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    folder = tmp_path_factory.mktemp("adapters")
+    save_file(tensors, folder / "style.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def address(adapters):
     """Of a server that runs as long as the tests; it says so on its first line."""
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed: apt-get install chromium")
     main = "from keras_sd.cli import main; raise SystemExit(main())"
     options = ("serve", "--port", "0", "--grace", "0", "--max-waiting", "4", "--token", TOKEN)
+    options += ("--adapters-dir", str(adapters))
     environment = {"KERAS_BACKEND": "torch", **os.environ}
     with subprocess.Popen(
         [sys.executable, "-c", main, *options], stdout=subprocess.PIPE, text=True, env=environment

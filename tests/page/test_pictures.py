@@ -321,6 +321,27 @@ def test_the_second_pass_and_enlarging(page, pictures):
     assert np.abs(ours - theirs.astype(int)).mean() < 1
 
 
+def test_an_adapter_is_added_to_the_prompt_and_changes_the_picture(page, pictures):
+    prompt(page).fill(CAT)
+    quick(page)
+    opens(page, "adapters", "more")
+    page.get_by_label("Grammar of the prompts").select_option("a1111")
+    generate(page, 1)
+    page.get_by_label("Grammar of the prompts").select_option("plain")
+    page.get_by_label("Adapter", exact=True).select_option("style")
+    page.get_by_label("Its strength here").fill("2")
+    page.get_by_role("button", name="Add to the prompt").click()
+    expect(prompt(page)).to_have_value(f"{CAT} <lora:style:2>")
+    expect(page.get_by_label("Grammar of the prompts")).to_have_value("a1111")
+    expect(page.locator("#prompt-unknown")).to_contain_text("Adapters: <lora:style:2>")
+    generate(page, 2)
+    view(page, 0)
+    changed = array(saved(page, pictures / "changed.png"))
+    page.get_by_role("button", name="Older").click()
+    plain = array(saved(page, pictures / "plain.png"))
+    assert np.abs(changed - plain).mean() > 2
+
+
 def test_the_gallery_hands_things_on(page):
     prompt(page).fill(CAT)
     quick(page)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 
 from keras_sd.provenance import read_provenance
 from keras_sd.request import Request
+from keras_sd.start import Attachment
 
 
 @pytest.fixture
@@ -281,6 +284,10 @@ def test_only_so_many_results_are_kept():
         followed(client, client.post("/api/requests", json=body).json()["id"])
         (kept,) = client.app.studio.jobs
         assert kept.bytes == 64 * 64 * (3 + 3 + 4)
+        # An adapter is a file, of which nothing is held.
+        given = [*kept.request.attachments(), Attachment("0" * 64, "style", object())]
+        job = SimpleNamespace(request=SimpleNamespace(attachments=lambda: given))
+        assert replace(kept, job=job).bytes == kept.bytes
 
 
 def test_the_document_is_made_of_the_tables(client):

@@ -1,10 +1,11 @@
 // How the model reads the prompts: tokens, words that it does not know, and those that it does.
 
 import { call } from "./api.js";
-import { byId, make } from "./dom.js";
+import { byId, make, say } from "./dom.js";
 import { changed } from "./settings.js";
 
 const PAUSE = 250; // milliseconds without a key
+const WITH_TAGS = ["a1111", "keras_sd"];
 
 // Of a model that says its words, those whose words it has are shown.
 const OF_FEW_WORDS = [
@@ -47,6 +48,10 @@ export function begin(found) {
     byId("words").showModal();
   });
   byId("words-find").addEventListener("input", showWords);
+  const adapters = found.adapters ?? [];
+  byId("part-adapters").hidden = !adapters.length;
+  byId("adapter").replaceChildren(...adapters.map((name) => make("option", { value: name, text: name })));
+  byId("adapter-add").addEventListener("click", addAdapter);
 }
 
 /** A few prompts that the model can draw. */
@@ -93,6 +98,16 @@ function showWords() {
   const found = info.model.words.filter((each) => each.includes(wanted));
   const buttons = found.map((word) => make("button", { type: "button", text: word, onclick: () => add(word) }));
   byId("words-list").replaceChildren(...(found.length ? buttons : [`No word with “${wanted}”.`]));
+}
+
+/** An adapter is a tag, which two of the grammars have. */
+function addAdapter() {
+  const style = byId("prompt_style");
+  if (!WITH_TAGS.includes(style.value)) {
+    style.value = WITH_TAGS[0];
+    say(`The grammar of the prompts is ${style.value} now, which has adapters.`);
+  }
+  add(`<lora:${byId("adapter").value}:${byId("adapter_strength").value || 1}>`);
 }
 
 function add(word) {

@@ -65,12 +65,13 @@ def adapter_file(folder: str | os.PathLike[str], name: str) -> Path:
     found = [path for path in files if path.stem == name]
     if len(found) > 1:
         listed = ", ".join(str(path.relative_to(folder)) for path in found)
-        raise ValueError(f"There are several adapters {name!r} in {folder}: {listed}")
+        raise ValueError(f"There are several adapters {name!r}: {listed}")
     if not found:
         names = [path.stem for path in files]
         close = difflib.get_close_matches(name, names, n=3) or sorted(names)[:5]
-        there = f"; there are {', '.join(close)}" if close else ", which has none"
-        raise FileNotFoundError(f"There is no adapter {name!r} in {folder}{there}")
+        there = f"there are {', '.join(close)}" if close else "the folder has none"
+        # Clients of a server read this too, whose folders are not their business.
+        raise FileNotFoundError(f"There is no adapter {name!r}; {there}")
     return found[0]
 
 

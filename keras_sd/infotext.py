@@ -22,6 +22,7 @@ LOADING = (
     "text_encoder",
     "text_encoder_2",
     "refiner",
+    "tiled",
     "vocabulary",
     "compat",
     "dtype",

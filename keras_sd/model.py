@@ -10,7 +10,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import replace
-from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,16 +19,13 @@ from keras import ops
 
 from keras_sd import precision
 from keras_sd.adapters.merging import Adapts, Merging
-from keras_sd.backend import JitCompile, compile_step, resolve_jit_compile, structure, to_numpy
+from keras_sd.backend import JitCompile, compile_step, resolve_jit_compile, structure
 from keras_sd.checks import check_sizes
 from keras_sd.conditions import CONTEXT
 from keras_sd.config import ModelConfig
 from keras_sd.denoiser import compiled_steps
 from keras_sd.embeddings.using import Embeds
-from keras_sd.forms import as_float32, attach_pictures
-from keras_sd.image import from_uint8
-from keras_sd.inpainting import check_pictures, stacked
-from keras_sd.networks.autoencoder import NO_ENCODER
+from keras_sd.latents import Latents
 from keras_sd.request import Request
 from keras_sd.rules import OWN, Rules
 from keras_sd.texts import Texts, Tokenized
@@ -43,7 +39,7 @@ __all__ = ["Model"]
 logger = logging.getLogger("keras_sd")
 
 
-class Model(Adapts, Embeds):
+class Model(Adapts, Embeds, Latents):
     """Text encoders, UNet and autoencoder of one config.
 
     Args:
@@ -98,6 +94,7 @@ class Model(Adapts, Embeds):
         unet: str | Path | None = None,
         autoencoder: str | Path | None = None,
         refiner: str | Path | None = None,
+        tiled: bool | int = False,
         prediction: Literal["epsilon", "v"] | None = None,
         ema: bool = False,
         variant: str | None = None,
@@ -119,6 +116,7 @@ class Model(Adapts, Embeds):
             autoencoder: likewise; what others call a VAE file.
             refiner: what ends runs, see `with_refiner`: a preset like the first; `strict`,
                 `vocabulary`, `dtype` and `jit_compile` hold for it too.
+            tiled: see the attribute.
             prediction: what the UNet gives, for files that cannot say it: `"epsilon"` or `"v"`.
             ema: take the averaged weights of the UNet, from a file that has both.
             variant: of the files in a diffusers folder, such as `"fp16"`.
@@ -180,6 +178,7 @@ class Model(Adapts, Embeds):
             license=checkpoint.license,
             jit_compile=jit_compile,
         )
+        model.tiled = tiled
         return model if refiner is None else model.with_refiner(refines)
 
     @property
@@ -351,77 +350,12 @@ class Model(Adapts, Embeds):
         tokens = texts.tokens("prompt", request.prompts, request.prompt_style, request.clip_skip)
         return ops.cast(texts.told(tokens)[0][CONTEXT], "float32")
 
-    def encode(self, images: Any, noise: Any = None) -> Any:
-        """Latents of images, scaled as the UNet knows them; `decode` is about the inverse.
-
-        Args:
-            images: a path, a Pillow image or a uint8 array `(height, width, 3)`, or several of one
-                size in a list or an array; heights and widths are multiples of 8.
-            noise: unit normal numbers, like the latents, to draw them from the distribution that
-                the encoder gives; None is its mean.
-
-        Returns:
-            float32 tensor `(images, height / factor, width / factor, channels)`.
-
-        Raises:
-            ValueError: these are no images, or the noise is of another shape.
-            FloatingPointError: the result is not finite.
-        """
-        pixels = check_pictures(stacked("image", attach_pictures(images)))
-        if not self.config.autoencoder.encoder:
-            raise ValueError(NO_ENCODER)
-        if noise is None:
-            return self.latents(from_uint8(pixels))
-        drawn = as_float32("noise", noise)
-        shape = (len(pixels), *self.latent_shape(*pixels.shape[1:3]))
-        if drawn.shape not in (shape[1:], shape):
-            raise ValueError(f"noise is of shape {drawn.shape}; here it is {shape[1:]} or {shape}")
-        return self.latents(from_uint8(pixels), np.broadcast_to(drawn, shape))
-
-    def latents(self, pixels: np.ndarray, *noise: Any) -> Any:
-        """`encode` of images `(images, height, width, 3)` in [-1, 1].
-
-        Raises:
-            FloatingPointError: the result is not finite.
-        """
-        step = self._current("autoencoder", partial(self._finite, "encode"), "encode")
-        return step(*(ops.convert_to_tensor(array, "float32") for array in (pixels, *noise)))
-
-    def decode(self, latents: Any) -> np.ndarray:
-        """Images of latents.
-
-        Args:
-            latents: `(images, height / factor, width / factor, channels)`, scaled as the UNet
-                knows them.
-
-        Returns:
-            uint8 array `(images, height, width, 3)`.
-
-        Raises:
-            ValueError: another shape.
-            TypeError: they are no numbers.
-            FloatingPointError: the result is not finite.
-        """
-        channels = self.config.autoencoder.latent_channels
-        array = as_float32("latents", latents, finite=False)
-        if array.ndim != 4 or array.shape[-1] != channels or not array.size:
-            raise ValueError(
-                f"latents are (images, height, width, {channels}); these are of shape {array.shape}"
-            )
-        step = self._current("autoencoder", partial(self._finite, "decode"), "decode")
-        return self.rules.to_uint8(to_numpy(step(ops.convert_to_tensor(array))))
-
     # --- what is known of it ----------------------------------------------------------
 
     @property
     def paints(self) -> bool:
         """Whether the UNet is given the mask and the masked image beside the latent."""
         return self.config.unet.in_channels == 2 * self.config.autoencoder.latent_channels + 1
-
-    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """Height, width and channels of the latent of an image."""
-        config = self.config.autoencoder
-        return height // config.factor, width // config.factor, config.latent_channels
 
     def unknown_words(self, text: str) -> list[str]:
         """Words of a text that the model was not trained on; empty where that is not known."""
@@ -460,9 +394,6 @@ class Model(Adapts, Embeds):
             if made is None or made[0] != now:
                 made = self._compiled[name] = now, make(network)
             return made[1]
-
-    def _finite(self, method: str, autoencoder: Any) -> precision.FiniteStep:
-        return precision.FiniteStep(autoencoder, method, self.jit)
 
     def _encode(
         self, part: str, skip: int, ids: np.ndarray, *seen: np.ndarray, ends: Any = None

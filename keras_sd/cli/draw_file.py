@@ -67,6 +67,7 @@ class FileOptions:
     text_encoder: loading.TextEncoder = None
     text_encoder_2: loading.TextEncoder2 = None
     refiner: loading.Refiner = None
+    tiled: loading.Tiled = False
     vocabulary: loading.Vocabulary = None
     compat: loading.Compat = None
     dtype: loading.Dtype = None

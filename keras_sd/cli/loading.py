@@ -40,6 +40,10 @@ Refiner = Annotated[
     str | None,
     typer.Option(help="The model that ends a run, as --model says one: see --refine-at."),
 ]
+Tiled = Annotated[
+    bool,
+    typer.Option("--tiled", help="Decode pictures above 512 pixels in tiles, in less memory."),
+]
 Vocabulary = Annotated[
     Path | None,
     typer.Option(help="CLIP's merges, where none lie beside the weights: .txt or .txt.gz."),
@@ -116,7 +120,7 @@ def fingerprints(source: str | Path, options: dict[str, Any]) -> dict[str, str]:
     """
     from keras_sd.weights import presets
 
-    others = ("vocabulary", "dtype", "refiner")
+    others = ("vocabulary", "dtype", "refiner", "tiled")
     files = {name: value for name, value in options.items() if name not in others}
     found = presets.fingerprints(presets.open_preset(source, needs_vocabulary=False, **files))
     if "refiner" in options:

@@ -101,6 +101,7 @@ class ReplayOptions:
     text_encoder: loading.TextEncoder = None
     text_encoder_2: loading.TextEncoder2 = None
     refiner: loading.Refiner = None
+    tiled: loading.Tiled = False
     vocabulary: loading.Vocabulary = None
     compat: loading.Compat = None
     dtype: loading.Dtype = None
@@ -196,6 +197,7 @@ def _loading_of(found: Provenance, settings: ReplayOptions, left: list[str]) -> 
         "prediction": ("epsilon", "v"),
         "ema": (True,),
         "strict": (True,),
+        "tiled": (True,),
         "compat": tuple(compat.NAMES),
         "dtype": get_args(get_args(get_args(loading.Dtype)[0])[0]),
     }

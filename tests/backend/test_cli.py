@@ -137,7 +137,7 @@ def test_generate_with_everything(fake, capsys) -> None:
         --guidance 2.5 --guidance-rescale 0.7 --guidance-interval 0.2 5 --seed 0
         --count 2 --size 64x32 --output cat.png --backend torch
         --variant fp16 --prediction v --ema --strict --autoencoder vae.safetensors --unet unet.ckpt
-        --text-encoder clip.bin --text-encoder-2 big.bin --refiner r --refine-at 0.7
+        --text-encoder clip.bin --text-encoder-2 big.bin --refiner r --refine-at 0.7 --tiled
         --vocabulary merges.txt --compat keras_cv==0.9
         --dtype mixed_float16 --prompt-style a1111 --clip-skip 2"""
     assert cli.main(arguments.split()) == 0
@@ -153,6 +153,7 @@ def test_generate_with_everything(fake, capsys) -> None:
         "text_encoder": Path("clip.bin"),
         "text_encoder_2": Path("big.bin"),
         "refiner": Path("r"),
+        "tiled": True,
         "vocabulary": Path("merges.txt"),
         "compat": "keras_cv==0.9",
         "dtype": "mixed_float16",

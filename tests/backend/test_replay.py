@@ -172,10 +172,16 @@ def again(path: str, **more) -> None:
 def test_options_about_loading_are_followed_and_paths_are_not(loads, capsys):
     draw("generate", "--output", "one.png")
     Path("vae.pt").touch()
-    more = {"dtype": "float32", "compat": "keras_cv==0.9", "ema": True, "prediction": "zorb"}
+    more = {
+        "dtype": "float32",
+        "compat": "keras_cv==0.9",
+        "ema": True,
+        "prediction": "zorb",
+        "tiled": True,
+    }
     again("one.png", **more, autoencoder=str(Path("vae.pt").absolute()), vocabulary="merges.txt")
     told = replayed(capsys, "one.png")
-    followed = {"dtype": "float32", "compat": "keras_cv==0.9", "ema": True}
+    followed = {"dtype": "float32", "compat": "keras_cv==0.9", "ema": True, "tiled": True}
     assert loads[-1] == (str(PRESETS / "emoji"), followed)
     for option in ("--autoencoder", "--vocabulary", "--prediction"):
         assert any(each.startswith(f"{option}: it was ") for each in told["not_followed"]), option

@@ -1,0 +1,145 @@
+"""Pictures to latents and back, whole or a tile at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_sd import precision
+from keras_sd.backend import JitCompile, to_numpy
+from keras_sd.checks import SettingError, whole
+from keras_sd.config import ModelConfig
+from keras_sd.forms import as_float32, attach_pictures
+from keras_sd.image import from_uint8
+from keras_sd.inpainting import check_pictures, stacked
+from keras_sd.networks.autoencoder import NO_ENCODER
+from keras_sd.rules import Rules
+from keras_sd.tiling import over_tiles
+
+__all__ = ["TILE", "Latents"]
+
+TILE = 512
+"""Pixels of the side of a tile, where only that there are tiles was asked for."""
+
+
+class Latents:
+    """The part of a `Model` that is about its autoencoder."""
+
+    config: ModelConfig
+    rules: Rules
+    jit: JitCompile
+    _current: Callable[..., Any]
+    _tiled: int = 0
+
+    @property
+    def tiled(self) -> bool | int:
+        """Whether the autoencoder takes larger pictures in tiles that overlap by a quarter and are
+        blended: a number is the side of a tile in pixels, `True` is `TILE`. Memory is that of one
+        tile, and one program is compiled for all of them. What a tile cannot see, statistics of
+        norms and attention over the whole picture, is its own: see docs/sdxl.md for how much that
+        is.
+        """
+        return self._tiled or False
+
+    @tiled.setter
+    def tiled(self, tiled: bool | int) -> None:
+        factor = self.config.autoencoder.factor
+        if isinstance(tiled, (bool, np.bool_)):
+            self._tiled = TILE if tiled else 0
+            return
+        side = whole("tiled", tiled, least=4 * factor)
+        if side % factor:
+            raise SettingError("tiled", f"is a multiple of {factor} pixels, not {side}")
+        self._tiled = side
+
+    def encode(self, images: Any, noise: Any = None) -> Any:
+        """Latents of images, scaled as the UNet knows them; `decode` is about the inverse.
+
+        Args:
+            images: a path, a Pillow image or a uint8 array `(height, width, 3)`, or several of one
+                size in a list or an array; heights and widths are multiples of 8.
+            noise: unit normal numbers, like the latents, to draw them from the distribution that
+                the encoder gives; None is its mean.
+
+        Returns:
+            float32 tensor `(images, height / factor, width / factor, channels)`.
+
+        Raises:
+            ValueError: these are no images, or the noise is of another shape.
+            FloatingPointError: the result is not finite.
+        """
+        pixels = check_pictures(stacked("image", attach_pictures(images)))
+        if not self.config.autoencoder.encoder:
+            raise ValueError(NO_ENCODER)
+        if noise is None:
+            return self.latents(from_uint8(pixels))
+        drawn = as_float32("noise", noise)
+        shape = (len(pixels), *self.latent_shape(*pixels.shape[1:3]))
+        if drawn.shape not in (shape[1:], shape):
+            raise ValueError(f"noise is of shape {drawn.shape}; here it is {shape[1:]} or {shape}")
+        return self.latents(from_uint8(pixels), np.broadcast_to(drawn, shape))
+
+    def latents(self, pixels: np.ndarray, *noise: Any) -> Any:
+        """`encode` of images `(images, height, width, 3)` in [-1, 1].
+
+        Raises:
+            FloatingPointError: the result is not finite.
+        """
+        step = self._current("autoencoder", partial(self._finite, "encode"), "encode")
+        factor = self.config.autoencoder.factor
+        units = (factor, *(1 for _ in noise))
+        return self._in_tiles(step, (pixels, *noise), units, 1)
+
+    def decode(self, latents: Any) -> np.ndarray:
+        """Images of latents.
+
+        Args:
+            latents: `(images, height / factor, width / factor, channels)`, scaled as the UNet
+                knows them.
+
+        Returns:
+            uint8 array `(images, height, width, 3)`.
+
+        Raises:
+            ValueError: another shape.
+            TypeError: they are no numbers.
+            FloatingPointError: the result is not finite.
+        """
+        channels = self.config.autoencoder.latent_channels
+        array = as_float32("latents", latents, finite=False)
+        if array.ndim != 4 or array.shape[-1] != channels or not array.size:
+            raise ValueError(
+                f"latents are (images, height, width, {channels}); these are of shape {array.shape}"
+            )
+        step = self._current("autoencoder", partial(self._finite, "decode"), "decode")
+        pixels = self._in_tiles(step, (array,), (1,), self.config.autoencoder.factor)
+        return self.rules.to_uint8(to_numpy(pixels))
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Height, width and channels of the latent of an image."""
+        config = self.config.autoencoder
+        return height // config.factor, width // config.factor, config.latent_channels
+
+    def _finite(self, method: str, autoencoder: Any) -> precision.FiniteStep:
+        return precision.FiniteStep(autoencoder, method, self.jit)
+
+    def _in_tiles(
+        self, step: Callable[..., Any], given: tuple[Any, ...], units: tuple[int, ...], unit: int
+    ) -> Any:
+        """The result of a step, of the whole at once or of tiles; see `over_tiles`."""
+
+        def call(*arrays: Any) -> Any:
+            return step(*(ops.convert_to_tensor(array, "float32") for array in arrays))
+
+        side = self._tiled // self.config.autoencoder.factor
+        if not side or max(given[0].shape[1:3]) <= side * units[0]:
+            return call(*given)
+
+        def one(*tiles: Any) -> np.ndarray:
+            return to_numpy(call(*tiles))
+
+        return ops.convert_to_tensor(over_tiles(one, given, units, unit, side, side // 4))

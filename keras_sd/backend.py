@@ -125,7 +125,12 @@ def keep_executables() -> str | None:
     config: Any = jax.config
     if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
         return config.jax_compilation_cache_dir
-    if (folder := executables.folder()) is None:
+    try:
+        folder = executables.folder()
+    except RuntimeError as error:  # who has no home
+        logger.info("What is compiled is not kept: %s", error)
+        return None
+    if folder is None:
         return None
     if importlib.util.find_spec("filelock") is None:
         logger.info("What is compiled is not kept: jax needs filelock to keep the folder small")

@@ -101,6 +101,21 @@ def request_of(
     )
 
 
+def blank_request(model: Any, count: int = 1, **settings: Any) -> Request:
+    """A request of two steps that any model draws, for what is compiled by it.
+
+    Args:
+        model: a `keras_sd.model.Model`.
+        count: pictures.
+        **settings: of the request.
+    """
+    given = {"num_steps": 2, "seed": 0, **settings}
+    if model.paints:  # which needs something to paint
+        size = given.pop("height", None) or model.height, given.pop("width", None) or model.width
+        given |= {"image": np.full((*size, 3), 128, np.uint8), "mask": np.full(size, 255, np.uint8)}
+    return request_of([""] * count, **given)
+
+
 def attach_pictures(image: Any) -> tuple[Attachment, ...]:
     """Pictures that were given for a run, read.
 

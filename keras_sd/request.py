@@ -221,7 +221,9 @@ class Request(Conditioning):
         return self.height, self.width
 
     def only(self, *numbers: int) -> Request:
-        """The request for some of its pictures alone. It makes the same pictures again.
+        """The request for some of its pictures alone. It makes the same pictures again; but where
+        prompts of one request have several chunks (see `keras_sd.prompts`), all are brought to the
+        number of the longest, which a short one sees.
 
         Args:
             *numbers: which, counted from 0 in this request.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -54,14 +55,16 @@ def run(model: Model, request: Request, *, through: Through | None = None) -> It
         model: what draws.
         request: what to draw.
         through: who stands between this run and the compiled steps, such as an engine in which
-            several runs share a call; None is nobody.
+            several runs share a call; it sees to adapters, and to several devices, too. None is
+            nobody.
 
     Raises:
         ValueError: the request does not fit, in itself or with the model.
         TypeError: likewise.
         FloatingPointError: while iterating: the model gave a number that is not finite.
     """
-    begin = Beginning(model, model.tagged(request.resolved(model.defaults)))
+    asked = model.tagged(request.resolved(model.defaults))
+    begin = Beginning(model, asked, filling=through is None)
     request = begin.request
     levels = levels_of(model, request, (begin.height, begin.width))
     sampler = registry.get_sampler(request.sampler)
@@ -71,14 +74,14 @@ def run(model: Model, request: Request, *, through: Through | None = None) -> It
     texts = model.texts.read(request, len(levels) - 1, size)
     refined = _refined(model, request, levels, size)
     controls = Controls(model, request, (begin.height, begin.width), len(levels) - 1)
-    adapted = model.adapted(request.adapters, model.uses(request.adapters))
+    uses = model.uses(request.adapters)
     model.note_unknown_words(*texts)
     schedule = request.schedule
     if isinstance(schedule, str) and (why := registry.mismatch(sampler, schedule)):
         logger.warning("%s", why)
 
     def steps() -> Iterator[Step]:
-        with adapted:
+        with model.adapted(request.adapters, uses) if through is None else nullcontext():
             x, shown, blend = begin.placed(levels[0])
             denoise = denoiser_of(model, texts, shown, controls, guidance, levels, through)
             walk = begin.blended(*refined(sampler, denoise, through), blend)
@@ -236,6 +239,7 @@ class Beginning:
     Args:
         model: of the run.
         asked: the request, resolved.
+        filling: whether a number of pictures that several devices cannot divide is filled up.
 
     Attributes:
         request: what is drawn: over several devices, the last picture is drawn again and again up
@@ -247,8 +251,8 @@ class Beginning:
         ValueError: the model has no place for what the request begins at.
     """
 
-    def __init__(self, model: Model, asked: Request):
-        rows = filled(len(asked))
+    def __init__(self, model: Model, asked: Request, *, filling: bool = True):
+        rows = filled(len(asked)) if filling else range(len(asked))
         self.request = request = asked if len(rows) == len(asked) else asked.only(*rows)
         self._model, self._asked = model, asked
         self._canvas = _canvas(model, request)

@@ -178,6 +178,11 @@ class Adapts:
             RuntimeError: somebody has changed a weight that adapters are merged into.
         """
         flag("allow_partial", allow_partial)
+        if self._merging.runs and self._merging.adaptations:
+            raise RuntimeError(
+                "A run with adapters of its own goes on with these networks, and takes them out at "
+                "its end: finish or close it first"
+            )
         uses = uses_of(adapters, self.config, allow_partial)
         for use in uses:
             for note in use.match.adapter.notes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,8 +14,9 @@ from keras_sd.adapters.files import open_adapter
 from keras_sd.files import checked_path
 from keras_sd.prompts import PromptError, Tag, parse
 from keras_sd.request import Request
+from keras_sd.start import Attachment
 
-__all__ = ["ENDS", "adapter_file", "adapter_names", "tagged"]
+__all__ = ["ENDS", "adapter_file", "adapter_names", "files_in", "tagged"]
 
 ENDS = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
 """Of the files in a folder of adapters."""
@@ -37,7 +39,7 @@ def tagged(request: Request, folder: str | os.PathLike[str] | None) -> Request:
     if folder is None or request.adapters or request.prompt_style == "plain":
         return request
     wanted = [_tags(text, request.prompt_style) for text in dict.fromkeys(request.prompts)]
-    if any(tags != wanted[0] for tags in wanted):
+    if any(_asked(tags) != _asked(wanted[0]) for tags in wanted):
         raise PromptError(
             "The prompts of one request name other adapters: weights are of all its pictures. Draw "
             "those of each choice in a request of their own"
@@ -61,7 +63,7 @@ def adapter_file(folder: str | os.PathLike[str], name: str) -> Path:
     folder = checked_path(folder, "adapters_dir", "the folder of the adapters")
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}")
-    files = list(_files(folder))
+    files = list(files_in(folder))
     found = [path for path in files if path.stem == name]
     if len(found) > 1:
         listed = ", ".join(str(path.relative_to(folder)) for path in found)
@@ -81,10 +83,11 @@ def adapter_names(folder: str | os.PathLike[str]) -> list[str]:
     Args:
         folder: of the adapters.
     """
-    return sorted({path.stem for path in _files(Path(folder))})
+    return sorted({path.stem for path in files_in(Path(folder))})
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def files_in(folder: Path) -> Iterator[Path]:
+    """Those that may be adapters, in a folder and those within it, in their order."""
     for place, folders, names in os.walk(folder):
         folders.sort()
         yield from (Path(place, name) for name in sorted(names) if name.endswith(ENDS))
@@ -94,14 +97,27 @@ def _tags(text: object, style: str) -> tuple[Tag, ...]:
     return parse(text, style).tags if isinstance(text, str) else ()
 
 
+def _asked(tags: tuple[Tag, ...]) -> list[Tag]:
+    """What tags ask for, however it is written."""
+    return [replace(tag, source="") for tag in tags]
+
+
+@functools.lru_cache(maxsize=16)
+def _opened(path: Path, size: int, changed: int) -> Attachment:
+    """An adapter, which is opened and hashed once as long as its file is the same."""
+    return open_adapter(path).attachment()
+
+
 def _adaptation(tag: Tag, folder: Path) -> Adaptation:
     if not tag.known:
         raise PromptError(f"{tag.source} is of a kind that nothing here obeys; leave it out")
     if tag.rank is not None:
         raise PromptError(f"{tag.source} cuts the adapter to a rank, which is not done here")
     try:
-        adapter = open_adapter(adapter_file(folder, tag.name))
+        path = adapter_file(folder, tag.name)
+        file = path.stat()
+        attachment = _opened(path, file.st_size, file.st_mtime_ns)
     except (FileNotFoundError, ValueError) as error:
         raise PromptError(f"{tag.source}: {error}") from error
     other = None if tag.text_encoder == tag.unet else tag.text_encoder
-    return Adaptation(adapter.attachment(), tag.unet, other)
+    return Adaptation(attachment, tag.unet, other)

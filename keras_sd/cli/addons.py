@@ -49,7 +49,6 @@ AdaptersDir = Annotated[
 ]
 EmbeddingsDir = Annotated[Path | None, typer.Option(help="Likewise of the embeddings.")]
 
-_ENDS = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)")
 
 
@@ -163,6 +162,7 @@ def of_request(request: Request | None, adapters_dir: Path | None) -> list[Adapt
 
 
 def _find(kind: str, used: Used, folder: Path | None) -> Path:
+    from keras_sd.adapters.tagged import files_in
     from keras_sd.weights.readers import sha256, shown
 
     option = f"--{kind}s-dir"
@@ -171,7 +171,7 @@ def _find(kind: str, used: Used, folder: Path | None) -> Path:
         raise ValueError(f"{option} is needed, the folder with its file: {made}")
     if not folder.is_dir():
         raise FileNotFoundError(f"{option}: there is no folder {folder}")
-    files = [each for each in sorted(folder.iterdir()) if each.suffix in _ENDS and each.is_file()]
+    files = list(files_in(folder))
     files.sort(key=lambda each: each.stem != used.name)  # the one of that name first
     for each in files:
         if sha256(each) == used.sha256:

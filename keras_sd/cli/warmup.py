@@ -47,7 +47,7 @@ def warmup(
     """
     from keras_sd.cli.draw import loaded, parse_size
     from keras_sd.executables import VARIABLE
-    from keras_sd.forms import request_of
+    from keras_sd.forms import blank_request, request_of
 
     options = loading.given(
         variant=variant,
@@ -64,16 +64,15 @@ def warmup(
         compat=compat,
         dtype=dtype,
     )
-    requests = []
+    wanted: list[dict[str, Any]] = []
     sizes: list[str | None] = [*size] if size else [None]
     for text in sizes:
         width, height = parse_size(text)
         given: dict[str, Any] = {} if text is None else {"width": width, "height": height}
         if guidance is not None:
             given["guidance_scale"] = guidance
-        requests += [
-            request_of([""] * number, seed=0, num_steps=2, **given) for number in count or [1]
-        ]
+        request_of("", **given)
+        wanted += [{"count": number, **given} for number in count or [1]]
     backends.select(backend)
     backends.silence()
     from keras_sd.backend import NAME, keep_executables
@@ -85,9 +84,9 @@ def warmup(
             f"What is compiled is not kept: {VARIABLE} is 'off', or its folder cannot be written to"
         )
     pipeline, _ = loaded(model, options)
-    for request in requests:
+    for each in wanted:
         began = time.perf_counter()
-        drawn, tall, wide, _ = pipeline.draw(request).shape
+        drawn, tall, wide, _ = pipeline.draw(blank_request(pipeline.model, **each)).shape
         took = time.perf_counter() - began
         say(f"{wide}x{tall}, {drawn} picture{'s' if drawn > 1 else ''}: {took:.1f} s")
     typer.echo(folder)

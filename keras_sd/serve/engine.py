@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
@@ -25,6 +26,8 @@ import numpy as np
 from greenlet import getcurrent, greenlet
 
 from keras_sd.backend import HAS_XLA
+from keras_sd.devices import batch_shards
+from keras_sd.forms import blank_request
 from keras_sd.gallery import Images
 from keras_sd.model import Model
 from keras_sd.request import Request
@@ -149,15 +152,20 @@ class Engine:
         self.max_waiting, self.max_rows = max_waiting, max_rows
         self.max_wait, self.max_run = max_wait, max_run
         # Where shapes are compiled: few of them, of which no more than half is filling.
-        sizes = {min(2**i, max_rows) for i in range(max_rows.bit_length() + 1)}
+        shards = batch_shards()
+        sizes = {
+            -(-min(2**i, max_rows) // shards) * shards for i in range(max_rows.bit_length() + 1)
+        }
         self._batches = Batches(sorted(sizes) if HAS_XLA else ())
-        self._previews: Previews | None = None
+        self._previews: Callable[[Any], np.ndarray] | None = None
         self._works: dict[Job, _Work] = {}  # of the jobs that have not ended, in their order
         self._runs: list[_Run] = []  # the engine's thread alone changes it
         self._counts = dict.fromkeys((*_ENDS, "refused"), 0)
         self._seconds_a_job, self._last_end = 0.0, -math.inf
         self._until: float | None = None  # when it is closed, the end of what runs
         self._changed = threading.Condition(threading.RLock())
+        self._weights = ExitStack()  # what the engine's thread holds as long as jobs want it
+        self._adapters: tuple[Any, ...] | None = None
         self._thread = threading.Thread(target=self._live, name="keras_sd engine", daemon=True)
         self._thread.start()
 
@@ -199,9 +207,10 @@ class Engine:
             Exception: what a run raised.
         """
         for size in self._batches.sizes or (1,):
-            request = Request.of([""] * size, num_steps=2, seed=0)
+            request = blank_request(self.model, count=min(size, self.max_rows))
             job, work = self._prepared(request, watched=True)
             with self._changed:
+                self._require_open()
                 self._works[job] = work
                 self._changed.notify_all()
             job.result()
@@ -250,21 +259,26 @@ class Engine:
         """All that can be wrong with it is said here."""
         request = self.model.tagged(request.resolved(self.model.defaults))
         through = partial(self._batches.through, _ask)
+        if len(request) > 1:
+            run(self.model, request, through=through)  # as it is elsewhere, in one run
         steps = [run(self.model, request.only(i), through=through) for i in range(len(request))]
         job = Job(request, self, watched=watched, timeout=timeout)
         return job, _Work(deque(enumerate(steps)), [None] * len(request))
 
     def _require_room(self) -> None:
         with self._changed:
-            if self._until is not None:
-                raise Stopping("The engine is being closed, and takes no more jobs")
+            self._require_open()
             works = self._works.values()
             waiting = sum(work.waits for work in works)
             pictures = sum(len(work.left) for work in works) + len(self._runs)
             if waiting < self.max_waiting or pictures < self.max_rows:
                 return
             self._counts["refused"] += 1
-            raise QueueFull(waiting, max(1.0, self._seconds_a_job * (waiting + 1)))
+            raise QueueFull(waiting, max(1.0, self._seconds_a_job))
+
+    def _require_open(self) -> None:
+        if self._until is not None:
+            raise Stopping("The engine is being closed, and takes no more jobs")
 
     def _end(self, job: Job, kind: str, **more: Any) -> None:
         """What has ended is told to whoever listens, and stops before its next step."""
@@ -285,7 +299,13 @@ class Engine:
     # --- what the engine's thread does ----------------------------------------------------
 
     def _live(self) -> None:
+        with self._weights:
+            self._serve()
+
+    def _serve(self) -> None:
         while True:
+            if not self._works and not self._runs:
+                self._weights.close()  # while nothing is drawn, others may
             with self._changed:
                 while not self._works and not self._runs and self._until is None:
                     self._changed.wait()
@@ -295,7 +315,7 @@ class Engine:
                 self._end_late()
                 self._begin()
                 self._round()
-            except Exception as error:  # a fault of ours: whoever waits has to hear of it
+            except BaseException as error:  # a fault of ours: whoever waits has to hear of it
                 logger.exception("The engine failed at what it was doing, and goes on")
                 for job in list(self._works):
                     self._end(job, "failed", error=error)
@@ -316,6 +336,7 @@ class Engine:
 
     def _begin(self) -> None:
         """Takes pictures from the queue; whose job has the fewest running is next."""
+        self._adapt()
         with self._changed:
             begun, queue = [], []
             for job in self._next():
@@ -334,14 +355,29 @@ class Engine:
             each.body = greenlet(partial(_draw, each))
             self._go_on(each, each.body.switch)
 
+    def _adapt(self) -> None:
+        """Gives the weights the adapters of the next job, when nothing runs any more."""
+        with self._changed:
+            job = next((job for job, work in self._works.items() if work.left), None)
+        if self._runs or job is None or job.request.adapters == self._adapters:
+            return
+        self._weights.close()
+        try:
+            uses = self.model.uses(job.request.adapters)
+            self._weights.enter_context(self.model.adapted(job.request.adapters, uses))
+        except Exception as error:
+            self._end(job, "failed", error=error)
+            return self._adapt()
+        self._adapters = job.request.adapters
+        self._weights.callback(setattr, self, "_adapters", None)
+
     def _next(self) -> Iterator[Job]:
         """Jobs of which a picture may begin: with other adapters than those that run, when these
         are done; and what comes behind such a job waits too.
         """
         while len(self._runs) < self.max_rows:
             waiting = [job for job, work in self._works.items() if work.left]
-            first = (self._runs[0].job if self._runs else waiting[0]) if waiting else None
-            jobs = list(takewhile(partial(_together, first), waiting))
+            jobs = list(takewhile(lambda job: job.request.adapters == self._adapters, waiting))
             if not jobs:
                 return
             running = Counter(each.job for each in self._runs)
@@ -393,8 +429,9 @@ class Engine:
 
     def _stop(self, each: _Run) -> None:
         """Ends a run in the middle, which closes its sampler."""
-        assert each.body is not None
         self._leave(each)
+        if each.body is None:
+            return
         try:
             each.body.throw()
         except BaseException:
@@ -414,15 +451,19 @@ class Engine:
         if now - work.previewed < PREVIEW_SECONDS:
             return None
         work.previewed = now
-        if self._previews is None:
-            self._previews = Previews(self.model)
         latents = [each.last.x0 for each in self._runs if each.job is job and each.last]
-        return np.concatenate(list(map(self._previews, latents))) if latents else None
+        try:
+            if self._previews is None:
+                self._previews = Previews(self.model)
+            return np.concatenate(list(map(self._previews, latents))) if latents else None
+        except Exception:  # no reason to lose a picture
+            logger.exception("There are no previews of %s", self.model.config.name)
+            self._previews = _no_preview
+            return None
 
 
-def _together(one: Job | None, other: Job) -> bool:
-    """Whether the weights of one are those of the other."""
-    return one is not None and one.request.adapters == other.request.adapters
+def _no_preview(x0: Any) -> np.ndarray:
+    return np.zeros((len(x0), 1, 1, 3), np.uint8)
 
 
 def _draw(run: _Run) -> None:

@@ -218,7 +218,7 @@ class Job:
     def _tell(self, callback: Callable[[Event], None]) -> None:
         try:
             callback(self._event)
-        except Exception:
+        except BaseException:  # the engine's thread goes on, whatever it is
             logger.exception("Who listens to %r raised, and hears no more of it", self)
             if callback in self._listeners:
                 self._listeners.remove(callback)

@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,8 +27,6 @@ from keras_sd.serve.jobs import Cancelled, Event, Expired, Job, QueueFull, Stopp
 logger = logging.getLogger("keras_sd")
 
 __all__ = ["RaySource", "Replica"]
-
-_APP = "keras_sd"
 
 
 class Replica:
@@ -136,8 +135,10 @@ class RaySource:
         self._changed = threading.Condition()
         passed = ("KERAS_BACKEND", "KERAS_HOME", "OMP_NUM_THREADS", "PYTHONPATH", "XLA_FLAGS")
         environment = {name: os.environ[name] for name in passed if name in os.environ}
-        self._owns = not ray.is_initialized()
-        if self._owns:
+        # Of a cluster that was there before, others have a part too.
+        self._owns = address is None and not ray.is_initialized()
+        self._name = f"keras_sd {uuid.uuid4().hex[:8]}"
+        if not ray.is_initialized():
             ray.init(
                 address=address,
                 include_dashboard=False,
@@ -162,7 +163,7 @@ class RaySource:
             ray_actor_options={"num_gpus": 1 if gpus else 0},
         )
         application = deployment.bind(source, dict(options), limits)
-        self._handle = serve.run(application, name=_APP, route_prefix=None)
+        self._handle = serve.run(application, name=self._name, route_prefix=None)
 
     def submit(
         self, request: Request, *, watched: bool = False, timeout: float | None = None
@@ -209,7 +210,7 @@ class RaySource:
         import ray
         from ray import serve
 
-        serve.delete(_APP)
+        serve.delete(self._name)
         if self._owns:
             serve.shutdown()
             ray.shutdown()

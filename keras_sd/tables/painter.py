@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_sd.image import save_png
 from keras_sd.infotext import infotext
+from keras_sd.request import Request
 from keras_sd.run import run
 from keras_sd.tables.record import Record
 from keras_sd.tables.rows import Row, joined
@@ -47,25 +48,33 @@ class Painter:
             OSError: a file cannot be written.
         """
         lines: dict[int, Mapping[str, Any]] = {}
-        good = []
+        together: dict[int, list[Row]] = {}
         for row in chunk:
             try:
                 assert row.request is not None
                 run(self._model, row.request)
+                length = self._length(row.request)
             except (ValueError, TypeError) as error:
                 lines[row.number] = self._failed(row, error)
             else:
-                good.append(row)
-        try:
-            lines |= self._drawn(good)
-        except FloatingPointError:
-            for row in good:  # which of them it was, is seen where each is alone
-                try:
-                    lines |= self._drawn([row])
-                except FloatingPointError as error:
-                    lines[row.number] = self._failed(row, error)
+                together.setdefault(length, []).append(row)
+        for rows in together.values():
+            try:
+                lines |= self._drawn(rows)
+            except FloatingPointError:
+                for row in rows:  # which of them it was, is seen where each is alone
+                    try:
+                        lines |= self._drawn([row])
+                    except FloatingPointError as error:
+                        lines[row.number] = self._failed(row, error)
         self._record.write(chunk, [lines[row.number] for row in chunk])
         return sum("error" in line for line in lines.values())
+
+    def _length(self, request: Request) -> int:
+        """Tokens of its encodings: in one run, texts are brought to those of the longest."""
+        request = request.resolved(self._model.defaults)
+        texts = self._model.texts.read(self._model.tagged(request), request.num_steps)
+        return max(length for each in texts for length in each.lengths)
 
     def _failed(self, row: Row, error: Exception) -> dict[str, Any]:
         logger.warning("Row %d (%s) has no picture: %s", row.number, row.id, error)

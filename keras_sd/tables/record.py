@@ -72,8 +72,12 @@ class Record:
             raise ValueError(f"{self.folder} was begun with something else, take another: {told}")
 
     def done(self) -> set[int]:
-        """The numbers of the rows that have their line."""
-        return {row["row"] for chunk in self._chunks() for row in chunk}
+        """The numbers of the rows that have their line, and their picture if it names one."""
+        chunks = [chunk for chunk in self._chunks() if all(map(self._is_there, chunk))]
+        return {row["row"] for chunk in chunks for row in chunk}
+
+    def _is_there(self, line: Mapping[str, Any]) -> bool:
+        return "file" not in line or (self.folder / line["file"]).is_file()
 
     def write(self, chunk: Sequence[Row], lines: Sequence[Mapping[str, Any]]) -> None:
         """Writes that a chunk is done, when its pictures are there.
@@ -86,7 +90,7 @@ class Record:
             {"row": row.number, "id": row.id, **line, **({"kept": row.kept} if row.kept else {})}
             for row, line in zip(chunk, lines, strict=True)
         ]
-        text = "".join(json.dumps(line, default=str) + "\n" for line in made)
+        text = "".join(json.dumps(line, default=str, allow_nan=False) + "\n" for line in made)
         _write(self._place / f"{chunk[0].number:06d}.jsonl", text)
 
     def finish(self, wrong: Sequence[Row]) -> tuple[int, int]:
@@ -99,7 +103,12 @@ class Record:
             The number of pictures, and of rows without one.
         """
         lines = [line for chunk in self._chunks() for line in chunk]
-        lines += [{"row": row.number, "id": row.id, "error": row.error} for row in wrong]
+        known = {line["row"] for line in lines}  # of a row whose picture's source is gone since
+        lines += [
+            {"row": row.number, "id": row.id, "error": row.error}
+            for row in wrong
+            if row.number not in known
+        ]
         lines.sort(key=lambda line: line["row"])
         text = "".join(json.dumps(line) + "\n" for line in lines)
         _write(self.folder / MANIFEST, text)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from keras_sd.forms import request_of
+from keras_sd.config import Defaults
+from keras_sd.forms import attach_masks, attach_pictures, request_of
 from keras_sd.request import Request
 from keras_sd.settings import settings
 from keras_sd.start import Masking, Start
@@ -28,16 +29,17 @@ OTHER_NAMES = {
 }
 """What columns may also be called: as the options are, or as the methods' arguments."""
 
-_PATHS = ("image", "mask")
+_READ: dict[str, Callable[[str], Any]] = {"image": attach_pictures, "mask": attach_masks}
 _COLUMNS = {
     "prompt",
     "negative_prompt",
     "seed",
     "few_steps",
-    *_PATHS,
+    *_READ,
     *(name for part in (Request, Start, Masking) for name in settings(part)),
 }
 _ID = re.compile(r"[\w][\w.-]{0,99}")
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{x}{i}" for x in ("com", "lpt") for i in range(1, 10))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +78,9 @@ def read_rows(path: Path, seed: int = 0, defaults: Mapping[str, Any] | None = No
         ModuleNotFoundError: Parquet needs pyarrow, which is not installed.
     """
     found, ids = [], set()
+    pictures: dict[str, Any] = {}  # those that several rows name are read once
     for number, cells in enumerate(_cells(path)):
-        row = _row(number, cells, path.parent, seed, dict(defaults or {}))
+        row = _row(number, cells, path.parent, seed, dict(defaults or {}), pictures)
         if row.id.lower() in ids:  # which some file systems cannot tell apart
             why = f"the id {row.id!r} is another row's too"
             row = replace(row, id=f"{number:06d}", request=None, error=why)
@@ -130,7 +133,12 @@ def _kind(request: Request) -> str:
 
 
 def _row(
-    number: int, cells: Mapping[str, Any], folder: Path, seed: int, given: dict[str, Any]
+    number: int,
+    cells: Mapping[str, Any],
+    folder: Path,
+    seed: int,
+    given: dict[str, Any],
+    pictures: dict[str, Any],
 ) -> Row:
     name, kept = f"{number:06d}", {}
     try:
@@ -140,12 +148,19 @@ def _row(
             if column == "id":
                 name = name if _is_empty(value) else _checked_id(value)
             elif column not in _COLUMNS:
-                kept[column] = value
+                kept[column] = None if value != value else value  # NaN is no JSON
+            elif column in _READ and not _is_empty(value):
+                place = str(folder / str(value))
+                if (column + place) not in pictures:
+                    (pictures[column + place],) = _READ[column](place)
+                given[column] = pictures[column + place]
             elif not _is_empty(value) or column == "prompt":
-                given[column] = _value(column, value, folder)
+                given[column] = _value(column, value)
         if not isinstance(given.get("prompt"), str):
             raise ValueError("there is no prompt")
-        return Row(number, name, request_of(**given), kept)
+        request = request_of(**given)
+        request.resolved(Defaults())  # names are looked up; where the model has a default, another
+        return Row(number, name, request, kept)
     except (ValueError, TypeError, LookupError, OSError) as error:
         return Row(number, name, None, kept, str(error))
 
@@ -156,28 +171,29 @@ def _is_empty(value: Any) -> bool:
 
 def _checked_id(value: Any) -> str:
     text = str(value)
-    if not _ID.fullmatch(text) or text.rstrip(".") != text:
+    reserved = text.partition(".")[0].lower() in _RESERVED
+    if not _ID.fullmatch(text) or text.endswith(".") or len(text.encode()) > 200 or reserved:
         raise ValueError(
-            f"id is {text!r}; it names a file, so it is of letters, digits, '_', '-' and '.'"
+            f"id is {text[:100]!r}; it names a file, so it is of letters, digits, '_', '-' and "
+            "'.', of at most 200 bytes, and no name that Windows keeps for itself"
         )
     return text
 
 
-def _value(column: str, value: Any, folder: Path) -> Any:
+def _value(column: str, value: Any) -> Any:
     """A cell as a request has it; all that CSV has are strings."""
-    if column in _PATHS:
-        return str(folder / str(value))
     if column in ("prompt", "negative_prompt"):
         return str(value) if isinstance(value, str | int | float) else value
-    if not isinstance(value, str):
-        return int(value) if isinstance(value, float) and value.is_integer() else value
-    text = value.strip()
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    if isinstance(value, str):
+        text = value.strip()
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        try:
+            value = json.loads(text)
+        except ValueError:
+            return text
+    # A column of whole numbers with gaps is one of floats to many programs.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 # --- a file ---------------------------------------------------------------------------

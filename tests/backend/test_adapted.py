@@ -13,17 +13,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from adapter_files import LAYOUTS, PLACES, write
+from test_engine import Stubborn
 from test_merged_adapters import CONFIG, bits, weights
 from test_pipeline import make
 
-from keras_sd.adapters import open_adapter
+from keras_sd.adapters import merging, open_adapter
 from keras_sd.adapters.tagged import adapter_file, adapter_names
 from keras_sd.cli import main
 from keras_sd.image import read_image
 from keras_sd.prompts import PromptError
 from keras_sd.provenance import read_provenance
 from keras_sd.request import Request
-from keras_sd.serve.engine import Engine
+from keras_sd.serve.engine import Cancelled, Engine
 
 pytestmark = pytest.mark.usefixtures("without_tracing")
 
@@ -213,10 +214,36 @@ def test_the_command_obeys_tags_and_finds_them_again(
     assert main(["replay", str(picture), "--output", str(again)]) == 2
     assert "--adapters-dir is needed" in capsys.readouterr().err
     replay = ["replay", str(picture), "--output", str(again), "--exact"]
-    assert main([*replay, "--adapters-dir", str(folder)]) == 0
+    shutil.copytree(folder, tmp_path / "moved" / "deeper")
+    assert main([*replay, "--adapters-dir", str(tmp_path / "moved")]) == 0
     assert (read_image(again) == read_image(picture)).all()
 
 
+@pytest.mark.once
+def test_a_run_that_will_not_end_does_not_keep_the_weights(tagging, caplog):
+    before = bits(weights(tagging))
+    with Engine(tagging.model) as engine:
+        request = tagging.request("<lora:style>a cat", **{**TAGGED, "sampler": Stubborn(), "num_steps": 50})
+        job = engine.submit(request)
+        job.listen(lambda event: event.step >= 2 and event.job.cancel())
+        with pytest.raises(Cancelled):
+            job.result(60)
+        engine.submit(tagging.request("a cat", **TAGGED)).result(60)
+    assert "nobody answers" in caplog.text
+    assert bits(weights(tagging)) == before
+
+
+@pytest.mark.once
+def test_the_engine_merges_once_for_all_pictures(tagging, monkeypatch):
+    merges, merge = [], merging._merge
+    monkeypatch.setattr(merging, "_merge", lambda *given: merges.append(1) or merge(*given))
+    with Engine(tagging.model, max_rows=2) as engine:
+        tagged = tagging.request(["<lora:style>a cat"] * 5, **TAGGED)
+        engine.submit(tagged).result(60)
+    assert len(merges) == 2  # in, and out
+
+
+@pytest.mark.once
 def test_the_command_measures_what_an_adapter_does(pipeline, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("keras_sd.cli.draw.loaded", lambda *given: (pipeline, dict))
     before = bits(weights(pipeline))

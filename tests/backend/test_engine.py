@@ -4,6 +4,7 @@ gets alone; what goes wrong with one is no matter of the others.
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import threading
 import time
@@ -402,6 +403,15 @@ def test_wrong_requests_never_wait(model):
 
 
 @pytest.mark.once
+def test_what_one_run_would_refuse_is_refused(model):
+    pictures = [PICTURE, PICTURE[:16]]
+    with Engine(model) as engine:
+        with held(engine) as other, pytest.raises(ValueError, match="size"):
+            engine.submit(asked(["a", "b"], image=pictures, height=None, width=None))
+        other.result(60)
+
+
+@pytest.mark.once
 def test_events_tell_all_and_in_order(model):
     events, late = [], []
     with Engine(model) as engine:
@@ -423,14 +433,17 @@ def test_events_tell_all_and_in_order(model):
 
 
 @pytest.mark.once
-def test_who_listens_and_raises_is_left_out(model, caplog):
+@pytest.mark.parametrize("error", [RuntimeError("gone"), asyncio.CancelledError()])
+def test_who_listens_and_raises_is_left_out(model, caplog, error):
     def bad(event):
-        raise RuntimeError("gone")
+        raise error
 
     with Engine(model) as engine:
-        job = engine.submit(asked())
-        job.listen(bad)
+        with held(engine):
+            job = engine.submit(asked())
+            job.listen(bad)
         job.result(60)
+        engine.submit(asked()).result(60)
     assert "hears no more" in caplog.text
 
 
@@ -447,6 +460,19 @@ def test_previews_are_made_where_somebody_watches(model, monkeypatch):
     shown = [event.preview for event in seen if event.preview is not None]
     assert shown
     assert all(each.dtype == np.uint8 and each.shape[1:] == (8, 6, 3) for each in shown)
+
+
+@pytest.mark.once
+def test_a_picture_is_drawn_where_no_preview_can_be(model, monkeypatch, caplog):
+    def damaged(model):
+        raise FloatingPointError("the decoder")
+
+    monkeypatch.setattr(engines, "Previews", damaged)
+    monkeypatch.setattr(engines, "PREVIEW_SECONDS", 0.0)
+    with Engine(model) as engine:
+        jobs = [engine.submit(asked(), watched=watched) for watched in (True, False)]
+        assert all(job.result(60) is not None for job in jobs)
+    assert caplog.text.count("There are no previews") == 1
 
 
 @pytest.mark.once
@@ -517,6 +543,20 @@ def test_a_fault_of_the_engine_reaches_whoever_waits(model, monkeypatch, caplog)
         monkeypatch.undo()
         engine.submit(asked()).result(60)
     assert "goes on" in caplog.text
+
+
+def test_a_model_for_painting_is_warmed_up_too():
+    with Engine(attending(NINE).model) as engine:
+        engine.warm_up()
+        assert engine.stats().done >= 1
+
+
+@pytest.mark.once
+def test_a_closed_engine_is_not_warmed_up(model):
+    engine = Engine(model)
+    engine.close()
+    with pytest.raises(Stopping):
+        engine.warm_up()
 
 
 def test_it_is_warm_after_a_warm_up(model):

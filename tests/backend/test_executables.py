@@ -88,6 +88,12 @@ def test_others_keep_nothing(monkeypatch, capsys):
 
 
 @ON_JAX
+def test_who_has_no_home_keeps_nothing(tmp_path):
+    before = "from pathlib import Path\ndef home(): raise RuntimeError('no home')\nPath.home = home"
+    assert compiled(tmp_path, before=before, KERAS_HOME="") == ("None", False)
+
+
+@ON_JAX
 def test_the_command_compiles_for_sizes_and_counts(capsys, monkeypatch):
     monkeypatch.setattr("keras_sd.cli.draw.loaded", lambda *given: (attending(), None))
     assert main(["warmup", "--size", "32x64", "--size", "32", "--count", "2"]) == 0

@@ -114,6 +114,24 @@ def test_a_number_that_is_not_finite_is_of_its_row(model, rows, tmp_path, monkey
     assert len(files) == len(rows)  # five pictures and the manifest
 
 
+def test_a_row_does_not_depend_on_its_neighbours(model, tmp_path):
+    """A long prompt beside it would bring it to more chunks of text, which the UNet sees."""
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,seed\na cat,1\n" + "cat " * 100 + ",2\na dog,3\n")
+    rows = read_rows(path, defaults={**SIZE, "prompt_style": "a1111"})
+    drawn(model, rows, tmp_path / "out", size=4)
+    for row in rows:
+        *_, last = run(model, row.request)
+        picture = read_image(tmp_path / "out" / f"{row.id}.png")
+        assert np.abs(picture.astype(int) - np.asarray(last.image())[0]).max() <= 1, row.number
+
+
+def test_a_picture_that_is_gone_is_drawn_again(model, rows, tmp_path):
+    whole = drawn(model, rows, tmp_path / "out")
+    (tmp_path / "out" / f"{rows[2].id}.png").unlink()
+    assert drawn(model, rows, tmp_path / "out") == whole
+
+
 def test_a_full_disk_is_no_end_of_the_record(model, rows, tmp_path, monkeypatch):
     def full(*given):
         raise OSError(28, "No space left on device")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -86,6 +87,8 @@ def test_pictures_of_a_row_lie_beside_the_table(tmp_path):
         ("../a,x,", "names a file"),
         ("a/b,x,", "names a file"),
         ("a.,x,", "names a file"),
+        ("con.b,x,", "Windows"),
+        (f"{'字' * 90},x,", "200 bytes"),
     ],
 )
 def test_a_fault_is_of_its_row(tmp_path, line, says):
@@ -93,6 +96,29 @@ def test_a_fault_is_of_its_row(tmp_path, line, says):
     assert rows[0].request is None
     assert says in rows[0].error
     assert rows[1].error is None
+
+
+def test_names_are_looked_up_before_anything_is_drawn(tmp_path):
+    rows = read_rows(table(tmp_path, "prompt,sampler,schedule\na,dimm,\nb,,karas\nc,ddim,karras\n"))
+    assert "dimm" in rows[0].error
+    assert "karas" in rows[1].error
+    assert rows[2].error is None
+
+
+def test_whole_numbers_may_have_a_point_and_what_is_kept_is_json(tmp_path):
+    (row,) = read_rows(table(tmp_path, "prompt,height,seed,steps\na cat,64.0,3.0,5.0\n"))
+    assert (row.request.height, row.request.images, row.request.num_steps) == (64, ((3, 0),), 5)
+    (row,) = read_rows(table(tmp_path, '{"prompt": "a", "score": NaN}', "a.jsonl"))
+    assert row.kept == {"score": None}
+
+
+def test_a_picture_that_rows_share_is_read_once(tmp_path):
+    import numpy as np
+
+    save_png(tmp_path / "in.png", np.zeros((32, 32, 3), np.uint8))
+    one, two = read_rows(table(tmp_path, "prompt,image\na,in.png\nb,in.png\n"))
+    assert one.request.start.pictures[0].data is two.request.start.pictures[0].data
+    assert one.request.start.pictures[0].name == "in.png"
 
 
 def test_an_id_is_of_one_row(tmp_path):
@@ -155,6 +181,8 @@ def test_the_record_has_each_row_once(tmp_path):
     record = Record(folder)
     with record.alone({"table": "t"}):
         assert record.done() == set()
+        for name in "abc":
+            (folder / f"{name}.png").touch()
         record.write(rows[2:], [{"file": "c.png"}, {"error": "no"}])
         assert record.done() == {2, 3}
         record.write(rows[:2], [{"file": "a.png"}, {"file": "b.png"}])
@@ -164,6 +192,12 @@ def test_the_record_has_each_row_once(tmp_path):
     assert [line["row"] for line in lines] == [0, 1, 2, 3]
     assert lines[0] == {"row": 0, "id": "000000", "file": "a.png", "kept": {"shop": "s"}}
     assert lines[3]["error"] == "no"
+    # A picture that is gone is drawn again, with those beside it.
+    (folder / "a.png").unlink()
+    assert record.done() == {2, 3}
+    # A row that was drawn, and is wrong now, has one line.
+    record.finish([replace(rows[0], request=None, error="its picture is gone")])
+    assert len((folder / MANIFEST).read_text().splitlines()) == 4
 
 
 def test_a_folder_is_of_one_job(tmp_path):

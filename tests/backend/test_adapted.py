@@ -223,7 +223,8 @@ def test_the_command_obeys_tags_and_finds_them_again(
 def test_a_run_that_will_not_end_does_not_keep_the_weights(tagging, caplog):
     before = bits(weights(tagging))
     with Engine(tagging.model) as engine:
-        request = tagging.request("<lora:style>a cat", **{**TAGGED, "sampler": Stubborn(), "num_steps": 50})
+        run = {**TAGGED, "sampler": Stubborn(), "num_steps": 50}
+        request = tagging.request("<lora:style>a cat", **run)
         job = engine.submit(request)
         job.listen(lambda event: event.step >= 2 and event.job.cancel())
         with pytest.raises(Cancelled):

@@ -40,6 +40,7 @@ def compiled(tmp_path, *, before="", **environment):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.replace("BEFORE", before)],
         env={**inherited, "KERAS_HOME": str(tmp_path), **environment},
+        cwd=tmp_path,  # where Keras writes its settings if it has no home
         capture_output=True,
         text=True,
         check=True,

@@ -7,6 +7,7 @@ Everything else in keras_sd is `keras.ops` and `keras.layers`. Each function her
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.util
 import logging
 import os
@@ -207,6 +208,13 @@ def put(variable: keras.Variable, value: np.ndarray) -> None:
         variable.value.data = adopt(value)
     else:
         variable.assign(adopt(value))
+
+
+def release() -> None:
+    """Frees the memory of networks that are gone: they refer to themselves, and torch keeps it."""
+    gc.collect()
+    if NAME == "torch":
+        importlib.import_module("torch").cuda.empty_cache()
 
 
 def structure(models: Sequence[keras.layers.Layer]) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,12 +20,13 @@ from keras import ops
 from keras_sd import precision
 from keras_sd.adapters.merging import Adapts, Merging
 from keras_sd.backend import JitCompile, compile_step, resolve_jit_compile, structure
-from keras_sd.checks import check_sizes
+from keras_sd.checks import check_sizes, flag
 from keras_sd.conditions import CONTEXT
 from keras_sd.config import ModelConfig
-from keras_sd.denoiser import compiled_steps
+from keras_sd.denoiser import STEPS, compiled_steps
 from keras_sd.embeddings.using import Embeds
 from keras_sd.latents import Latents
+from keras_sd.low_memory import InTurn
 from keras_sd.request import Request
 from keras_sd.rules import OWN, Rules
 from keras_sd.texts import Texts, Tokenized
@@ -79,6 +80,8 @@ class Model(Adapts, Embeds, Latents):
         self.config = config
         self.jit = resolve_jit_compile(jit_compile)
         self._compiled: dict[str, tuple[Any, Any]] = {}
+        if isinstance(parts, InTurn):
+            parts.caches.append(self._compiled)
         self._lock = threading.RLock()
         self._merging = Merging()
         self.adapters_dir = None
@@ -95,6 +98,7 @@ class Model(Adapts, Embeds, Latents):
         autoencoder: str | Path | None = None,
         refiner: str | Path | None = None,
         tiled: bool | int = False,
+        low_memory: bool = False,
         prediction: Literal["epsilon", "v"] | None = None,
         ema: bool = False,
         variant: str | None = None,
@@ -117,6 +121,8 @@ class Model(Adapts, Embeds, Latents):
             refiner: what ends runs, see `with_refiner`: a preset like the first; `strict`,
                 `vocabulary`, `dtype` and `jit_compile` hold for it too.
             tiled: see the attribute.
+            low_memory: load networks when they are first needed, and let them go when others are:
+                text encoders, UNet, autoencoder, at every picture. Takes no adapters.
             prediction: what the UNet gives, for files that cannot say it: `"epsilon"` or `"v"`.
             ema: take the averaged weights of the UNet, from a file that has both.
             variant: of the files in a diffusers folder, such as `"fp16"`.
@@ -144,10 +150,12 @@ class Model(Adapts, Embeds, Latents):
         from keras_sd.weights.vocabulary import tokenizers_of
 
         rules = rules_of(compat)
+        flag("low_memory", low_memory)
         precision.check_policy(dtype)
         resolve_jit_compile(jit_compile)
         if refiner is not None:  # at first, so that what is wrong with it is said at once
             both: dict[str, Any] = {"strict": strict, "vocabulary": vocabulary, "dtype": dtype}
+            both["low_memory"] = low_memory
             refines = cls.from_preset(refiner, jit_compile=jit_compile, **both)
         checkpoint = open_preset(
             preset,
@@ -167,8 +175,19 @@ class Model(Adapts, Embeds, Latents):
         tokenizers = tokenizers_of(checkpoint, vocabulary)
         for note in checkpoint.notes:
             logger.warning("%s", note)
-        with precision.policy_scope(dtype):
-            networks = build_networks(checkpoint)
+        policy = precision.check_policy(dtype)
+
+        def build(names: tuple[str, ...]) -> dict[str, Any]:
+            with precision.policy_scope(policy):
+                return build_networks(checkpoint, names)
+
+        networks: MutableMapping[str, Any]
+        if low_memory:
+            checkpoint.check()
+            texts = tuple(checkpoint.config.text_encoders)
+            networks = InTurn((texts, ("unet",), ("autoencoder",)), build)
+        else:
+            networks = build(tuple(checkpoint.config.parts))
         model = cls(
             checkpoint.config,
             networks,
@@ -222,6 +241,8 @@ class Model(Adapts, Embeds, Latents):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.RLock())
+        if isinstance(self.parts, InTurn):
+            self.parts.caches.append(self._compiled)
 
     def save_preset(
         self,
@@ -295,6 +316,8 @@ class Model(Adapts, Embeds, Latents):
                 )
         if refiner.paints:
             raise ValueError(f"{refiner.config.name} is an inpainting model and no refiner")
+        if isinstance(self.parts, InTurn) and isinstance(refiner.parts, InTurn):
+            refiner.parts.share(self.parts)
         new = object.__new__(type(self))
         vars(new).update(vars(self), refiner=refiner)
         return new
@@ -308,12 +331,7 @@ class Model(Adapts, Embeds, Latents):
 
     def steps(self) -> Mapping[str, Callable[..., Any]]:
         """The UNet's compiled steps by the names of `keras_sd.denoiser.STEPS`."""
-        kind = self.config.noise.prediction
-
-        def make(unet: Any) -> dict[str, Callable[..., Any]]:
-            return compiled_steps(unet, kind, self.jit)
-
-        return self._current("unet", make)
+        return self._lasting(())
 
     def controlled(
         self, controls: tuple[Any, ...]
@@ -324,13 +342,7 @@ class Model(Adapts, Embeds, Latents):
         Args:
             controls: the networks.
         """
-        kind = self.config.noise.prediction
-
-        def make(unet: Any) -> Any:
-            embeds = tuple(compile_step(each.embed, [each], self.jit) for each in controls)
-            return compiled_steps(unet, kind, self.jit, controls), embeds
-
-        return self._current("unet", make, "unet, controlled", controls)
+        return self._lasting(controls), self._unet_steps(controls)[1]
 
     def encode_text(self, prompt: Any, prompt_style: str = "plain", clip_skip: int = 1) -> Any:
         """Text encodings, a float32 tensor `(prompts, tokens, features)`; the tokens are those of
@@ -376,6 +388,25 @@ class Model(Adapts, Embeds, Latents):
 
     # --- compiling --------------------------------------------------------------------
 
+    def _unet_steps(
+        self, controls: tuple[Any, ...]
+    ) -> tuple[Mapping[str, Callable[..., Any]], tuple[Callable[..., Any], ...]]:
+        kind = self.config.noise.prediction
+
+        def make(unet: Any) -> Any:
+            embeds = tuple(compile_step(each.embed, [each], self.jit) for each in controls)
+            return compiled_steps(unet, kind, self.jit, controls), embeds
+
+        return self._current("unet", make, "unet, controlled" if controls else "unet", controls)
+
+    def _lasting(self, controls: tuple[Any, ...]) -> Mapping[str, Callable[..., Any]]:
+        """Steps for a whole run. Where networks come and go, a run holds none of them, and its
+        steps find theirs at every call.
+        """
+        if not isinstance(self.parts, InTurn):
+            return self._unet_steps(controls)[0]
+        return {name: _Late(self, controls, name) for name in STEPS}
+
     def _current(
         self,
         part: str,
@@ -417,3 +448,17 @@ class Model(Adapts, Embeds, Latents):
 
         step = self._current(part, make, name)
         return step(*(ops.convert_to_tensor(each) for each in (ids, *rest)))
+
+
+@dataclass(frozen=True)
+class _Late:
+    """A step of the networks that are there when it is called. Equal ones are the same step, for
+    those who put several runs into a call.
+    """
+
+    model: Model
+    controls: tuple[Any, ...]
+    name: str
+
+    def __call__(self, *args: Any) -> Any:
+        return self.model._unet_steps(self.controls)[0][self.name](*args)

@@ -20,6 +20,7 @@ from keras_sd.conditions import CONTEXT, GUIDANCE, NUMBERS, POOLED, Conditions
 from keras_sd.config import ModelConfig
 from keras_sd.forms import as_float32
 from keras_sd.guidance import embedded
+from keras_sd.low_memory import config_of
 from keras_sd.prompts import Prompt, PromptError, Turn, parse, script
 from keras_sd.request import Request
 from keras_sd.start import Attachment
@@ -133,7 +134,7 @@ class Texts:
                 finite; there are fewer layers to skip.
         """
         if clip_skip > 1:
-            depth = min(self.parts[part].config.passed for part in self.config.text_encoders)
+            depth = min(self._config(part).passed for part in self.config.text_encoders)
             if clip_skip > depth:
                 raise SettingError("clip_skip", f"is at most {depth} here, not {clip_skip}")
         still = (Turn(num_steps or 1, (tuple(range(len(texts))),)),)
@@ -177,8 +178,11 @@ class Texts:
             clip_skip=clip_skip,
         )
 
+    def _config(self, part: str) -> Any:
+        return config_of(self.parts, part, self.config.text_encoders[part])
+
     def _check_known(self, name: str, part: str, largest: int) -> None:
-        known = self.parts[part].config.vocab_size
+        known = self._config(part).vocab_size
         # A tokenizer of others has no names.
         names = getattr(self.tokenizers[part], "names", None)
         if largest >= (known if names is None else names.end):

@@ -29,6 +29,7 @@ from keras_sd.backend import to_numpy
 from keras_sd.checks import flag
 from keras_sd.config import ModelConfig
 from keras_sd.delegates import attribute_of, method_of
+from keras_sd.low_memory import InTurn
 from keras_sd.networks.initializers import host_zeros
 from keras_sd.request import Request
 from keras_sd.weights.load import variables_of
@@ -119,6 +120,8 @@ class Adapts:
                     f"The adapter {each.file.name or each.file.sha256} is known by its hash alone: "
                     "give the request its file with Request.attached"
                 )
+        if adaptations:
+            self._require_networks()
         given = tuple((each.file.data, each.strengths) for each in adaptations)
         return uses_of(given, self.config, False)
 
@@ -183,6 +186,8 @@ class Adapts:
                 "A run with adapters of its own goes on with these networks, and takes them out at "
                 "its end: finish or close it first"
             )
+        if adapters:
+            self._require_networks()
         uses = uses_of(adapters, self.config, allow_partial)
         for use in uses:
             for note in use.match.adapter.notes:
@@ -191,6 +196,13 @@ class Adapts:
                 _log.warning("%s: left out, as unknown: %s", use.match.adapter.path, listed(names))
         self._merging.now = _merge(self.parts, self.config, uses, self._merging.now)
         return uses
+
+    def _require_networks(self) -> None:
+        if isinstance(self.parts, InTurn):
+            raise ValueError(
+                "A model with low_memory takes no adapters, since its networks come and go: save "
+                "the model with them, and load that"
+            )
 
     def unmerge_adapters(self) -> None:
         """Takes all adapters out: the weights are those before them, bit for bit.

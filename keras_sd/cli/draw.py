@@ -208,7 +208,7 @@ def made_of(
 
     return {
         "model": model,
-        **{name: str(v) if isinstance(v, Path) else v for name, v in options.items()},
+        **loading.told(options),
         **({"weights": weights} if weights else {}),
         "width": int(images.shape[-2]),
         "height": int(images.shape[-3]),

@@ -68,6 +68,7 @@ class FileOptions:
     text_encoder_2: loading.TextEncoder2 = None
     refiner: loading.Refiner = None
     tiled: loading.Tiled = False
+    low_memory: loading.LowMemory = False
     vocabulary: loading.Vocabulary = None
     compat: loading.Compat = None
     dtype: loading.Dtype = None
@@ -164,7 +165,7 @@ def _made(model: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     weights = loading.fingerprints(source, options)
     return source, {
         "model": model,
-        **{name: str(v) if isinstance(v, Path) else v for name, v in options.items()},
+        **loading.told(options),
         "weights": weights,
         "backend": keras.backend.backend(),
         "version": __version__,

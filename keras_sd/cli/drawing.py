@@ -74,6 +74,7 @@ class DrawOptions:
     text_encoder_2: loading.TextEncoder2 = None
     refiner: loading.Refiner = None
     tiled: loading.Tiled = False
+    low_memory: loading.LowMemory = False
     vocabulary: loading.Vocabulary = None
     compat: loading.Compat = None
     dtype: loading.Dtype = None

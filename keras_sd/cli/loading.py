@@ -44,6 +44,10 @@ Tiled = Annotated[
     bool,
     typer.Option("--tiled", help="Decode pictures above 512 pixels in tiles, in less memory."),
 ]
+LowMemory = Annotated[
+    bool,
+    typer.Option("--low-memory", help="Load each network when it is needed, one after another."),
+]
 Vocabulary = Annotated[
     Path | None,
     typer.Option(help="CLIP's merges, where none lie beside the weights: .txt or .txt.gz."),
@@ -64,7 +68,7 @@ def of(settings: Any) -> dict[str, Any]:
     Raises:
         ValueError: there is no such version of KerasCV.
     """
-    found = given(**{name: getattr(settings, name) for name in LOADING})
+    found = given(**{name: getattr(settings, name) for name in (*LOADING, "low_memory")})
     if "compat" in found:
         from keras_sd import compat
 
@@ -89,6 +93,15 @@ def given(**options: Any) -> dict[str, Any]:
             what = "file" if file_only else "file or folder"
             raise FileNotFoundError(f"--{name.replace('_', '-')}: there is no {what} {value}")
     return found
+
+
+def told(options: dict[str, Any]) -> dict[str, Any]:
+    """Those that a picture depends on, as its file has them."""
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in options.items()
+        if name in LOADING
+    }
 
 
 def locate(model: str | Path, options: dict[str, Any]) -> None:
@@ -120,7 +133,7 @@ def fingerprints(source: str | Path, options: dict[str, Any]) -> dict[str, str]:
     """
     from keras_sd.weights import presets
 
-    others = ("vocabulary", "dtype", "refiner", "tiled")
+    others = ("vocabulary", "dtype", "refiner", "tiled", "low_memory")
     files = {name: value for name, value in options.items() if name not in others}
     found = presets.fingerprints(presets.open_preset(source, needs_vocabulary=False, **files))
     if "refiner" in options:

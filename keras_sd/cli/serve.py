@@ -90,6 +90,7 @@ def serve(
     text_encoder_2: loading.TextEncoder2 = None,
     refiner: loading.Refiner = None,
     tiled: loading.Tiled = False,
+    low_memory: loading.LowMemory = False,
     vocabulary: loading.Vocabulary = None,
     compat: loading.Compat = None,
     dtype: loading.Dtype = None,
@@ -117,6 +118,7 @@ def serve(
         "text_encoder_2": text_encoder_2,
         "refiner": refiner,
         "tiled": tiled,
+        "low_memory": low_memory,
         "vocabulary": vocabulary,
         "compat": compat,
         "dtype": dtype,
@@ -161,6 +163,7 @@ def serve(
             loading={
                 name: value.name if isinstance(value, Path) else value
                 for name, value in (options | beside.made()).items()
+                if name != "low_memory"
             },
             weights=_later(weights),
             adapters=() if adapters_dir is None else adapter_names(adapters_dir),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import keras
@@ -27,11 +28,14 @@ _AHEAD = 16
 """Variables that are made before the first of them is assigned."""
 
 
-def build_networks(checkpoint: Checkpoint) -> dict[str, keras.Model]:
+def build_networks(
+    checkpoint: Checkpoint, names: Sequence[str] | None = None
+) -> dict[str, keras.Model]:
     """The networks of a checkpoint with its weights.
 
     Args:
         checkpoint: what `open_checkpoint` gave.
+        names: of the parts that are built; None is all.
 
     Returns:
         By the names of `config.parts`, in the global dtype policy.
@@ -42,11 +46,12 @@ def build_networks(checkpoint: Checkpoint) -> dict[str, keras.Model]:
     checkpoint.check()
     config = checkpoint.config
     with weights_follow():
-        models = {
-            **{part: TextEncoder(one, part) for part, one in config.text_encoders.items()},
-            "unet": UNet(config.unet),
-            "autoencoder": Autoencoder(config.autoencoder),
+        made: dict[str, Callable[[], keras.Model]] = {
+            **{part: partial(TextEncoder, one, part) for part, one in config.text_encoders.items()},
+            "unet": lambda: UNet(config.unet),
+            "autoencoder": lambda: Autoencoder(config.autoencoder),
         }
+        models = {name: made[name]() for name in (made if names is None else names)}
     load_parts(models, checkpoint.parts, source=str(checkpoint.path))
     return models
 

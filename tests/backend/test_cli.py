@@ -138,7 +138,7 @@ def test_generate_with_everything(fake, capsys) -> None:
         --count 2 --size 64x32 --output cat.png --backend torch
         --variant fp16 --prediction v --ema --strict --autoencoder vae.safetensors --unet unet.ckpt
         --text-encoder clip.bin --text-encoder-2 big.bin --refiner r --refine-at 0.7 --tiled
-        --vocabulary merges.txt --compat keras_cv==0.9
+        --low-memory --vocabulary merges.txt --compat keras_cv==0.9
         --dtype mixed_float16 --prompt-style a1111 --clip-skip 2"""
     assert cli.main(arguments.split()) == 0
     assert capsys.readouterr().out == "cat-1.png\ncat-2.png\n"
@@ -159,7 +159,7 @@ def test_generate_with_everything(fake, capsys) -> None:
         "dtype": "mixed_float16",
     }
     ((model, built),) = fake.calls
-    assert (str(model), built) == ("m", loading)
+    assert (str(model), built) == ("m", {**loading, "low_memory": True})
     (request,) = fake.requests
     assert request == Request(
         ("cat", "cat"),
@@ -183,6 +183,7 @@ def test_generate_with_everything(fake, capsys) -> None:
     assert {name: made[name] for name in loading} == {
         name: str(value) if isinstance(value, Path) else value for name, value in loading.items()
     }
+    assert "low_memory" not in made  # which no pixel depends on
     assert "weights" not in made  # the files are empty, and no reason to lose the pictures
     with image.Image.open("cat-2.png") as second:
         assert np.asarray(second).max() == 1

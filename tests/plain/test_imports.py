@@ -71,6 +71,7 @@ RANK = {
     "texts": 3,
     "tiling": 0,
     "latents": 3,
+    "low_memory": 3,
     "model": 4,
     "controlled": 4,
     "run": 4,

@@ -2,8 +2,8 @@
 
     python benchmarks/first_picture.py [--model emoji] [--size 64] [--repeat 5]
 
-Processes take turns. Those with them find a folder that a process has filled before the first round.
-Told are medians of the first picture alone, and of importing, loading and drawing it.
+Processes take turns. Those with them find a folder that a process has filled before the first
+round. Told are medians of the first picture alone, and of importing, loading and drawing it.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """SDXL in bfloat16 at full size: how long it takes to load beside diffusers, and how much memory.
 
-    python benchmarks/sdxl_memory.py FOLDER [--draw] [--only SYSTEM]
+    python benchmarks/sdxl_memory.py FOLDER [--draw] [--only SYSTEM] [--dtype bfloat16]
 
 FOLDER is made where there is none: random numbers in the layout of diffusers, 7 GB. Each load is a
 process of its own, with the files in the system's memory; imports are not counted. diffusers maps
 its files, so of each of its parameters a number in every page is read. With `--draw` one picture of
-512x512 in one step follows, with `low_memory`, on torch. `peak` is the most resident memory of the
-process, mapped pages of files included.
+512x512 in one step follows, with `low_memory`, on torch: a line for the load, one for the step with
+texts and UNet, one for the decode. `peak` is the most resident memory of the process, mapped
+pages of files included.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import keras
 import keras_sd.pipeline
 keras.ops.convert_to_numpy(keras.ops.ones(3) + 1)  # the backend is there
 start = time.perf_counter()
-pipeline = keras_sd.StableDiffusion.from_preset(sys.argv[1], dtype="bfloat16", low_memory={})
+pipeline = keras_sd.StableDiffusion.from_preset(sys.argv[1], dtype=sys.argv[2], low_memory={})
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
 """
 
@@ -49,8 +50,9 @@ THEIRS = """
 import resource, sys, time
 import torch
 from diffusers import StableDiffusionXLPipeline
+kind = getattr(torch, sys.argv[2])
 start = time.perf_counter()
-pipeline = StableDiffusionXLPipeline.from_pretrained(sys.argv[1], torch_dtype=torch.bfloat16)
+pipeline = StableDiffusionXLPipeline.from_pretrained(sys.argv[1], torch_dtype=kind)
 for network in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
     for parameter in network.parameters():
         float(parameter.flatten()[::2048].sum())
@@ -109,6 +111,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--draw", action="store_true")
     parser.add_argument("--only")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     options = parser.parse_args()
     if not options.folder.exists():
         make(options.folder)
@@ -120,13 +123,14 @@ def main() -> None:
         if options.only not in (None, name):
             continue
         environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        command = [sys.executable, "-c", program, str(options.folder)]
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
-        for line in done.stdout.splitlines():
-            seconds, peak = map(float, line.split())
-            print(f"{name}: {seconds:.1f} s, peak {peak:.1f} GB")
-        if done.returncode:
-            print(f"{name}: failed, exit status {done.returncode}")
+        command = [sys.executable, "-u", "-c", program, str(options.folder), options.dtype]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            for line in child.stdout:  # as they come, for a picture takes long
+                seconds, peak = map(float, line.split())
+                print(f"{name}: {seconds:.1f} s, peak {peak:.1f} GB", flush=True)
+        if child.returncode:
+            print(f"{name}: failed, exit status {child.returncode}")
 
 
 if __name__ == "__main__":

@@ -65,6 +65,7 @@ def test_one_group_of_networks_is_there_at_a_time(folders, built):
     assert built == [("tiny-xl", *part) for part in (TEXTS, UNET, AUTOENCODER)]
 
 
+@pytest.mark.once
 def test_the_refiner_comes_when_the_other_is_gone(folders, built, monkeypatch):
     options = {"refiner": folders["refiner"], "low_memory": True}
     pipeline = keras_sd.StableDiffusion.from_preset(folders["xl"], **options)
@@ -77,6 +78,7 @@ def test_the_refiner_comes_when_the_other_is_gone(folders, built, monkeypatch):
     np.testing.assert_array_equal(pictures(whole, refine_at=0.5), found)
 
 
+@pytest.mark.once
 def test_its_parts_have_the_policy_that_was_asked_for(folders):
     pipeline = keras_sd.StableDiffusion.from_preset(
         folders["xl"], low_memory=True, dtype="bfloat16"
@@ -85,6 +87,7 @@ def test_its_parts_have_the_policy_that_was_asked_for(folders):
         assert network.dtype_policy.name == "bfloat16"
 
 
+@pytest.mark.once
 def test_a_network_that_is_set_stays(folders, built):
     pipeline = keras_sd.StableDiffusion.from_preset(folders["xl"], low_memory=True)
     other = keras_sd.networks.Autoencoder(pipeline.config.autoencoder)
@@ -94,6 +97,7 @@ def test_a_network_that_is_set_stays(folders, built):
     assert built == [("tiny-xl", *part) for part in (TEXTS, UNET)]
 
 
+@pytest.mark.once
 def test_what_does_not_go_with_it_is_said(folders, tmp_path):
     pipeline = keras_sd.StableDiffusion.from_preset(folders["xl"], low_memory=True)
     with pytest.raises(ValueError, match="low_memory takes no adapters"):
@@ -104,6 +108,7 @@ def test_what_does_not_go_with_it_is_said(folders, tmp_path):
         keras_sd.StableDiffusion.from_preset(folders["xl"], low_memory="yes")
 
 
+@pytest.mark.once
 def test_pictures_of_an_engine_share_a_call_of_the_unet(folders):
     pipeline = keras_sd.StableDiffusion.from_preset(folders["xl"], low_memory=True)
     with Engine(pipeline.model) as engine:

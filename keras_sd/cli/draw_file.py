@@ -12,10 +12,9 @@ import typer
 
 from keras_sd import __version__
 from keras_sd.cli import backends, loading
-from keras_sd.cli.backends import Backend
 from keras_sd.cli.draw import parse_size
 from keras_sd.cli.drawing import FewSteps, draws
-from keras_sd.cli.terminal import Debug, rows_bar, say
+from keras_sd.cli.terminal import rows_bar, say
 from keras_sd.request import Request
 from keras_sd.start import Masking, Start
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileOptions:
+class FileOptions(loading.Options):
     """What was asked for on the command line, by the names of the options."""
 
     output: Annotated[
@@ -58,22 +57,6 @@ class FileOptions:
         str | None, typer.Option(help="Of the cluster. Default: one on this machine.")
     ] = None
     actors: Annotated[int, typer.Option(min=1, help="Models, with --ray.")] = 1
-    variant: loading.Variant = None
-    prediction: loading.Prediction = None
-    ema: loading.Ema = False
-    strict: loading.Strict = False
-    autoencoder: loading.Autoencoder = None
-    unet: loading.Unet = None
-    text_encoder: loading.TextEncoder = None
-    text_encoder_2: loading.TextEncoder2 = None
-    refiner: loading.Refiner = None
-    tiled: loading.Tiled = False
-    low_memory: loading.LowMemory = False
-    vocabulary: loading.Vocabulary = None
-    compat: loading.Compat = None
-    dtype: loading.Dtype = None
-    backend: Backend = None
-    debug: Debug = False
 
 
 @draws(Request, Start, Masking, options=FileOptions)

@@ -12,8 +12,6 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from keras_sd.cli import addons, controls, loading
-from keras_sd.cli.backends import Backend
-from keras_sd.cli.terminal import Debug
 from keras_sd.request import Request
 from keras_sd.settings import Checked, settings
 from keras_sd.start import Masking, Start
@@ -33,7 +31,7 @@ Prompt = Annotated[str, typer.Argument(help="What the picture shows.")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawOptions:
+class DrawOptions(loading.Options):
     """What was asked for on the command line, by the names of the options."""
 
     model: Annotated[
@@ -64,22 +62,6 @@ class DrawOptions:
     control_start: controls.Starts = None
     control_end: controls.Ends = None
     control_hint: controls.Hints = None
-    variant: loading.Variant = None
-    prediction: loading.Prediction = None
-    ema: loading.Ema = False
-    strict: loading.Strict = False
-    autoencoder: loading.Autoencoder = None
-    unet: loading.Unet = None
-    text_encoder: loading.TextEncoder = None
-    text_encoder_2: loading.TextEncoder2 = None
-    refiner: loading.Refiner = None
-    tiled: loading.Tiled = False
-    low_memory: loading.LowMemory = False
-    vocabulary: loading.Vocabulary = None
-    compat: loading.Compat = None
-    dtype: loading.Dtype = None
-    backend: Backend = None
-    debug: Debug = False
 
 
 def draws(
@@ -89,29 +71,39 @@ def draws(
     setting of requests that it takes.
 
     Args:
-        *parts: `Request`, `Start`, `Masking`: those whose settings it takes. The command gets them
-            in its parameter `given`, by the names that they have there.
-        options: those that it shares, which it gets in its parameter `settings`.
+        *parts: `Request`, `Start`, `Masking`: those whose settings it takes. If there are any, the
+            command gets them in its parameter `given`, by the names that they have there.
+        options: those that it shares, which it gets in its parameter `settings`; those of
+            `loading.Options` come last.
     """
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True)
-        shared = inspect.signature(options, eval_str=True).parameters
+        last, first = _fields(loading.Options), _fields(options)
+        shared = {**{name: each for name, each in first.items() if name not in last}, **last}
         names = {_option(name, each): name for name, each in _of_requests(parts).items()}
 
         @functools.wraps(command)
         def spread(**typed: object) -> None:
-            given = {name: typed.pop(option) for option, name in names.items()}
+            if parts:
+                typed["given"] = {name: typed.pop(option) for option, name in names.items()}
             asked = options(**{name: typed.pop(name) for name in shared})
-            command(**typed, given=given, settings=asked)
+            command(**typed, settings=asked)
 
         parameters = {**own.parameters, **_parameters(parts), **shared}
-        del parameters["settings"], parameters["given"]
+        parameters = {n: p for n, p in parameters.items() if n not in ("settings", "given")}
         by_name = [each.replace(kind=each.KEYWORD_ONLY) for each in parameters.values()]
         spread.__signature__ = own.replace(parameters=by_name)  # type: ignore[attr-defined]
         return spread
 
     return decorated
+
+
+def _fields(options: type) -> dict[str, inspect.Parameter]:
+    """The fields of a dataclass as parameters; each type is one of the module that names it."""
+    hints = get_type_hints(options, include_extras=True)
+    found = inspect.signature(options).parameters
+    return {name: each.replace(annotation=hints[name]) for name, each in found.items()}
 
 
 def flag_of(name: str) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from keras_sd.cli.backends import Backend
+from keras_sd.cli.terminal import Debug
 from keras_sd.infotext import LOADING
 
 Variant = Annotated[
@@ -60,6 +63,28 @@ Dtype = Annotated[
     Literal["float32", "mixed_float16", "mixed_bfloat16", "float16", "bfloat16"] | None,
     typer.Option(help="Of the networks, a Keras policy. Default: as Keras is configured."),
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Those of every command that runs a model."""
+
+    variant: Variant = None
+    prediction: Prediction = None
+    ema: Ema = False
+    strict: Strict = False
+    autoencoder: Autoencoder = None
+    unet: Unet = None
+    text_encoder: TextEncoder = None
+    text_encoder_2: TextEncoder2 = None
+    refiner: Refiner = None
+    tiled: Tiled = False
+    low_memory: LowMemory = False
+    vocabulary: Vocabulary = None
+    compat: Compat = None
+    dtype: Dtype = None
+    backend: Backend = None
+    debug: Debug = False
 
 
 def of(settings: Any) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from keras_sd.cli import addons, backends, loading
-from keras_sd.cli.backends import Backend
 from keras_sd.cli.draw import check_output, loaded, made_of, output_paths, save
 from keras_sd.cli.drawing import Output, draws
 from keras_sd.cli.terminal import Debug, Json, printable, steps_bar, table
@@ -82,7 +81,7 @@ def _said(found: Provenance) -> Iterator[tuple[str, str]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplayOptions:
+class ReplayOptions(loading.Options):
     """What was asked for on the command line, by the names of the options."""
 
     model: Annotated[
@@ -92,22 +91,6 @@ class ReplayOptions:
     output: Output = None
     adapters_dir: addons.AdaptersDir = None
     embeddings_dir: addons.EmbeddingsDir = None
-    variant: loading.Variant = None
-    prediction: loading.Prediction = None
-    ema: loading.Ema = False
-    strict: loading.Strict = False
-    autoencoder: loading.Autoencoder = None
-    unet: loading.Unet = None
-    text_encoder: loading.TextEncoder = None
-    text_encoder_2: loading.TextEncoder2 = None
-    refiner: loading.Refiner = None
-    tiled: loading.Tiled = False
-    low_memory: loading.LowMemory = False
-    vocabulary: loading.Vocabulary = None
-    compat: loading.Compat = None
-    dtype: loading.Dtype = None
-    backend: Backend = None
-    debug: Debug = False
 
 
 @draws(options=ReplayOptions)
@@ -122,7 +105,6 @@ def replay(
     ] = False,
     json_: Json = False,
     *,
-    given: dict[str, Any],
     settings: ReplayOptions,
 ) -> None:
     """Make a picture again from what its file says, and say how far the new one is from it.

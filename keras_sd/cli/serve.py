@@ -13,9 +13,9 @@ import typer
 
 from keras_sd import installed
 from keras_sd.cli import addons, backends, loading
-from keras_sd.cli.backends import Backend
 from keras_sd.cli.draw import loaded
-from keras_sd.cli.terminal import Debug, say
+from keras_sd.cli.drawing import draws
+from keras_sd.cli.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from keras_sd.serve.source import Source
 
 
+@draws(options=loading.Options)
 def serve(
     model: Annotated[
         str, typer.Option(help="A name that `keras-sd models` lists, a path, or hf://owner/name.")
@@ -80,22 +81,8 @@ def serve(
     adapter: addons.Adapters = None,
     embedding: addons.Embeddings = None,
     adapters_dir: addons.TaggedDir = None,
-    variant: loading.Variant = None,
-    prediction: loading.Prediction = None,
-    ema: loading.Ema = False,
-    strict: loading.Strict = False,
-    autoencoder: loading.Autoencoder = None,
-    unet: loading.Unet = None,
-    text_encoder: loading.TextEncoder = None,
-    text_encoder_2: loading.TextEncoder2 = None,
-    refiner: loading.Refiner = None,
-    tiled: loading.Tiled = False,
-    low_memory: loading.LowMemory = False,
-    vocabulary: loading.Vocabulary = None,
-    compat: loading.Compat = None,
-    dtype: loading.Dtype = None,
-    backend: Backend = None,
-    debug: Debug = False,
+    *,
+    settings: loading.Options,
 ) -> None:
     """Serve a page and an API that draw with a model, on this machine alone by default.
 
@@ -107,27 +94,7 @@ def serve(
     from keras_sd.serve.guard import Rules
     from keras_sd.serve.listen import bound
 
-    known = {
-        "variant": variant,
-        "prediction": prediction,
-        "ema": ema,
-        "strict": strict,
-        "autoencoder": autoencoder,
-        "unet": unet,
-        "text_encoder": text_encoder,
-        "text_encoder_2": text_encoder_2,
-        "refiner": refiner,
-        "tiled": tiled,
-        "low_memory": low_memory,
-        "vocabulary": vocabulary,
-        "compat": compat,
-        "dtype": dtype,
-    }
-    options = loading.given(**known)
-    if "compat" in options:
-        from keras_sd import compat as versions
-
-        versions.get(options["compat"])
+    options = loading.of(settings)
     beside = addons.given(adapter, embedding, adapters_dir)
     if ray and (adapter or embedding or adapters_dir):
         raise ValueError("--adapter, --adapters-dir and --embedding do not go with --ray")
@@ -136,7 +103,7 @@ def serve(
     listening = bound(host, port)
     port = listening.getsockname()[1]
     rules = Rules(port, host, token, hosts, origins)
-    backends.select(backend)
+    backends.select(settings.backend)
     installed.keep()
 
     # 2. The model.

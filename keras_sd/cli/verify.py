@@ -9,25 +9,18 @@ from typing import Annotated
 import typer
 
 from keras_sd.cli import addons, backends, loading
-from keras_sd.cli.backends import Backend
-from keras_sd.cli.terminal import Debug, Json, printable
+from keras_sd.cli.drawing import draws
+from keras_sd.cli.terminal import Json, printable
 
 
+@draws(options=loading.Options)
 def verify(
     adapter: Annotated[str, typer.Argument(help="A LoRA file: FILE, or FILE:STRENGTH.")],
     model: Annotated[str, typer.Option(help="What `keras-sd generate` takes.")] = "emoji",
     prompt: Annotated[str, typer.Option(help="Of the prediction that is compared.")] = "",
-    variant: loading.Variant = None,
-    prediction: loading.Prediction = None,
-    ema: loading.Ema = False,
-    strict: loading.Strict = False,
-    unet: loading.Unet = None,
-    text_encoder: loading.TextEncoder = None,
-    vocabulary: loading.Vocabulary = None,
-    dtype: loading.Dtype = None,
-    backend: Backend = None,
     json_: Json = False,
-    debug: Debug = False,
+    *,
+    settings: loading.Options,
 ) -> None:
     """Measure what an adapter does to a model: to its weights, and to one prediction.
 
@@ -35,18 +28,9 @@ def verify(
     """
     from keras_sd.cli.draw import loaded
 
-    options = loading.given(
-        variant=variant,
-        prediction=prediction,
-        ema=ema,
-        strict=strict,
-        unet=unet,
-        text_encoder=text_encoder,
-        vocabulary=vocabulary,
-        dtype=dtype,
-    )
+    options = loading.of(settings)
     ((opened, strength, _),) = addons.given([adapter], None).adapters
-    backends.select(backend)
+    backends.select(settings.backend)
     pipeline, _ = loaded(model, options)
     from keras_sd.effect import effect_of
 

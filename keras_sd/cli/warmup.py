@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from keras_sd.cli import backends, loading
-from keras_sd.cli.backends import Backend
-from keras_sd.cli.terminal import Debug, say
+from keras_sd.cli.drawing import draws
+from keras_sd.cli.terminal import say
 
 
+@draws(options=loading.Options)
 def warmup(
     model: Annotated[str, typer.Option(help="What `keras-sd generate` takes.")] = "emoji",
     size: Annotated[
@@ -25,21 +26,8 @@ def warmup(
     guidance: Annotated[
         float | None, typer.Option(help="As in the requests to come; 1 is another program.")
     ] = None,
-    variant: loading.Variant = None,
-    prediction: loading.Prediction = None,
-    ema: loading.Ema = False,
-    strict: loading.Strict = False,
-    autoencoder: loading.Autoencoder = None,
-    unet: loading.Unet = None,
-    text_encoder: loading.TextEncoder = None,
-    text_encoder_2: loading.TextEncoder2 = None,
-    refiner: loading.Refiner = None,
-    tiled: loading.Tiled = False,
-    vocabulary: loading.Vocabulary = None,
-    compat: loading.Compat = None,
-    dtype: loading.Dtype = None,
-    backend: Backend = None,
-    debug: Debug = False,
+    *,
+    settings: loading.Options,
 ) -> None:
     """Compile a model for pictures to come, and keep that on disk: their first is quicker then.
 
@@ -49,21 +37,7 @@ def warmup(
     from keras_sd.executables import VARIABLE
     from keras_sd.forms import blank_request, request_of
 
-    options = loading.given(
-        variant=variant,
-        prediction=prediction,
-        ema=ema,
-        strict=strict,
-        autoencoder=autoencoder,
-        unet=unet,
-        text_encoder=text_encoder,
-        text_encoder_2=text_encoder_2,
-        refiner=refiner,
-        tiled=tiled,
-        vocabulary=vocabulary,
-        compat=compat,
-        dtype=dtype,
-    )
+    options = loading.of(settings)
     wanted: list[dict[str, Any]] = []
     sizes: list[str | None] = [*size] if size else [None]
     for text in sizes:
@@ -73,7 +47,7 @@ def warmup(
             given["guidance_scale"] = guidance
         request_of("", **given)
         wanted += [{"count": number, **given} for number in count or [1]]
-    backends.select(backend)
+    backends.select(settings.backend)
     backends.silence()
     from keras_sd.backend import NAME, keep_executables
 

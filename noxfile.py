@@ -245,7 +245,7 @@ def check_wheel(session: nox.Session, wheel: Path) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style and types."""
-    install(session, *CONSTRAINTS, ours(session), "ruff", "mypy")
+    install(session, *CONSTRAINTS, ours(session, "[web]"), "ruff", "mypy")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
@@ -266,7 +266,7 @@ def docs(session: nox.Session) -> None:
 def doc_examples(session: nox.Session) -> None:
     """Every Python and `keras-sd` example of the README and the pages, run."""
     notebooks = ("nbclient", "nbformat", "ipykernel")
-    install(session, *CONSTRAINTS, ours(session, "[torch,plot]"), *PYTEST, *notebooks)
+    install(session, *CONSTRAINTS, ours(session, "[torch,plot,web]"), *PYTEST, *notebooks)
     prepare(session, "torch")  # which compiles nothing
     session.run("pytest", *PARALLEL, "-m", "examples", *(session.posargs or ["tests/backend"]))
 
@@ -277,7 +277,8 @@ def references(session: nox.Session) -> None:
 
     What adapters make of a weight is compared with PEFT and LyCORIS.
     """
-    install(session, *CONSTRAINTS, ours(session), "torch", "diffusers", "transformers", *PYTEST)
+    install(session, *CONSTRAINTS, ours(session, "[torch,web]"), *PYTEST)
+    install(session, *CONSTRAINTS, "diffusers", "transformers")
     install(session, *CONSTRAINTS, "peft")
     # It declares to need what its training needs.
     install(session, *CONSTRAINTS, "einops", "toml")
@@ -358,7 +359,7 @@ def keras_cv_reference(session: nox.Session) -> None:
     session.run(*pip, "--no-deps", "keras-cv==0.9.0", external=True)
     needed = ("tensorflow-cpu==2.15.1", "keras-core==0.1.7", "numpy<2", "packaging", "regex")
     session.run(*pip, *needed, external=True)
-    install(session, *CONSTRAINTS, ours(session), "jax", "pytest")
+    install(session, *CONSTRAINTS, ours(session, "[jax,web]"), *PYTEST)
     prepare(session, "jax")
     theirs = {"KERAS_BACKEND": "tensorflow"}
     session.run(old, script, "--check", external=True, env=theirs)
@@ -380,7 +381,7 @@ def keras_cv_reference(session: nox.Session) -> None:
 @nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
     """Ten thousand damaged files of each format."""
-    install(session, *CONSTRAINTS, ours(session), "jax", "pytest")
+    install(session, *CONSTRAINTS, ours(session, "[jax,web]"), *PYTEST)
     prepare(session, "jax")
     session.run("pytest", "-m", "fuzz", *session.posargs)
 

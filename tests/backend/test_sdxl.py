@@ -328,6 +328,7 @@ def test_we_read_what_diffusers_saves(pipeline, model, tmp_path):
 
 
 @pytest.mark.references
+@pytest.mark.filterwarnings("ignore:Passing `image` as torch tensor:FutureWarning")  # of theirs
 def test_the_goldens_are_those_of_diffusers(tmp_path):
     pytest.importorskip("diffusers")
     made = script().make(tmp_path)

@@ -157,7 +157,8 @@ class Engine:
             -(-min(2**i, max_rows) // shards) * shards for i in range(max_rows.bit_length() + 1)
         }
         self._batches = Batches(sorted(sizes) if HAS_XLA else ())
-        self._previews: Callable[[Any], np.ndarray] | None = None
+        self._previews: Previews | None = None
+        self._shows = True  # until a preview fails
         self._works: dict[Job, _Work] = {}  # of the jobs that have not ended, in their order
         self._runs: list[_Run] = []  # the engine's thread alone changes it
         self._counts = dict.fromkeys((*_ENDS, "refused"), 0)
@@ -445,7 +446,7 @@ class Engine:
 
     def _preview(self, job: Job) -> np.ndarray | None:
         work = self._works.get(job)
-        if work is None or not job.watched:
+        if work is None or not job.watched or not self._shows:
             return None
         now = time.monotonic()
         if now - work.previewed < PREVIEW_SECONDS:
@@ -458,12 +459,8 @@ class Engine:
             return np.concatenate(list(map(self._previews, latents))) if latents else None
         except Exception:  # no reason to lose a picture
             logger.exception("There are no previews of %s", self.model.config.name)
-            self._previews = _no_preview
+            self._shows = False
             return None
-
-
-def _no_preview(x0: Any) -> np.ndarray:
-    return np.zeros((len(x0), 1, 1, 3), np.uint8)
 
 
 def _draw(run: _Run) -> None:

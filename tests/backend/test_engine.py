@@ -470,8 +470,13 @@ def test_a_picture_is_drawn_where_no_preview_can_be(model, monkeypatch, caplog):
     monkeypatch.setattr(engines, "Previews", damaged)
     monkeypatch.setattr(engines, "PREVIEW_SECONDS", 0.0)
     with Engine(model) as engine:
-        jobs = [engine.submit(asked(), watched=watched) for watched in (True, False)]
+        seen = []
+        with held(engine):
+            jobs = [engine.submit(asked(), watched=watched) for watched in (True, True, False)]
+            for job in jobs:
+                job.listen(seen.append)
         assert all(job.result(60) is not None for job in jobs)
+    assert {event.preview is None for event in seen} == {True}
     assert caplog.text.count("There are no previews") == 1
 
 

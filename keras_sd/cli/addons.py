@@ -104,14 +104,13 @@ def given(
     """
     from keras_sd.adapters import open_adapter
     from keras_sd.embeddings import open_embedding
-    from keras_sd.weights.readers import sha256
 
     merged = []
     for text in adapters or ():
         place, strength = _strength(text)
         with naming("--adapter"):
             adapter = open_adapter(place)
-            merged.append((adapter, strength, sha256(adapter.path)))
+            merged.append((adapter, strength, adapter.sha256))
     named = []
     for path in embeddings or ():
         with naming("--embedding"):

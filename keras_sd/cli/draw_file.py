@@ -13,7 +13,7 @@ import typer
 from keras_sd import __version__
 from keras_sd.cli import backends, loading
 from keras_sd.cli.draw import parse_size
-from keras_sd.cli.drawing import FewSteps, draws
+from keras_sd.cli.drawing import FewSteps, Model, draws
 from keras_sd.cli.terminal import rows_bar, say
 from keras_sd.request import Request
 from keras_sd.start import Masking, Start
@@ -29,13 +29,7 @@ class FileOptions(loading.Options):
     output: Annotated[
         Path, typer.Option(help="A folder: a new one, or one that this table was begun in.")
     ]
-    model: Annotated[
-        str,
-        typer.Option(
-            help="A name that `keras-sd models` lists, the path of a file or folder, or "
-            "hf://owner/name."
-        ),
-    ] = "emoji"
+    model: Model = "emoji"
     negative: Annotated[str | None, typer.Option(help="Of rows that have none.")] = None
     size: Annotated[
         str | None, typer.Option(help="Likewise: WIDTHxHEIGHT, or one number for both.")

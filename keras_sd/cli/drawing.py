@@ -27,6 +27,13 @@ FewSteps = Annotated[
         "hyper_cfg. Its sampler, schedule, steps and guidance are taken where none are given."
     ),
 ]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="A name that `keras-sd models` lists, the path of a file or folder, or "
+        "hf://owner/name."
+    ),
+]
 Prompt = Annotated[str, typer.Argument(help="What the picture shows.")]
 
 
@@ -34,13 +41,7 @@ Prompt = Annotated[str, typer.Argument(help="What the picture shows.")]
 class DrawOptions(loading.Options):
     """What was asked for on the command line, by the names of the options."""
 
-    model: Annotated[
-        str,
-        typer.Option(
-            help="A name that `keras-sd models` lists, the path of a file or folder, or "
-            "hf://owner/name."
-        ),
-    ] = "emoji"
+    model: Model = "emoji"
     negative: Annotated[str | None, typer.Option(help="What it shall not show.")] = None
     seed: Annotated[
         int | None,

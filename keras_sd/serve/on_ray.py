@@ -15,10 +15,10 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from keras_sd.cluster import connect
 from keras_sd.request import Request
 from keras_sd.run import run
 from keras_sd.serve.engine import Engine, Stats
@@ -78,15 +78,6 @@ def _hand_on(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], even
     loop.call_soon_threadsafe(events.put_nowait, event)
 
 
-@dataclass(eq=False)
-class _Sent:
-    """A job that a replica has."""
-
-    job: Job
-    stopped: threading.Event
-    answer: Any = None
-
-
 class RaySource:
     """A source (`keras_sd.serve.source.Source`) whose pictures are drawn by replicas.
 
@@ -120,35 +111,28 @@ class RaySource:
         max_wait: float = 120.0,
         max_run: float = 600.0,
     ):
-        os.environ.setdefault(
-            "RAY_USAGE_STATS_ENABLED", "0"
-        )  # it asks nobody, and tells its makers
         import ray
         from ray import serve
 
         self.model = model
         self._room = replicas * (max_waiting + max_rows)
-        self._sent: dict[Job, _Sent] = {}
+        # What replicas answer, of jobs that have not ended; None before one is asked.
+        self._sent: dict[Job, Any] = {}
         self._counts = dict.fromkeys(("done", "failed", "cancelled", "expired", "refused"), 0)
         self._ends: list[float] = []
         self._stopping = False
         self._changed = threading.Condition()
-        passed = ("KERAS_BACKEND", "KERAS_HOME", "OMP_NUM_THREADS", "PYTHONPATH", "XLA_FLAGS")
-        environment = {name: os.environ[name] for name in passed if name in os.environ}
         # Of a cluster that was there before, others have a part too.
         self._owns = address is None and not ray.is_initialized()
         self._name = f"keras_sd {uuid.uuid4().hex[:8]}"
-        if not ray.is_initialized():
-            ray.init(
-                address=address,
-                include_dashboard=False,
-                log_to_driver=False,
-                runtime_env={"env_vars": environment},
-            )
+        gpus = connect(address)
         # What Serve gives a replica has been let in; it does not ask twice.
-        limits = {"max_waiting": max_waiting + max_rows, "max_rows": max_rows}
-        limits |= {"max_wait": max_wait, "max_run": max_run}  # type: ignore[dict-item]
-        gpus = ray.cluster_resources().get("GPU", 0)
+        limits: dict[str, Any] = {
+            "max_waiting": max_waiting + max_rows,
+            "max_rows": max_rows,
+            "max_wait": max_wait,
+            "max_run": max_run,
+        }
         serve.start(proxy_location="Disabled")
         deployment = serve.deployment(
             Replica,
@@ -160,7 +144,7 @@ class RaySource:
                 "target_ongoing_requests": max_rows,
             },
             graceful_shutdown_timeout_s=30,
-            ray_actor_options={"num_gpus": 1 if gpus else 0},
+            ray_actor_options={"num_gpus": gpus},
         )
         application = deployment.bind(source, dict(options), limits)
         self._handle = serve.run(application, name=self._name, route_prefix=None)
@@ -171,13 +155,12 @@ class RaySource:
         """See `Engine.submit`; a full queue is that of all replicas there may be."""
         self._require_room()
         request = request.resolved(self.model.defaults)
-        for number in range(len(request)):
-            run(self.model, request.only(number))
+        run(self.model, request)  # which says all that is wrong with it
         job = Job(request, self, watched=watched, timeout=timeout)
         with self._changed:
             self._require_room()
-            sent = self._sent[job] = _Sent(job, threading.Event())
-        threading.Thread(target=self._follow, args=(sent, timeout), daemon=True).start()
+            self._sent[job] = None
+        threading.Thread(target=self._follow, args=(job, timeout), daemon=True).start()
         return job
 
     def stats(self) -> Stats:
@@ -200,11 +183,14 @@ class RaySource:
         """See `Engine.close`. A cluster that was started here ends."""
         with self._changed:
             first, self._stopping = not self._stopping, True
-            for sent in [each for each in self._sent.values() if each.job.state == "waiting"]:
-                self._stop(sent, "failed", Stopping("The server was closed"))
+            waiting = [job for job in self._sent if job.state == "waiting"]
+        for job in waiting:
+            self._stop(job, "failed", Stopping("The server was closed"))
+        with self._changed:
             self._changed.wait_for(lambda: not self._sent, grace)
-            for sent in list(self._sent.values()):
-                self._stop(sent, "failed", Stopping("The server was closed"))
+            running = list(self._sent)
+        for job in running:
+            self._stop(job, "failed", Stopping("The server was closed"))
         if not first:
             return
         import ray
@@ -223,9 +209,7 @@ class RaySource:
 
     def cancel(self, job: Job) -> None:
         """See `Job.cancel`."""
-        with self._changed:
-            if (sent := self._sent.get(job)) is not None:
-                self._stop(sent, "cancelled", Cancelled("The job was called off"))
+        self._stop(job, "cancelled", Cancelled("The job was called off"))
 
     # --- a job --------------------------------------------------------------------------
 
@@ -238,15 +222,17 @@ class RaySource:
             self._counts["refused"] += 1
             raise QueueFull(len(self._sent), max(1.0, self.stats().seconds_a_job))
 
-    def _follow(self, sent: _Sent, timeout: float | None) -> None:
+    def _follow(self, job: Job, timeout: float | None) -> None:
         """Hands the events of a replica on; of the thread of a job."""
-        job = sent.job
         try:
             asked = self._handle.options(stream=True).draw
-            sent.answer = asked.remote(job.request, job.watched, timeout)
-            for told in sent.answer:
-                if sent.stopped.is_set():
-                    sent.answer.cancel()
+            answer = asked.remote(job.request, job.watched, timeout)
+            with self._changed:
+                if job in self._sent:
+                    self._sent[job] = answer
+            for told in answer:
+                if job.ended:
+                    answer.cancel()
                     return
                 job.came(told.pop("step"), told.pop("total"))
                 kind = told.pop("kind")
@@ -254,26 +240,28 @@ class RaySource:
                 if kind in ("waiting", "step"):
                     job.emit(kind, **more)
                 else:
-                    self._end(sent, kind, **more)
+                    self._end(job, kind, **more)
                     return
             raise RuntimeError("The replica stopped in the middle of the job")
         except Exception as error:
             known = getattr(error, "cause", error)  # what the replica raised
             kind = "expired" if isinstance(known, Expired) else "failed"
-            self._end(sent, kind, error=known if isinstance(known, Exception) else error)
+            self._end(job, kind, error=known if isinstance(known, Exception) else error)
 
-    def _stop(self, sent: _Sent, kind: str, why: Exception) -> None:
-        sent.stopped.set()
-        if sent.answer is not None:
-            sent.answer.cancel()
-        threading.Thread(target=self._end, args=(sent, kind), kwargs={"error": why}).start()
+    def _stop(self, job: Job, kind: str, why: Exception) -> None:
+        answer = self._end(job, kind, error=why)
+        if answer is not None:
+            answer.cancel()
 
-    def _end(self, sent: _Sent, kind: str, **more: Any) -> None:
+    def _end(self, job: Job, kind: str, **more: Any) -> Any:
+        """Gives what a replica answers, if one was asked."""
         with self._changed:
-            if self._sent.pop(sent.job, None) is None:
-                return
+            if job not in self._sent:
+                return None
+            answer = self._sent.pop(job)
             self._counts[kind] += 1
             self._ends = [*self._ends[-20:], time.monotonic()]
             self._changed.notify_all()
         # Whoever listens may ask the source something while another thread wants to tell them.
-        sent.job.emit(kind, **more)
+        job.emit(kind, **more)
+        return answer

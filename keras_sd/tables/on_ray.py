@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_sd.cluster import connect
 from keras_sd.tables.rows import Row
 
 __all__ = ["draw_on_ray"]
@@ -61,27 +61,18 @@ def draw_on_ray(
         ModuleNotFoundError: ray is not installed.
         ray.exceptions.RayError: the cluster failed.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it asks nobody, and tells its makers
+    gpus = connect(address)
     import ray
 
-    passed = ("KERAS_BACKEND", "KERAS_HOME", "OMP_NUM_THREADS", "PYTHONPATH", "XLA_FLAGS")
-    environment = {name: os.environ[name] for name in passed if name in os.environ}
-    ray.init(
-        address=address,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": environment},
-    )
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
-        gpus = ray.cluster_resources().get("GPU", 0)
         drawn = ray.data.from_items(
             list(range(len(chunks))), override_num_blocks=len(chunks)
         ).map_batches(
             _Actor,
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=actors),
-            num_gpus=1 if gpus else 0,
+            num_gpus=gpus,
             fn_constructor_args=(ray.put(list(chunks)), source, dict(options), folder, dict(made)),
         )
         for row in drawn.iter_rows():

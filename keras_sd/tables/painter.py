@@ -81,8 +81,6 @@ class Painter:
         return {"error": str(error)}
 
     def _drawn(self, rows: Sequence[Row]) -> dict[int, Mapping[str, Any]]:
-        if not rows:
-            return {}
         *_, last = run(self._model, joined(list(rows)))
         images = last.image()
         lines: dict[int, Mapping[str, Any]] = {}

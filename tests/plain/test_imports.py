@@ -74,6 +74,7 @@ RANK = {
     "low_memory": 3,
     "model": 4,
     "controlled": 4,
+    "cluster": 4,
     "run": 4,
     "pipeline": 4,
     "benchmark": 5,

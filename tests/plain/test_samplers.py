@@ -50,7 +50,7 @@ def toy_denoise(x, level):
 
 def run(sampler, levels, dtype=np.float64):
     start, noise = (array.astype(dtype) for array in MAKER.inputs())
-    draws = iter(noise)
+    draws = iter([*noise, *-noise])  # some draw three times a step
     return list(sample(sampler, toy_denoise, start, levels, lambda now, nxt: next(draws)))
 
 
@@ -82,14 +82,22 @@ OURS = {
     "dpmpp_3m": "dpmpp_3m:DPMpp3M",
     "dpmpp_3m_sde": "dpmpp_3m:DPMpp3MSDE",
     "dpmpp_sde": "dpmpp_sde:DPMppSDE",
+    "er_sde": "er_sde:ERSDE",
     "euler": "euler:Euler",
     "euler_ancestral": "euler_ancestral:EulerAncestral",
+    "gradient_estimation": "gradient_estimation:GradientEstimation",
     "heun": "heun:Heun",
+    "heunpp2": "heunpp2:HeunPP2",
     "ipndm": "ipndm:IPNDM",
+    "ipndm_v": "ipndm_v:IPNDMV",
     "lcm": "lcm:LCM",
     "lms": "lms:LMS",
     "pndm": "pndm:PNDM",
+    "res_multistep": "res_multistep:RESMultistep",
     "restart": "restart:Restart",
+    "sa_solver": "sa_solver:SASolver",
+    "seeds_2": "seeds:SEEDS2",
+    "seeds_3": "seeds:SEEDS3",
     "tcd": "tcd:TCD",
     "unipc": "unipc:UniPC",
 }
@@ -126,9 +134,17 @@ SETTINGS = [
     ("dpmpp_sde", {"eta": 0.0}),
     ("dpmpp_sde", {"r": 0.7}),
     ("euler_ancestral", {"eta": 0.0}),
+    ("er_sde", {"solver_order": 1}),
+    ("gradient_estimation", {"gamma": 1.5}),
+    ("ipndm_v", {"solver_order": 1}),
     ("lms", {"solver_order": 2}),
     ("pndm", {"combine": "v"}),
     ("restart", {"low": 0.3, "high": 5.0, "times": 2}),
+    ("sa_solver", {"tau": 0.0, "predictor_order": 1, "corrector_order": 1}),
+    ("sa_solver", {"predictor_order": 2, "corrector_order": 2, "few_steps": True}),
+    ("sa_solver", {"low": 0.3, "high": 5.0}),
+    ("seeds_2", {"eta": 0.0}),
+    ("seeds_3", {"eta": 0.5, "r1": 0.2, "r2": 0.6}),
     ("tcd", {"eta": 0.0}),
     ("unipc", {"solver_order": 1}),
     ("unipc", {"solver_order": 3, "variant": "bh1"}),
@@ -437,13 +453,21 @@ ORDERS = {
     "dpmpp_3m": (1.75, 2.09, 1.73),
     "dpmpp_3m_sde": (2.24, 2.09, 2.12),
     "dpmpp_sde": (2.12, 2.07, 2.13),
+    "er_sde": (2.05, 2.07, 2.06),
     "euler": (1.00, 0.99, 0.99),
     "euler_ancestral": (0.97, 0.98, 0.97),
+    "gradient_estimation": (0.92, 0.95, 0.94),
     "heun": (2.01, 2.01, 2.01),
+    "heunpp2": (1.00, 1.00, 0.99),
     "ipndm": (1.77, 2.00, 1.97),
+    "ipndm_v": (2.34, 3.40, 2.66),
     "lms": (2.34, 3.40, 2.66),
     "pndm": (2.01, 2.00, 2.01),
+    "res_multistep": (2.00, 2.00, 2.02),
     "restart": (2.00, 2.01, 2.00),
+    "sa_solver": (2.95, 2.83, 3.04),
+    "seeds_2": (1.97, 1.98, 1.97),
+    "seeds_3": (1.81, 1.85, 1.80),
     "tcd": (0.13, 0.14, 0.14),
     "unipc": (1.95, 1.85, 1.92),
 }
@@ -473,6 +497,11 @@ def test_ancestral_euler_is_ddpm_and_ddim_with_all_noise_drawn_anew():
         (("tcd", {"eta": 0.0}), ("euler", {})),
         (("lms", {"solver_order": 1}), ("euler", {})),
         (("deis", {"solver_order": 1}), ("euler", {})),
+        (("gradient_estimation", {"gamma": 1.0}), ("euler", {})),
+        (("ipndm_v", {"solver_order": 1}), ("euler", {})),
+        (("res_multistep", {}), ("dpmpp_2m", {"solver": "heun"})),
+        (("sa_solver", {"tau": 0.0, "predictor_order": 1, "corrector_order": 1}), ("euler", {})),
+        (("seeds_2", {"eta": 0.0}), ("dpmpp_2s_ancestral", {"eta": 0.0})),
     ],
 )
 def test_methods_that_coincide(one, other):
@@ -490,6 +519,9 @@ EVALUATIONS = {
     "dpm2_ancestral": lambda n: 2 * n - 1,
     "dpmpp_2s_ancestral": lambda n: 2 * n - 1,
     "dpmpp_sde": lambda n: 2 * n - 1,
+    "heunpp2": lambda n: max(3 * (n - 1), 1),
+    "seeds_2": lambda n: 2 * n - 1,
+    "seeds_3": lambda n: 3 * n - 2,
 }
 
 
@@ -550,6 +582,8 @@ def test_few_steps_from_alpha_zero(name):
                 "dpmpp_3m_sde",
                 "dpmpp_sde",
                 "euler_ancestral",
+                "seeds_2",
+                "seeds_3",
             )
             for settings, message in (
                 ({"eta": 1.1}, r"eta must lie in \[0, 1\], got 1.1"),
@@ -570,6 +604,16 @@ def test_few_steps_from_alpha_zero(name):
         ("dpmpp_sde", {"r": 1.0}, "r must lie between 0 and 1, got 1.0"),
         ("lcm", {"timestep_scaling": 0.0}, "timestep_scaling must be above 0, got 0.0"),
         ("lms", {"solver_order": 5}, "solver_order must be 1, 2, 3 or 4, got 5"),
+        ("er_sde", {"solver_order": 4}, "solver_order must be 1, 2 or 3, got 4"),
+        ("er_sde", {"s_noise": -1.0}, "s_noise must be a finite number from 0 up, got -1.0"),
+        ("gradient_estimation", {"gamma": 0.5}, "gamma must be a finite number from 1 up, got 0.5"),
+        ("ipndm_v", {"solver_order": 5}, "solver_order must be 1, 2, 3 or 4, got 5"),
+        ("sa_solver", {"tau": -1.0}, "tau must be a finite number from 0 up, got -1.0"),
+        ("sa_solver", {"predictor_order": 0}, "predictor_order must be 1, 2, 3 or 4, got 0"),
+        ("sa_solver", {"corrector_order": 5}, "corrector_order must be 1, 2, 3 or 4, got 5"),
+        ("sa_solver", {"low": 2, "high": 1}, "0 <= low < high must hold, got low 2 and high 1"),
+        ("seeds_2", {"r": 1.0}, "r must lie between 0 and 1, got 1.0"),
+        ("seeds_3", {"r1": 0.8}, "0 < r1 < r2 < 1 must hold, got r1 0.8 and r2 0.66.*"),
         ("restart", {"low": 2.0}, "0 < low < high must hold, got low 2.0 and high 2.0"),
         ("restart", {"high": math.inf}, "0 < low < high must hold, got low 0.1 and high inf"),
         ("restart", {"times": 0}, "times must be at least 1, got 0"),
@@ -610,9 +654,17 @@ def test_restart_with_one_level_in_its_interval_is_heun():
 
 def test_brownian_samplers_say_so():
     found = {n for n in OURS if getattr(get_sampler(n), "brownian", False)}
-    assert found == {"dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde"}
-    for name in found:
-        still = get_sampler(name, eta=0.0)
+    assert found == {
+        "dpmpp_sde",
+        "dpmpp_2m_sde",
+        "dpmpp_3m_sde",
+        "er_sde",
+        "sa_solver",
+        "seeds_2",
+        "seeds_3",
+    }
+    for name in found - {"er_sde"}:
+        still = get_sampler(name, **{"tau" if name == "sa_solver" else "eta": 0.0})
         assert not still.brownian
         assert not still.stochastic
 

@@ -305,7 +305,8 @@ class Model(Adapts, Embeds, Latents):
             refiner: of the same latents and noise, such as SDXL's.
 
         Raises:
-            ValueError: its latents or its noise are others, or it needs more than noise and a text.
+            ValueError: its latents or its noise are others, or it needs more than noise and a text;
+                or this model has embeddings that do not fit it (`WeightsError`).
         """
         for name in ("autoencoder.latent_channels", "autoencoder.scale", "noise"):
             ours, its = (attrgetter(name)(each.config) for each in (self, refiner))
@@ -318,6 +319,8 @@ class Model(Adapts, Embeds, Latents):
             raise ValueError(f"{refiner.config.name} is an inpainting model and no refiner")
         if isinstance(self.parts, InTurn) and isinstance(refiner.parts, InTurn):
             refiner.parts.share(self.parts)
+        known = [each.embedding for each in refiner.embeddings]
+        refiner = refiner._with([each for each in self.embeddings if each.embedding not in known])
         new = object.__new__(type(self))
         vars(new).update(vars(self), refiner=refiner)
         return new
@@ -433,8 +436,9 @@ class Model(Adapts, Embeds, Latents):
         # Without an embedding in them, prompts are encoded by the step of a model without one.
         names: tuple[str, ...] = ("seen",)
         rest, name = seen, f"{part}, clip_skip {skip}"
-        if self._table is not None and ids.max() >= self.parts[part].config.vocab_size:
-            names, rest, name = ("added", *names), (self._table, *seen), f"{name}, embeddings"
+        table = self._tables.get(part)
+        if table is not None and ids.max() >= self.parts[part].config.vocab_size:
+            names, rest, name = ("added", *names), (table, *seen), f"{name}, embeddings"
         if ends is not None:
             names, rest, name = ("ends", *names), (ends, *rest), f"{name}, pooled"
 

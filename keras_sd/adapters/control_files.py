@@ -11,13 +11,14 @@ In a file with a tensor `difference`, the weights that the UNet has too are diff
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from keras_sd.adapters.files import FAMILIES
-from keras_sd.config import MAX_LEVELS, ControlConfig, ModelConfig
+from keras_sd.config import MAX_LEVELS, ControlConfig, ModelConfig, UNetConfig
 from keras_sd.files import checked_path
 from keras_sd.weights.diffusers_folder.configs import read_control
 from keras_sd.weights.diffusers_folder.settings import FolderSettings
@@ -42,6 +43,7 @@ _OTHERS = {
 """Relatives with another network, by a tensor that only they have."""
 
 _OF_XL = ("add_embedding.", "label_emb.")
+"""What the names of those for XL begin with that no other has."""
 _DIFFERENCE = "difference"
 _KEY = "attn2.to_k.weight"
 
@@ -57,7 +59,8 @@ class ControlFile:
         tensors: of the ControlNet, by the file's names.
         hint_channels: of the picture that it is shown.
         hint_widths: see `keras_sd.config.ControlConfig`.
-        context: features of a token that it attends to.
+        context: features of a token that it attends to; 0 where it attends to no text.
+        xl: it is told the numbers of XL.
         linear_projection: see `keras_sd.config.UNetConfig`.
         difference: the weights that a UNet has too are differences from it.
         said: what the `config.json` beside it says and no shape: `heads`, `groups` and `pooled`.
@@ -73,6 +76,7 @@ class ControlFile:
     hint_channels: int
     hint_widths: tuple[int, ...]
     context: int
+    xl: bool
     linear_projection: bool
     difference: bool
     said: Mapping[str, Any]
@@ -83,8 +87,9 @@ class ControlFile:
     @property
     def base(self) -> str:
         """The family that it was made for."""
-        other = f"a model with {self.context} features a token"
-        return FAMILIES.get(self.context, other)
+        if self.xl:
+            return FAMILIES[2048]
+        return FAMILIES.get(self.context, f"a model with {self.context} features a token")
 
     def config(self, model: ModelConfig) -> ControlConfig:
         """Its numbers, as far as the model has them.
@@ -93,11 +98,16 @@ class ControlFile:
             WeightsError: it was made for another family.
         """
         unet = model.unet
-        if self.context != unet.context_width:
+        if (self.context or unet.context_width, self.xl) != (
+            unet.context_width,
+            unet.pooled_width > 0,
+        ):
+            features = f" ({self.context} features a token)" if self.context else ""
             raise WeightsError(
-                f"{self.path} is a ControlNet for {self.base}, in the layout of {self.layout} "
-                f"({self.context} features a token); the model {printable(model.name)} has "
-                f"{unet.context_width} features a token. Take a model of that family"
+                f"{self.path} is a ControlNet for {self.base}, in the layout of {self.layout}"
+                f"{features}; the model {printable(model.name)} has {unet.context_width} features "
+                f"a token{' and is told sizes, as XL' if unet.pooled_width else ''}. Take a model "
+                "of that family"
             )
         said = dict(self.said)
         for name, ours in (("heads", unet.heads), ("groups", unet.groups)):
@@ -106,14 +116,43 @@ class ControlFile:
                     f"{self.path} is a ControlNet for another model than {printable(model.name)}: "
                     f"{name} is {self.said[name]}, not {ours}"
                 )
+        if self.xl:  # small ones have fewer transformers than the UNet
+            said |= self._depths(unet)
         return ControlConfig.of(
             unet,
             in_channels=model.autoencoder.latent_channels,
-            linear_projection=self.linear_projection,
+            linear_projection=self.linear_projection if self.context else unet.linear_projection,
             hint_channels=self.hint_channels,
             hint_widths=self.hint_widths,
             **said,
         )
+
+    def _depths(self, unet: UNetConfig) -> dict[str, Any]:
+        """Transformer blocks at each resolution and in the middle, by the names in the file."""
+        ours = self.layout == "diffusers"
+        levels = range(len(unet.widths))
+        places = [
+            f"down_blocks.{i}.attentions.0."
+            if ours
+            else f"input_blocks.{1 + i * (unet.blocks + 1)}.1."
+            for i in levels
+        ]
+        places.append("mid_block.attentions.0." if ours else "middle_block.1.")
+        *depths, middle = (
+            len(
+                {
+                    found[1]
+                    for name in self.tensors
+                    if (
+                        found := re.match(
+                            rf"{re.escape(self.prefix + place)}transformer_blocks\.(\d+)\.", name
+                        )
+                    )
+                }
+            )
+            for place in places
+        )
+        return {"depths": tuple(depths), "middle_depth": middle}
 
     def table(self, config: ControlConfig) -> Table:
         """Which variable is in which tensor."""
@@ -153,7 +192,7 @@ def control_file_of(file: TensorFile, path: Path) -> ControlFile:
     if found := next((name for name in names if name in _OTHERS), None):
         raise WeightsError(
             f"{path} is {_OTHERS[found]}, as its {shown(found)} shows; keras_sd reads ControlNets "
-            "of Stable Diffusion 1.x and 2.x that hold all of their weights"
+            "that hold all of their weights, for one task"
         )
     place = next((place for place, mark in _MARKS.items() if mark in names), None)
     if place is None:
@@ -163,18 +202,11 @@ def control_file_of(file: TensorFile, path: Path) -> ControlFile:
         )
     layout, prefix = place
     inside = {name: tensor for name, tensor in names.items() if name.startswith(prefix)}
-    xl = next((name for name in inside if name.removeprefix(prefix).startswith(_OF_XL)), None)
-    context = _context(path, inside)
-    if xl or context == 2048:
-        raise WeightsError(
-            f"{path} is a ControlNet for {FAMILIES[2048]}, in the layout of {layout}, as "
-            f"{shown(xl) if xl else f'its {context} features a token'} shows; keras_sd has models "
-            "of 1.x and 2.x"
-        )
+    xl = any(name.removeprefix(prefix).startswith(_OF_XL) for name in inside)
     marks = {_DIFFERENCE, prefix + _DIFFERENCE}
     channels, widths = _hint(path, layout, prefix, inside)
-    middle = "mid_block.attentions.0." if layout == "diffusers" else "middle_block.1."
-    projection = inside.get(f"{prefix}{middle}proj_in.weight")
+    projections = (tensor for name, tensor in inside.items() if name.endswith("proj_in.weight"))
+    projection = next(projections, None)
     tensors = {name: tensor for name, tensor in inside.items() if name not in marks}
     ignored = {name for name in tensors if original.is_ignored(name)}
     tensors = {name: tensor for name, tensor in tensors.items() if name not in ignored}
@@ -189,7 +221,8 @@ def control_file_of(file: TensorFile, path: Path) -> ControlFile:
         tensors,
         hint_channels=channels,
         hint_widths=widths,
-        context=context,
+        context=_context(path, inside, xl),
+        xl=xl,
         linear_projection=projection is not None and len(projection.shape) == 2,
         difference=not marks.isdisjoint(names),
         said=said,
@@ -212,13 +245,23 @@ def _in_folder(folder: Path) -> Path:
     return files[0]
 
 
-def _context(path: Path, tensors: Mapping[str, Any]) -> int:
+def _context(path: Path, tensors: Mapping[str, Any], xl: bool) -> int:
+    """Features of a token that it attends to; 0 for XL's smallest, which attend to none."""
     found = {tensor.shape[-1] for name, tensor in tensors.items() if _is_key(name, tensor)}
+    if not found and xl:
+        part = next((name for name in tensors if "attentions." in name or "proj_in." in name), None)
+        if part is None:
+            return 0
+        raise WeightsError(
+            f"{path} is a ControlNet for {FAMILIES[2048]} that is not whole or of the middle size, "
+            f"whose transformers have no blocks, as {shown(part)} shows; keras_sd reads the large "
+            "and the small ones"
+        )
     if len(found) != 1:
         told = "none of its tensors" if not found else "its tensors differ: one of them"
         raise WeightsError(
-            f"{path} is a ControlNet that is not whole, or of another kind (XL's small ones attend "
-            f"to no text): {told} tells the features of a token that it attends to"
+            f"{path} is a ControlNet that is not whole: {told} tells the features of a token that "
+            "it attends to"
         )
     return int(found.pop())
 

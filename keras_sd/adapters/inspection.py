@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from keras_sd.adapters.control_files import ControlFile, control_file_of, is_control
-from keras_sd.adapters.files import Adapter, adapter_of, is_adapter
+from keras_sd.adapters.files import FAMILIES, Adapter, adapter_of, is_adapter
 from keras_sd.adapters.matching import match
-from keras_sd.config import SD_1, SD_2
+from keras_sd.config import SD_1, SD_2, SDXL, ModelConfig
 from keras_sd.weights.readers import WeightsError, is_finite, read_file, release, sha256
 
 _MAX_WORDS = 20
@@ -42,7 +42,13 @@ _SAID = (
 """What of the metadata is shown: how and on what it was trained."""
 
 
-_FAMILIES = {config.unet.context_width: config for config in (SD_1, SD_2)}
+_FAMILIES = {config.unet.context_width: config for config in (SD_1, SD_2, SDXL)}
+
+
+def _known(context: int | None, base: str | None) -> ModelConfig | None:
+    """A model of the family, which a shape tells, or else a name."""
+    named = (width for width, name in FAMILIES.items() if name == base)
+    return _FAMILIES.get(context or next(named, 0))
 
 
 @dataclass(frozen=True)
@@ -146,14 +152,14 @@ def inspect(path: str | Path, *, numbers: bool = True) -> AdapterReport | None:
 
 def _found(adapter: Adapter, numbers: bool) -> dict[str, Any]:
     base = adapter.base
-    known = _FAMILIES.get(adapter.context or 0)
+    known = _known(adapter.context, base)
     # What no shape tells may be of either; the places have one name in both, but for the layers of
     # the text encoder, of which 2.x has more.
     found = match(adapter, known or (SD_2 if base is None else SD_1))
     problems: dict[str, list[str]] = {}
     unsupported = None
     if base is not None and known is None:
-        unsupported = f"it was made for {base}, and keras_sd has models of 1.x and 2.x"
+        unsupported = f"it was made for {base}, and keras_sd has models of 1.x, 2.x and XL"
     else:
         misshapen = found.misshapen if known else ()
         kinds = {"unknown": found.unknown, "misshapen": misshapen, "twice": found.twice}
@@ -183,11 +189,11 @@ def _found(adapter: Adapter, numbers: bool) -> dict[str, Any]:
 
 def _of_control(file: ControlFile, numbers: bool) -> dict[str, Any]:
     """Of a ControlNet: whether it fits a model of its family, which has its size."""
-    known = _FAMILIES.get(file.context)
+    known = _known(file.context, file.base)
     problems: dict[str, list[str]] = {}
     unsupported = None
     if known is None:
-        unsupported = f"it was made for {file.base}, and keras_sd has models of 1.x and 2.x"
+        unsupported = f"it was made for {file.base}, and keras_sd has models of 1.x, 2.x and XL"
     else:
         problems = dict(file.part(file.config(known)).problems())
     if numbers:

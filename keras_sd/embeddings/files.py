@@ -24,7 +24,7 @@ from keras_sd.weights.readers import (
     shown,
 )
 
-__all__ = ["FAMILIES", "MAX_VECTORS", "Embedding", "is_embedding", "open_embedding"]
+__all__ = ["FAMILIES", "MAX_VECTORS", "XL", "Embedding", "is_embedding", "open_embedding"]
 
 MAX_VECTORS = 75
 """Of an embedding: as many as a chunk of CLIP's has room for."""
@@ -34,6 +34,9 @@ MAX_WIDTH = 8192
 
 FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x"}
 """By the features of a vector."""
+
+XL = "Stable Diffusion XL"
+"""Whose embeddings have vectors for two text encoders."""
 
 _IN_TABLE = "string_to_param."
 _PAIR = ("clip_l", "clip_g")
@@ -49,12 +52,13 @@ class Embedding:
 
     Attributes:
         name: the stem of its file.
-        vectors: float32 `(count, features)`, read-only.
+        vectors: float32 `(count, features)`, read-only; of XL's, those of the first text encoder.
         token: the word that it was trained for, where the file says one.
-        layout: who writes such files: "A1111", "diffusers", "kohya" or "XL, clip_l alone".
+        layout: who writes such files: "A1111", "diffusers", "kohya"; or "XL", "XL, clip_l alone".
         path: of the file.
         sha256: of the file.
         facts: what else the file says of itself: step, checkpoint, author, ...
+        vectors_2: of XL's, as many of the second text encoder.
     """
 
     name: str
@@ -64,10 +68,13 @@ class Embedding:
     path: Path
     sha256: str
     facts: Mapping[str, str] = field(default_factory=dict)
+    vectors_2: np.ndarray | None = None
 
     @property
     def family(self) -> str:
         """The family that it was made for, by the features of a vector."""
+        if self.vectors_2 is not None:
+            return XL
         width = self.vectors.shape[1]
         return FAMILIES.get(width, f"a text encoder of {width} features")
 
@@ -82,8 +89,8 @@ def open_embedding(path: str | os.PathLike[str], *, clip_l_alone: bool = False) 
     Args:
         path: of a `.pt`, `.bin` or `.safetensors` file.
         clip_l_alone: of a file for Stable Diffusion XL, which has vectors for two text encoders,
-            take those of the first, CLIP's, whose features are those of 1.x. They were not trained
-            to be used alone.
+            take those of the first alone, CLIP's, whose features are those of 1.x, for such a
+            model. They were not trained to be used so.
 
     Raises:
         WeightsError: it is damaged, is no embedding, or has too many vectors or some that are not
@@ -107,7 +114,15 @@ def open_embedding(path: str | os.PathLike[str], *, clip_l_alone: bool = False) 
         if name in _SAID or name.startswith(_SAID_PREFIX)
     }
     vectors = _vectors(file.tensors[key], f"{path}: {shown(key)}")
-    return Embedding(path.stem, vectors, token, layout, path, sha256(path), facts)
+    second = None
+    if layout == "XL":
+        second = _vectors(file.tensors[_PAIR[1]], f"{path}: {shown(_PAIR[1])}")
+        if len(second) != len(vectors):
+            raise WeightsError(
+                f"{path} has {len(vectors)} vectors for one text encoder of {XL} and {len(second)} "
+                "for the other; they are as many"
+            )
+    return Embedding(path.stem, vectors, token, layout, path, sha256(path), facts, second)
 
 
 def is_embedding(file: TensorFile) -> bool:
@@ -153,13 +168,12 @@ def _key(file: TensorFile, path: Path, clip_l_alone: bool) -> tuple[str, str]:
             raise WeightsError(f"{path} has {len(names)} embeddings, {words}; one a file is read")
         layout = "A1111" if names[0].startswith(_IN_TABLE) else "diffusers"
         return names[0], "kohya" if names[0] == _KOHYA else layout
-    if not clip_l_alone or "clip_l" not in names:
-        hint = "; clip_l_alone=True takes the half for CLIP" if "clip_l" in names else ""
+    missing = [name for name in _PAIR if name not in names]
+    if missing and not (clip_l_alone and _PAIR[0] in names):
         raise WeightsError(
-            f"{path} was made for Stable Diffusion XL, as its {' and '.join(sorted(names))} "
-            f"shows: a pair of vectors for two text encoders{hint}"
+            f"{path} has one half of an embedding for {XL}, {names[0]}: it lacks {missing[0]}"
         )
-    return "clip_l", "XL, clip_l alone"
+    return _PAIR[0], "XL, clip_l alone" if clip_l_alone else "XL"
 
 
 def _vectors(tensor: Any, where: str) -> np.ndarray:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from keras_sd.config import ModelConfig
-from keras_sd.embeddings.files import FAMILIES, Embedding, open_embedding
+from keras_sd.embeddings.files import FAMILIES, XL, Embedding, open_embedding
 from keras_sd.prompts.names import Names, spelled
 from keras_sd.weights.parts import printable
 from keras_sd.weights.readers import WeightsError, shown
@@ -49,7 +49,8 @@ class Embeds:
     tokenizers: Any
     parts: Any
     embeddings: tuple[Named, ...] = ()
-    _table: np.ndarray | None = None
+    refiner: Any = None
+    _tables: Mapping[str, np.ndarray] = {}
 
     def with_embeddings(self, *embeddings: Any, clip_l_alone: bool = False) -> Self:
         """A model of the same networks, whose prompts may name these embeddings and those that
@@ -67,12 +68,34 @@ class Embeds:
             FileNotFoundError: there is no such file.
             TypeError: something else was given.
         """
-        if len(self.config.text_encoders) > 1:
-            raise WeightsError(
-                f"{self.config.name} has two text encoders, and embeddings for both are not "
-                "supported yet"
-            )
-        (part,) = self.config.text_encoders
+        return self._with(
+            [
+                Named(embedding, _names(embedding, name))
+                for embedding, name in _given(embeddings, clip_l_alone)
+            ]
+        )
+
+    def _with(self, more: Sequence[Named]) -> Self:
+        used = (*self.embeddings, *more)
+        rows = [_fitting(each.embedding, self.config) for each in used]
+        if not more:
+            return self
+        _check_owners(used)
+        new = object.__new__(type(self))
+        vars(new).update(vars(self), embeddings=used)
+        new.tokenizers, new._tables = dict(self.tokenizers), {}
+        for part in self.config.text_encoders:
+            vectors = [row[part] for row in rows]
+            new.tokenizers[part], new._tables[part] = self._named(part, used, vectors)
+        _warn_of_words(more, next(iter(self.tokenizers.values())))
+        if self.refiner is not None:
+            new.refiner = self.refiner._with(more)
+        return new
+
+    def _named(
+        self, part: str, used: Sequence[Named], vectors: Sequence[np.ndarray]
+    ) -> tuple[Tokenizer, np.ndarray]:
+        """The tokenizer of a text encoder with the names, and the table that their ids are in."""
         tokenizer: Tokenizer = self.tokenizers[part]
         known = self.parts[part].config.vocab_size
         room = tokenizer.max_length - 2
@@ -81,41 +104,47 @@ class Embeds:
                 f"The tokenizer has {tokenizer.vocab_size} tokens and the text encoder {known}: "
                 "with embeddings, each token needs a vector"
             )
-        used = list(self.embeddings)
-        for embedding, names in _given(embeddings, clip_l_alone):
-            _check(embedding, self.config, room)
-            used.append(Named(embedding, _names(embedding, names)))
-        if not used:
-            return self
         ids: dict[str, range] = {}
-        owners: dict[str, Embedding] = {}
         first = known
         for each in used:
-            for name in each.names:
-                if (other := owners.setdefault(name, each.embedding)) is not each.embedding:
-                    raise ValueError(
-                        f"{other.path} and {each.embedding.path} both go by {shown(name)} in a "
-                        "prompt: give one another name, as in {'my_style': path}"
-                    )
-                ids[name] = range(first, first + len(each.embedding))
-            first += len(each.embedding)
-        for each in used[len(self.embeddings) :]:
-            for name in each.names:
-                if name.isalpha() and len(tokenizer.encode(name)) == 3:
-                    _log.warning(
-                        "%r is an ordinary word, and from now on the embedding %s wherever a "
-                        "prompt has it",
-                        name,
-                        each.embedding.path,
-                    )
-        new = object.__new__(type(self))
-        vars(new).update(vars(self))
-        new.tokenizers = {**self.tokenizers, part: tokenizer.with_names(Names(ids))}
-        new.embeddings = tuple(used)
+            count = len(each.embedding)
+            if count > room:
+                raise WeightsError(
+                    f"{each.embedding.path} has {count} vectors, and the model "
+                    f"{printable(self.config.name)} reads {room} tokens at a time"
+                )
+            ids |= dict.fromkeys(each.names, range(first, first + count))
+            first += count
         rows = max(_LEAST_ROWS, 1 << (first - known - 1).bit_length())
-        new._table = np.zeros((rows, self.config.text_encoder.width), np.float32)
-        new._table[: first - known] = np.concatenate([each.embedding.vectors for each in used])
-        return new
+        table = np.zeros((rows, self.config.text_encoders[part].width), np.float32)
+        table[: first - known] = np.concatenate(vectors)
+        return tokenizer.with_names(Names(ids)), table
+
+
+def _check_owners(used: Sequence[Named]) -> None:
+    """Raises:
+    ValueError: two have one name.
+    """
+    owners: dict[str, Embedding] = {}
+    for each in used:
+        for name in each.names:
+            if (other := owners.setdefault(name, each.embedding)) is not each.embedding:
+                raise ValueError(
+                    f"{other.path} and {each.embedding.path} both go by {shown(name)} in a "
+                    "prompt: give one another name, as in {'my_style': path}"
+                )
+
+
+def _warn_of_words(used: Sequence[Named], tokenizer: Tokenizer) -> None:
+    for each in used:
+        for name in each.names:
+            if name.isalpha() and len(tokenizer.encode(name)) == 3:
+                _log.warning(
+                    "%r is an ordinary word, and from now on the embedding %s wherever a "
+                    "prompt has it",
+                    name,
+                    each.embedding.path,
+                )
 
 
 def _given(given: tuple[Any, ...], clip_l_alone: bool) -> Iterator[tuple[Embedding, str | None]]:
@@ -135,21 +164,35 @@ def _given(given: tuple[Any, ...], clip_l_alone: bool) -> Iterator[tuple[Embeddi
                 )
 
 
-def _check(embedding: Embedding, config: ModelConfig, room: int) -> None:
-    count, width = embedding.vectors.shape
-    wanted = config.text_encoder.width
-    if width != wanted:
-        family = FAMILIES.get(wanted)
+def _fitting(embedding: Embedding, config: ModelConfig) -> dict[str, np.ndarray]:
+    """The vectors by the text encoders that they are for. A refiner, which has the second text
+    encoder of XL alone, takes those of it.
+
+    Raises:
+        WeightsError: it was made for another family.
+    """
+    is_xl = config.unet.pooled_width > 0
+    if embedding.vectors_2 is None:
+        given = [embedding.vectors]
+    elif is_xl:
+        given = [embedding.vectors, embedding.vectors_2][-len(config.text_encoders) :]
+    else:
         raise WeightsError(
-            f"{embedding.path} was made for {embedding.family}: its vectors have {width} features. "
-            f"The model {printable(config.name)}{f', of {family},' if family else ''} takes those "
-            f"of {wanted}"
+            f"{embedding.path} was made for {XL}: it has a pair of vectors for two text encoders, "
+            f"and the model {printable(config.name)} has one; clip_l_alone=True takes the half "
+            "for CLIP"
         )
-    if count > room:
+    has = [vectors.shape[1] for vectors in given]
+    wanted = [encoder.width for encoder in config.text_encoders.values()]
+    if has != wanted:
+        family = XL if is_xl else FAMILIES.get(wanted[0])
         raise WeightsError(
-            f"{embedding.path} has {count} vectors, and the model {printable(config.name)} reads "
-            f"{room} tokens at a time"
+            f"{embedding.path} was made for {embedding.family}: its vectors have "
+            f"{' and '.join(map(str, has))} features. The model {printable(config.name)}"
+            f"{f', of {family},' if family else ''} takes those of "
+            f"{' and '.join(map(str, wanted))}"
         )
+    return dict(zip(config.text_encoders, given, strict=True))
 
 
 def _names(embedding: Embedding, given: str | None) -> tuple[str, ...]:

@@ -245,11 +245,11 @@ def test_what_does_not_fit_is_refused(pipeline, named, tmp_path):
 
 def test_widths_name_the_families(tmp_path):
     from keras_sd.config import SD_1
-    from keras_sd.embeddings.using import _check
+    from keras_sd.embeddings.using import _fitting
 
     made = open_embedding(write(tmp_path / "e.safetensors", np.ones((1, 1024), "f4")))
     with pytest.raises(WeightsError, match=r"for Stable Diffusion 2.x.*of Stable Diffusion 1.x, t"):
-        _check(made, replace(SD_1, name="mine"), 75)
+        _fitting(made, replace(SD_1, name="mine"))
 
 
 # --- beside diffusers -----------------------------------------------------------------

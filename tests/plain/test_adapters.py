@@ -504,11 +504,22 @@ def test_inspect_of_1x(tmp_path):
 
 def test_inspect_of_what_has_no_model_here(tmp_path):
     name = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
-    path = saved(tmp_path, lora(name, ".lora_down.weight", ".lora_up.weight", (640, 2048)))
+    path = saved(tmp_path, lora(name, ".lora_down.weight", ".lora_up.weight", (640, 40)))
     report = inspect(path)
     assert report.good
-    assert "Stable Diffusion XL" in report.unsupported
-    assert report.parts == {"unet": 1}
+    assert "a model whose context has 40 features" in report.unsupported
+
+
+def test_inspect_of_one_for_xl(tmp_path):
+    name = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+    path = saved(tmp_path, lora(name, ".lora_down.weight", ".lora_up.weight", (640, 2048)))
+    report = inspect(path)
+    assert (report.good, report.unsupported) == (True, None)
+    assert report.base == "Stable Diffusion XL"
+    name = "lora_te2_text_model_encoder_layers_31_mlp_fc1"
+    path = saved(tmp_path, lora(name, ".lora_down.weight", ".lora_up.weight", (5120, 1280)))
+    report = inspect(path)
+    assert (report.good, report.unsupported, report.base) == (True, None, "Stable Diffusion XL")
 
 
 def test_inspect_finds_what_is_wrong(tmp_path):

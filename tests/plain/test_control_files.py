@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tiny import TINY, TINY_2
+from tiny import TINY, TINY_2, TINY_XL
 
 from keras_sd.adapters import inspection
 from keras_sd.adapters.control_files import is_control, open_control
 from keras_sd.cli import main
 from keras_sd.config import ControlConfig
 from keras_sd.weights.names import diffusers, original
+from keras_sd.weights.readers import WeightsError
 
 CONFIG = ControlConfig.of(TINY.unet)
 TABLES = {"original": original.control(CONFIG), "diffusers": diffusers.control(CONFIG)}
@@ -48,6 +50,45 @@ def test_linear_maps_around_transformers_are_seen(tmp_path):
     path = tmp_path / "x.safetensors"
     save_file({entry.name: np.zeros(entry.file_shape, "float16") for entry in table}, path)
     assert open_control(path).config(TINY_2) == ControlConfig.of(TINY_2.unet)
+
+
+NAMES = {"original": original.control, "diffusers": diffusers.control}
+
+
+@pytest.mark.parametrize("layout", NAMES)
+@pytest.mark.parametrize("middle_depth", [0, -1])
+@pytest.mark.parametrize("depths", [(0, 0), (0, 1), (0, 2)])
+def test_those_for_xl_may_have_fewer_transformers(tmp_path, layout, depths, middle_depth):
+    config = replace(ControlConfig.of(TINY_XL.unet), depths=depths, middle_depth=middle_depth)
+    path = tmp_path / "x.safetensors"
+    save_file({e.name: np.zeros(e.file_shape, "float16") for e in NAMES[layout](config)}, path)
+    file = open_control(path)
+    assert file.base == ("Stable Diffusion XL")
+    assert file.config(TINY_XL) == config
+    assert not file.part(config).problems()
+    with pytest.raises(WeightsError, match=r"for Stable Diffusion XL.* has 64 features a token"):
+        file.config(TINY)
+
+
+def test_one_for_another_family_is_refused_by_xl(tmp_path):
+    path = write(tmp_path / "x.safetensors")
+    with pytest.raises(WeightsError, match=r"192 features a token and is told sizes, as XL"):
+        open_control(path).config(TINY_XL)
+
+
+def test_those_of_xl_between_large_and_small_are_refused_by_name(tmp_path):
+    config = ControlConfig.of(TINY_XL.unet)
+    path = tmp_path / "x.safetensors"
+    save_file(
+        {
+            entry.name: np.zeros(entry.file_shape, "float16")
+            for entry in diffusers.control(config)
+            if "transformer_blocks" not in entry.name
+        },
+        path,
+    )
+    with pytest.raises(WeightsError, match=r"middle size, whose transformers have no blocks"):
+        open_control(path)
 
 
 @pytest.mark.usefixtures("small")

@@ -95,17 +95,29 @@ def test_an_embedding_is_a_value(tmp_path):
         found.name = "b"
 
 
-def test_a_pair_for_xl_is_refused_and_half_of_it_taken_when_asked(tmp_path):
-    pair = {"clip_l": VECTORS, "clip_g": RNG.normal(0, 1, (3, 10)).astype(np.float32)}
-    path = written(tmp_path, "xl.safetensors", pair)
-    with pytest.raises(WeightsError, match=r"Stable Diffusion XL.*clip_g and clip_l.*clip_l_alone"):
-        open_embedding(path)
-    found = open_embedding(path, clip_l_alone=True)
+def test_a_pair_for_xl_has_vectors_for_both_text_encoders(tmp_path):
+    second = RNG.normal(0, 1, (3, 10)).astype(np.float32)
+    path = written(tmp_path, "xl.safetensors", {"clip_l": VECTORS, "clip_g": second})
+    found = open_embedding(path)
     np.testing.assert_array_equal(found.vectors, VECTORS)
-    assert found.layout == "XL, clip_l alone"
-    other = written(tmp_path, "g.safetensors", {"clip_g": VECTORS})
-    with pytest.raises(WeightsError, match=r"shows: a pair of vectors for two text encoders$"):
-        open_embedding(other, clip_l_alone=True)
+    np.testing.assert_array_equal(found.vectors_2, second)
+    assert (found.layout, found.family, len(found)) == ("XL", "Stable Diffusion XL", 3)
+    half = open_embedding(path, clip_l_alone=True)
+    np.testing.assert_array_equal(half.vectors, VECTORS)
+    assert (half.vectors_2, half.layout) == (None, "XL, clip_l alone")
+
+
+def test_half_a_pair_is_refused(tmp_path):
+    for has, lacks in (("clip_g", "clip_l"), ("clip_l", "clip_g")):
+        path = written(tmp_path, f"{has}.safetensors", {has: VECTORS})
+        with pytest.raises(WeightsError, match=rf"Diffusion XL, {has}: it lacks {lacks}$"):
+            open_embedding(path)
+    assert open_embedding(path, clip_l_alone=True).layout == "XL, clip_l alone"
+    with pytest.raises(WeightsError, match=r"it lacks clip_l$"):
+        open_embedding(tmp_path / "clip_g.safetensors", clip_l_alone=True)
+    pair = {"clip_l": VECTORS, "clip_g": VECTORS[:1]}
+    with pytest.raises(WeightsError, match=r"has 3 vectors for one .*XL and 1 for the other"):
+        open_embedding(written(tmp_path, "odd.safetensors", pair))
 
 
 @pytest.mark.parametrize(

@@ -121,10 +121,8 @@ _AUTOENCODER: dict[str, tuple[Any, ...]] = {
 # Of a ControlNet: what its shapes do not tell.
 _CONTROL: dict[str, tuple[Any, ...]] = {
     "_class_name": ("ControlNetModel",),
-    "addition_embed_type": (None,),
-    "addition_time_embed_dim": (None,),
-    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
-    "projection_class_embeddings_input_dim": (None,),
+    "addition_embed_type": (None, "text_time"),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D"),
     **{
         name: _UNET[name]
         for name in (
@@ -141,6 +139,7 @@ _CONTROL_TOLD = (
     *("block_out_channels", "conditioning_channels", "conditioning_embedding_out_channels"),
     *("cross_attention_dim", "down_block_types", "in_channels", "layers_per_block"),
     *("transformer_layers_per_block", "use_linear_projection"),
+    *("addition_time_embed_dim", "projection_class_embeddings_input_dim"),
 )
 # Settings without a say in what a network computes: training, precision, and where it came from.
 _UNET_IDLE = ("dropout", "upcast_attention", "addition_embed_type_num_heads")

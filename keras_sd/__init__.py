@@ -19,8 +19,11 @@ from keras_sd.choose import settle
 if TYPE_CHECKING:
     from keras_sd import models
     from keras_sd.adapters.controlnet import ControlNet
+    from keras_sd.adapters.ip_adapter import IPAdapter
+    from keras_sd.adapters.t2i_adapter import T2IAdapter
     from keras_sd.controls import Control
     from keras_sd.gallery import plot_gallery
+    from keras_sd.image_prompts import ImagePrompt
     from keras_sd.pipeline import StableDiffusion
     from keras_sd.registry import get_sampler, get_schedule, list_samplers, list_schedules
     from keras_sd.sampling import Step
@@ -28,8 +31,11 @@ if TYPE_CHECKING:
 _HOME = {
     "Control": "controls",
     "ControlNet": "adapters.controlnet",
+    "IPAdapter": "adapters.ip_adapter",
+    "ImagePrompt": "image_prompts",
     "StableDiffusion": "pipeline",
     "Step": "sampling",
+    "T2IAdapter": "adapters.t2i_adapter",
     "get_sampler": "registry",
     "get_schedule": "registry",
     "list_samplers": "registry",
@@ -45,8 +51,11 @@ __version__ = version("keras-sd")
 __all__ = [
     "Control",
     "ControlNet",
+    "IPAdapter",
+    "ImagePrompt",
     "StableDiffusion",
     "Step",
+    "T2IAdapter",
     "__version__",
     "get_sampler",
     "get_schedule",

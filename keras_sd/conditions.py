@@ -8,7 +8,8 @@ from typing import Any
 from keras import ops
 
 __all__ = [
-    *("BESIDE", "CONTEXT", "GUIDANCE", "HINT", "NUMBERS", "PAINTED", "POOLED", "STRENGTH"),
+    *("BESIDE", "CONTEXT", "FEATURES", "GUIDANCE", "HINT", "NUMBERS", "PAINTED", "POOLED"),
+    *("STRENGTH", "TOKENS"),
     "Conditions",
 ]
 
@@ -31,12 +32,20 @@ PAINTED = "painted"
 """Of an inpainting UNet: the mask's cells and the masked picture's latent, `(images, height, width,
 1 + channels)`, which it sees beside the latent."""
 
+FEATURES = "features {}"
+"""Of T2I-Adapters, by their number from the finest: what they add on the UNet's way down, `(images,
+height, width, features)`."""
+
 HINT = "hint {}"
-"""Of a ControlNet, by its number in the run: the picture that it is shown, as features of the
-latent's size, `(images, height, width, features)`."""
+"""Of a ControlNet, by its number among the run's networks: the picture that it is shown, as
+features of the latent's size, `(images, height, width, features)`."""
+
+TOKENS = "image tokens {}"
+"""Of an IP-Adapter, likewise: its pictures as tokens, `(images, tokens, features)`."""
 
 STRENGTH = "strength {}"
-"""Likewise: what each tensor that it adds is multiplied by, `(images, tensors)`."""
+"""Of either, likewise: of a ControlNet what each tensor that it adds is multiplied by, `(images,
+tensors)`; of an IP-Adapter what is found in its tokens, `(images, 1)`."""
 
 
 class Conditions(Mapping[str, Any]):

@@ -1,4 +1,6 @@
-"""Controls in a run: what the UNet is told of their hints, and at which steps."""
+"""Controls and image prompts in a run: what the UNet is told of their pictures, and at which
+steps.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +12,27 @@ import numpy as np
 from keras import ops
 
 from keras_sd import image as images
-from keras_sd.conditions import HINT, STRENGTH, Conditions
+from keras_sd.adapters.fitting import feature_misfits, prompt_misfits
+from keras_sd.adapters.ip_adapter import prepared
+from keras_sd.checks import SettingError
+from keras_sd.conditions import FEATURES, HINT, STRENGTH, TOKENS, Conditions
 from keras_sd.config import ControlConfig, ModelConfig
 from keras_sd.controls import Control
+from keras_sd.image_prompts import ImagePrompt
 from keras_sd.inpainting import stacked
 from keras_sd.model import Model
-from keras_sd.networks import UNet
+from keras_sd.networks import FeatureNetwork, UNet
 from keras_sd.request import Request
 from keras_sd.start import Attachment
 
 __all__ = ["Active", "Controls"]
 
 Active = tuple[int, ...]
-"""The controls that count at a step, by their numbers in the request."""
+"""What counts at a step, by its number in the request: first controls, then image prompts."""
 
 
 class Controls:
-    """The controls of one run.
+    """The controls and image prompts of one run.
 
     Args:
         model: of the run.
@@ -35,27 +41,29 @@ class Controls:
         num_steps: of the run.
 
     Raises:
-        ValueError: a ControlNet is of another model, a hint of another shape, or one of both is not
-            there.
+        ValueError: a network is of another model, a hint of another shape, or something of either
+            is not there.
     """
 
     def __init__(self, model: Model, request: Request, size: tuple[int, int], num_steps: int):
-        self._model, self._controls, self._count = model, request.controls, len(request)
-        self._networks = tuple(_network(model, each) for each in request.controls)
-        self._pixels = [_pixels(each, self._count, *size) for each in request.controls]
+        self._model, self._count = model, len(request)
+        asked: list[Control | ImagePrompt] = [*request.controls, *request.image_prompts]
+        self._told = [_told(model, each, len(request), size) for each in asked]
+        #: Those that the UNet's steps know, each once for each that is told of it.
+        self._beside = tuple(each.network for each in self._told if each.within_steps)
         #: The last step, counted from 1, of each stretch, and what counts in it.
         self.turns: list[tuple[int, Active]] = []
         for step in range(num_steps):
-            active = tuple(
-                i for i, each in enumerate(request.controls) if each.counts(step, num_steps)
-            )
+            active = tuple(i for i, each in enumerate(asked) if each.counts(step, num_steps))
             if self.turns and self.turns[-1][1] == active:
                 self.turns.pop()
             self.turns.append((step + 1, active))
 
     def steps(self, active: Active) -> Mapping[str, Callable[..., Any]]:
         """The compiled steps in which these count."""
-        return self._model.controlled(self._networks)[0] if active else self._model.steps()
+        if any(self._told[i].within_steps for i in active):
+            return self._model.controlled(self._beside)
+        return self._model.steps()
 
     def told(self, active: Active, *, negative: bool = False) -> Conditions:
         """What the UNet is told of them, one row an image.
@@ -64,23 +72,153 @@ class Controls:
             active: which of them.
             negative: for the negative prompts.
         """
-        found = {}
+        found: dict[str, Any] = {}
         for i in active:
-            strengths = _strengths(self._controls[i], self._networks[i].config, negative)
-            rows = np.repeat(strengths[None], self._count, axis=0)
-            found[HINT.format(i)] = self._hints[i]
-            found[STRENGTH.format(i)] = ops.convert_to_tensor(rows)
+            number = sum(each.within_steps for each in self._told[:i])
+            arrays = self._told[i].told(number, self._features[i], negative)
+            for name, array in arrays.items():  # features of several add up
+                rows = ops.repeat(array, self._count // array.shape[0], axis=0)
+                found[name] = found[name] + rows if name in found else rows
         return Conditions(found)
 
     @cached_property
-    def _hints(self) -> list[Any]:
-        """The hints as features, computed once a run."""
-        hints = []
-        _, embeds = self._model.controlled(self._networks)
-        for embed, pixels in zip(embeds, self._pixels, strict=True):
-            rows = embed(ops.convert_to_tensor(pixels))
-            hints.append(ops.repeat(rows, self._count // rows.shape[0], axis=0))
-        return hints
+    def _features(self) -> list[Any]:
+        """Of each, what its networks make of its pictures, computed once a run."""
+        networks = tuple(network for each in self._told for network in each.embedding)
+        embeds = dict(zip(map(id, networks), self._model.embedding(networks), strict=True))
+        return [
+            each.features(*(embeds[id(network)] for network in each.embedding))
+            for each in self._told
+        ]
+
+
+class _Hinted:
+    """A ControlNet and its hint."""
+
+    within_steps = True
+
+    def __init__(self, model: Model, control: Control, count: int, size: tuple[int, int]):
+        self._control = control
+        self.network = _fitting(model, control.net.data, _misfits)
+        self.embedding: tuple[Any, ...] = (self.network,)
+        self._pixels = _pixels(control, count, *size)
+
+    def features(self, embed: Callable[..., Any]) -> Any:
+        return embed(ops.convert_to_tensor(self._pixels))
+
+    def told(self, number: int, features: Any, negative: bool) -> dict[str, Any]:
+        strengths = _strengths(self._control, self.network.config, negative)
+        return {
+            HINT.format(number): features,
+            STRENGTH.format(number): ops.convert_to_tensor(strengths[None]),
+        }
+
+
+class _Featured:
+    """A T2I-Adapter and its hint. Its features are all that the UNet needs of it."""
+
+    within_steps = False
+
+    def __init__(self, model: Model, control: Control, count: int, size: tuple[int, int]):
+        if control.guess_mode:
+            raise SettingError("guess_mode", "is for a ControlNet, and this is a T2I-Adapter")
+        self._strength = np.float32(control.strength)
+        self.network = _fitting(model, control.net.data, feature_misfits)
+        self.embedding: tuple[Any, ...] = (self.network,)
+        factor = self.network.config.factor
+        if wrong := [side for side in size if side % factor]:
+            raise ValueError(
+                f"The T2I-Adapter takes sides that are multiples of {factor} pixels, not {wrong[0]}"
+            )
+        pixels = _pixels(control, count, *size)
+        if self.network.config.hint_channels == 1:
+            pixels = pixels @ np.array([[0.299], [0.587], [0.114]], np.float32)
+        self._pixels = pixels
+
+    def features(self, embed: Callable[..., Any]) -> Any:
+        found = embed(ops.convert_to_tensor(self._pixels))
+        return [each * ops.cast(self._strength, each.dtype) for each in found]
+
+    def told(self, number: int, features: Any, negative: bool) -> dict[str, Any]:
+        return {FEATURES.format(level): each for level, each in enumerate(features)}
+
+
+class _Pictured:
+    """An IP-Adapter and its pictures."""
+
+    within_steps = True
+
+    def __init__(self, model: Model, prompt: ImagePrompt, count: int, size: tuple[int, int]):
+        adapter = prompt.adapter.data
+        self.network = _fitting(model, adapter, prompt_misfits)
+        self.embedding: tuple[Any, ...] = (adapter.encoder, self.network)
+        self._strength = prompt.strength
+        shown = [stacked("picture", [each])[0] for each in prompt.image]
+        side = adapter.encoder.config.image_size
+        self._pixels = np.stack([prepared(each, side) for each in shown])
+
+    def features(self, encode: Callable[..., Any], embed: Callable[..., Any]) -> Any:
+        """The tokens for the prompt, and those for the negative one: of a picture that is grey, or
+        where the adapter sees pictures as one vector, of zeros.
+        """
+        kind = self.network.config.kind
+        nothing = np.zeros_like(self._pixels[:1])
+        rows = encode(ops.convert_to_tensor(np.concatenate([self._pixels, nothing])))[kind]
+        if kind == "base":
+            rows = ops.concatenate([rows[:-1], ops.zeros_like(rows[-1:])])
+        tokens = embed(rows)
+        width, pictures = tokens.shape[-1], len(self._pixels)
+        told, untold = tokens[:-1], ops.repeat(tokens[-1:], pictures, axis=0)
+        return [ops.reshape(each, (1, -1, width)) for each in (told, untold)]
+
+    def told(self, number: int, features: Any, negative: bool) -> dict[str, Any]:
+        return {
+            TOKENS.format(number): features[negative],
+            STRENGTH.format(number): ops.convert_to_tensor(
+                np.full((1, 1), self._strength, np.float32)
+            ),
+        }
+
+
+def _told(
+    model: Model, asked: Control | ImagePrompt, count: int, size: tuple[int, int]
+) -> _Hinted | _Featured | _Pictured:
+    """What the run tells the UNet of a control or an image prompt, which fits the model."""
+    given, what = (
+        (asked.adapter, "adapter of an ImagePrompt")
+        if isinstance(asked, ImagePrompt)
+        else (asked.net, "net of a Control")
+    )
+    if not isinstance(given, Attachment):
+        door = "image_prompt" if isinstance(asked, ImagePrompt) else "control"
+        raise TypeError(
+            f"The {what} in a request is an Attachment: pipeline.request(..., {door}=) "
+            f"makes it, not {given!r}"
+        )
+    if given.data is None:
+        raise ValueError(
+            f"The {what}, {given.name or given.sha256}, is known by its hash alone: "
+            "give the request its networks with Request.attached"
+        )
+    if not isinstance(model.parts["unet"], UNet):
+        raise ValueError(
+            f"A control is added to a keras_sd.networks.UNet, and the UNet is another network: "
+            f"{model.parts['unet']!r}"
+        )
+    if isinstance(asked, ImagePrompt):
+        return _Pictured(model, asked, count, size)
+    made = _Featured if isinstance(given.data.network, FeatureNetwork) else _Hinted
+    return made(model, asked, count, size)
+
+
+def _fitting(model: Model, given: Any, misfits: Callable[[Any, ModelConfig], list[str]]) -> Any:
+    """The network of what was read from a file, which fits the model."""
+    if wrong := misfits(given.network.config, model.config):
+        raise ValueError(
+            f"{given.name or 'What is given'}, {'an' if given.kind == 'IP-Adapter' else 'a'} "
+            f"{given.kind}, is of another model than {model.config.name}: {'; '.join(wrong)}"
+        )
+    return given.network
 
 
 def _strengths(control: Control, config: ControlConfig, negative: bool) -> np.ndarray:
@@ -93,32 +231,6 @@ def _strengths(control: Control, config: ControlConfig, negative: bool) -> np.nd
     if control.guess_mode and not config.pooled:
         levels = np.logspace(-1, 0, count)
     return np.asarray(control.strength * levels, np.float32)
-
-
-def _network(model: Model, control: Control) -> Any:
-    """The network of a control, which fits the model."""
-    if not isinstance(control.net, Attachment):
-        raise TypeError(
-            "The net of a Control in a request is an Attachment: pipeline.request(..., control=) "
-            f"makes it of a ControlNet, not {control.net!r}"
-        )
-    net = control.net.data
-    if net is None:
-        raise ValueError(
-            f"The ControlNet {control.net.name or control.net.sha256} is known by its hash alone: "
-            "give the request its networks with Request.attached"
-        )
-    if not isinstance(model.parts["unet"], UNet):
-        raise ValueError(
-            f"A control is added to a keras_sd.networks.UNet, and the UNet is another network: "
-            f"{model.parts['unet']!r}"
-        )
-    if wrong := _misfits(net.network.config, model.config):
-        raise ValueError(
-            f"The ControlNet {net.name or 'of this run'} is of another model than "
-            f"{model.config.name}: {'; '.join(wrong)}"
-        )
-    return net.network
 
 
 def _misfits(config: ControlConfig, model: ModelConfig) -> list[str]:

@@ -1,4 +1,6 @@
-"""Pictures that steer a run: `Control`, a ControlNet with its hint and how far it counts."""
+"""Pictures that steer a run: `Control`, a ControlNet or T2I-Adapter with its hint and how far it
+counts.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,43 @@ from keras_sd.checks import choice, flag, real
 from keras_sd.settings import Checked, setting
 from keras_sd.start import Resize, read_attachments
 
-__all__ = ["Control"]
+__all__ = ["Control", "check_part", "counts"]
+
+
+def check_part(what: str, start: float, end: float) -> None:
+    """Checks a part of the steps.
+
+    Args:
+        what: counts in it, for the error.
+        start: from 0 to 1.
+        end: likewise.
+
+    Raises:
+        ValueError: it ends before it has begun.
+    """
+    if start >= end:
+        raise ValueError(f"{what} counts from start to end; {start:g} is not before {end:g}")
+
+
+def counts(each: Any, step: int, num_steps: int) -> bool:
+    """Whether something with a strength, a start and an end counts at a step of a run: at those
+    that are from `start` to `end` as a whole.
+
+    Args:
+        each: a `Control` or a `keras_sd.ImagePrompt`.
+        step: counted from 0.
+        num_steps: of the run.
+    """
+    begun = step / num_steps >= each.start
+    return bool(each.strength > 0 and begun and (step + 1) / num_steps <= each.end)
 
 
 @dataclass(frozen=True)
 class Control(Checked):
-    """A ControlNet in a run, and the hint that it is shown.
+    """A ControlNet or T2I-Adapter in a run, and the hint that it is shown.
 
     Attributes:
-        net: a `keras_sd.ControlNet`; in a request an `Attachment` of it.
+        net: a `keras_sd.ControlNet` or `keras_sd.T2IAdapter`; in a request an `Attachment` of it.
         image: the hint: one for all pictures, or one a picture: paths, Pillow images, uint8 arrays
             `(height, width, 3)` or float ones from 0 to 1; in a request `Attachment`s. A hint of
             the run's shape is brought to its size.
@@ -45,7 +75,7 @@ class Control(Checked):
     guess_mode: bool = setting(
         False,
         "It counts for the prompt alone, not for the negative one, and less on the finer levels: "
-        "so that it draws the hint without a prompt.",
+        "so that it draws the hint without a prompt. Of a ControlNet.",
         flag,
     )
     resize: Resize | None = setting(
@@ -56,10 +86,7 @@ class Control(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.start >= self.end:
-            raise ValueError(
-                f"A control counts from start to end; {self.start:g} is not before {self.end:g}"
-            )
+        check_part("A control", self.start, self.end)
 
     def counts(self, step: int, num_steps: int) -> bool:
         """Whether it counts at a step of a run: at those that are from `start` to `end` as a whole.
@@ -68,11 +95,7 @@ class Control(Checked):
             step: counted from 0.
             num_steps: of the run.
         """
-        return (
-            self.strength > 0
-            and step / num_steps >= self.start
-            and (step + 1) / num_steps <= self.end
-        )
+        return counts(self, step, num_steps)
 
     @classmethod
     def _read(cls, name: str, value: Any) -> Any:
@@ -80,6 +103,6 @@ class Control(Checked):
             return read_attachments(name, value)
         if name == "net":
             if not isinstance(value, Mapping):
-                raise ValueError(f"net is the sha256 of a ControlNet and a name, not {value!r}")
+                raise ValueError(f"net is the sha256 of a network and a name, not {value!r}")
             return read_attachments(name, [value])[0]
         return super()._read(name, value)

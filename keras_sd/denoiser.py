@@ -8,6 +8,7 @@ belongs to a run, its conditions and its guidance, comes in as arguments.
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,7 +17,16 @@ import numpy as np
 from keras import ops
 
 from keras_sd.backend import JitCompile, compile_step
-from keras_sd.conditions import BESIDE, CONTEXT, HINT, PAINTED, STRENGTH, Conditions
+from keras_sd.conditions import (
+    BESIDE,
+    CONTEXT,
+    FEATURES,
+    HINT,
+    PAINTED,
+    STRENGTH,
+    TOKENS,
+    Conditions,
+)
 from keras_sd.guidance import Guidance
 from keras_sd.noise import Level, Levels
 
@@ -166,13 +176,18 @@ def predict(
         x: the latent.
         t: the timestep, a scalar, or one a row.
         conditions: what it is told.
-        controls: the `keras_sd.networks.ControlNetwork`s of the run; those count whose hints are
-            among the conditions.
+        controls: the networks of the run beside the UNet, a `keras_sd.networks.ControlNetwork` or
+            `ImagePromptNetwork` each; those count whose hints or tokens are among the conditions.
     """
     times, context = ops.broadcast_to(t, (x.shape[0],)), conditions[CONTEXT]
     beside = {name: conditions[name] for name in BESIDE if name in conditions}
+    told: dict[str, Any] = dict(beside)
     added: list[Any] = []
+    images: list[Any] = []
     for number, control in enumerate(controls):
+        if (tokens := conditions.get(TOKENS.format(number))) is not None:
+            strength = conditions[STRENGTH.format(number)]
+            images.append([(*pair, strength) for pair in control.pairs(tokens)])
         if (hint := conditions.get(HINT.format(number))) is None:
             continue
         strengths = conditions[STRENGTH.format(number)]
@@ -181,9 +196,16 @@ def predict(
             for i, each in enumerate(control.residuals(x, times, context, hint, **beside))
         ]
         added = [a + b for a, b in zip(added, found, strict=True)] if added else found
+    if images:  # what each attention sees of all of them
+        told["images"] = list(zip(*images, strict=True))
+    if FEATURES.format(0) in conditions:
+        names = itertools.takewhile(
+            conditions.__contains__, map(FEATURES.format, itertools.count())
+        )
+        told["features"] = [conditions[name] for name in names]
     if PAINTED in conditions:
         x = ops.concatenate([x, conditions[PAINTED]], axis=-1)
-    return unet(x, times, context, *([added] if added else ()), **beside)
+    return unet(x, times, context, *([added] if added else ()), **told)
 
 
 def to_x0(kind: str, x: Any, alpha: Any, sigma: Any, prediction: Any) -> Any:

@@ -14,11 +14,19 @@ from keras_sd import image as images
 from keras_sd.adaptations import Adaptation
 from keras_sd.controls import Control
 from keras_sd.few_steps import with_few_steps
+from keras_sd.image_prompts import ImagePrompt
 from keras_sd.request import Request
 from keras_sd.settings import takes
 from keras_sd.start import Attachment, Masking, Start
 
-__all__ = ["as_float32", "attach_controls", "attach_masks", "attach_pictures", "request_of"]
+__all__ = [
+    "as_float32",
+    "attach_controls",
+    "attach_image_prompts",
+    "attach_masks",
+    "attach_pictures",
+    "request_of",
+]
 
 
 @takes(Request, Start, Masking, without=("guidance_scale",))
@@ -35,6 +43,7 @@ def request_of(
     diffusion_noise: Any = None,
     first_image: int = 0,
     control: Any = None,
+    image_prompt: Any = None,
     adapters: Any = None,
     few_steps: str | None = None,
     **settings: Any,
@@ -65,6 +74,8 @@ def request_of(
             are one length for the whole batch.
         control: pictures that steer the run, with their ControlNets: a `keras_sd.Control`, or
             several in a list.
+        image_prompt: pictures as a part of the prompt, with their IP-Adapters: a
+            `keras_sd.ImagePrompt`, or several in a list.
         adapters: what `merge_adapters` takes, in a list: the weights have them while this is drawn,
             beside those that are merged already.
         few_steps: the kind of distilled model or LoRA that this is for, one of
@@ -95,6 +106,7 @@ def request_of(
         **{
             "noise": noise,
             "controls": attach_controls(control),
+            "image_prompts": attach_image_prompts(image_prompt),
             "adapters": attach_adapters(adapters),
             **with_few_steps(few_steps, {**named, **settings}),
         },
@@ -162,6 +174,36 @@ def attach_controls(control: Any) -> tuple[Control, ...]:
     return tuple(map(_attached_control, given))
 
 
+def attach_image_prompts(image_prompt: Any) -> tuple[ImagePrompt, ...]:
+    """Image prompts that were given for a run, their pictures read.
+
+    Args:
+        image_prompt: a `keras_sd.ImagePrompt`, several in a list, or None.
+
+    Raises:
+        ValueError: there is no picture in one, or what is given is none.
+        TypeError: something else was given, or its `adapter` is no IP-Adapter.
+        FileNotFoundError: there is no such file.
+    """
+    if image_prompt is None:
+        return ()
+    given = list(image_prompt) if isinstance(image_prompt, list | tuple) else [image_prompt]
+    for each in given:
+        if not isinstance(each, ImagePrompt):
+            raise TypeError(
+                f"image_prompt is a keras_sd.ImagePrompt, or several in a list, not {each!r}"
+            )
+    kind = "The adapter of an ImagePrompt is a keras_sd.IPAdapter"
+    return tuple(
+        replace(
+            each,
+            adapter=_attached_network(kind, each.adapter),
+            image=attach_pictures(each.image),
+        )
+        for each in given
+    )
+
+
 def attach_adapters(adapters: Any) -> tuple[Adaptation, ...]:
     """Adapters that were given for a run, their files open.
 
@@ -196,13 +238,17 @@ def attach_adapters(adapters: Any) -> tuple[Adaptation, ...]:
 def _attached_control(control: Any) -> Control:
     if not isinstance(control, Control):
         raise TypeError(f"control is a keras_sd.Control, or several in a list, not {control!r}")
-    net = control.net
-    if not isinstance(net, Attachment):
-        if not hasattr(net, "attachment"):
-            raise TypeError(f"The net of a Control is a keras_sd.ControlNet, not {net!r}")
-        net = net.attachment()
+    net = _attached_network("The net of a Control is a keras_sd.ControlNet", control.net)
     hints = _attached("hint", _each(control.image, 3), _read_hint)
     return replace(control, net=net, image=hints)
+
+
+def _attached_network(what: str, given: Any) -> Attachment:
+    if isinstance(given, Attachment):
+        return given
+    if not hasattr(given, "attachment"):
+        raise TypeError(f"{what}, not {given!r}")
+    return Attachment.of(given)
 
 
 def _read_hint(one: Any) -> np.ndarray:

@@ -336,16 +336,28 @@ class Model(Adapts, Embeds, Latents):
         """The UNet's compiled steps by the names of `keras_sd.denoiser.STEPS`."""
         return self._lasting(())
 
-    def controlled(
-        self, controls: tuple[Any, ...]
-    ) -> tuple[Mapping[str, Callable[..., Any]], tuple[Callable[..., Any], ...]]:
-        """The steps of the UNet with ControlNets beside it, and what makes features of the hint of
-        each. Those of the last run are kept.
+    def controlled(self, controls: tuple[Any, ...]) -> Mapping[str, Callable[..., Any]]:
+        """The steps of the UNet with other networks beside it, ControlNets and IP-Adapters. Those
+        of the last run are kept.
 
         Args:
             controls: the networks.
         """
-        return self._lasting(controls), self._unet_steps(controls)[1]
+        return self._lasting(controls)
+
+    def embedding(self, networks: tuple[Any, ...]) -> tuple[Callable[..., Any], ...]:
+        """What makes features of pictures, compiled: `embed` of each network. Those of the last run
+        are kept.
+
+        Args:
+            networks: of a run.
+        """
+
+        def make(unet: Any) -> tuple[Callable[..., Any], ...]:
+            return tuple(compile_step(each.embed, [each], self.jit) for each in networks)
+
+        found: tuple[Callable[..., Any], ...] = self._current("unet", make, "embedding", networks)
+        return found
 
     def encode_text(self, prompt: Any, prompt_style: str = "plain", clip_skip: int = 1) -> Any:
         """Text encodings, a float32 tensor `(prompts, tokens, features)`; the tokens are those of
@@ -391,23 +403,22 @@ class Model(Adapts, Embeds, Latents):
 
     # --- compiling --------------------------------------------------------------------
 
-    def _unet_steps(
-        self, controls: tuple[Any, ...]
-    ) -> tuple[Mapping[str, Callable[..., Any]], tuple[Callable[..., Any], ...]]:
+    def _unet_steps(self, controls: tuple[Any, ...]) -> Mapping[str, Callable[..., Any]]:
         kind = self.config.noise.prediction
 
-        def make(unet: Any) -> Any:
-            embeds = tuple(compile_step(each.embed, [each], self.jit) for each in controls)
-            return compiled_steps(unet, kind, self.jit, controls), embeds
+        def make(unet: Any) -> Mapping[str, Callable[..., Any]]:
+            return compiled_steps(unet, kind, self.jit, controls)
 
-        return self._current("unet", make, "unet, controlled" if controls else "unet", controls)
+        name = "unet, controlled" if controls else "unet"
+        found: Mapping[str, Callable[..., Any]] = self._current("unet", make, name, controls)
+        return found
 
     def _lasting(self, controls: tuple[Any, ...]) -> Mapping[str, Callable[..., Any]]:
         """Steps for a whole run. Where networks come and go, a run holds none of them, and its
         steps find theirs at every call.
         """
         if not isinstance(self.parts, InTurn):
-            return self._unet_steps(controls)[0]
+            return self._unet_steps(controls)
         return {name: _Late(self, controls, name) for name in STEPS}
 
     def _current(
@@ -465,4 +476,4 @@ class _Late:
     name: str
 
     def __call__(self, *args: Any) -> Any:
-        return self.model._unet_steps(self.controls)[0][self.name](*args)
+        return self.model._unet_steps(self.controls)[self.name](*args)

@@ -232,6 +232,31 @@ class UNetConfig:
         return self.up_depths[(len(self.widths) - 1 - level) * (self.blocks + 1) + i]
 
     @property
+    def cross_attentions(self) -> tuple[tuple[str, int], ...]:
+        """Each attention on the text, in the order in which they are passed: the name of its block
+        in the UNet, and its features.
+        """
+        last = len(self.widths) - 1
+        down = [
+            (f"down_{level}_{i}", level, self.depths[level])
+            for level in range(last + 1)
+            for i in range(self.blocks)
+        ]
+        up = [
+            (f"up_{level}_{i}", level, self.depth_up(level, i))
+            for level in range(last, -1, -1)
+            for i in range(self.blocks + 1)
+        ]
+        found = [*down, ("middle", last, self.depth_of_middle), *up]
+        return tuple((name, self.widths[n]) for name, n, depth in found for _ in range(depth))
+
+    def adapted_within(self, level: int) -> bool:
+        """Whether the features of a T2I-Adapter are added before a level's features are halved, or
+        after: that is so where it has no attention, but for the last.
+        """
+        return self.depths[level] > 0 or level == len(self.widths) - 1
+
+    @property
     def added_width(self) -> int:
         """Features of what is added to the timestep's embedding, before its two dense layers."""
         return self.pooled_width + self.numbers * self.number_width

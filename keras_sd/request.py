@@ -28,6 +28,7 @@ from keras_sd.checks import (
 from keras_sd.conditioning import Conditioning
 from keras_sd.controls import Control
 from keras_sd.guidance import check_interval, check_rescale, check_scale
+from keras_sd.image_prompts import ImagePrompt
 from keras_sd.prompt_styles import STYLES
 from keras_sd.settings import setting, settings
 from keras_sd.start import Attachment, Masking, Start, read_attachments
@@ -57,7 +58,8 @@ class Request(Conditioning):
             channels)`: one for all, or one a picture. What a sampler draws later is still made
             from the seeds.
         start: the picture that the run begins at; None is noise alone.
-        controls: pictures that steer it, each with its ControlNet.
+        controls: pictures that steer it, each with its ControlNet or T2I-Adapter.
+        image_prompts: pictures that are a part of the prompt, each with its IP-Adapter.
         adapters: LoRA files and the like, which the weights have while it is drawn.
 
     The other fields are settings, each with a sentence of its own; None leaves one to the model.
@@ -115,6 +117,7 @@ class Request(Conditioning):
     noise: tuple[Attachment, ...] = ()
     start: Start | None = None
     controls: tuple[Control, ...] = ()
+    image_prompts: tuple[ImagePrompt, ...] = ()
     adapters: tuple[Adaptation, ...] = ()
 
     def __post_init__(self) -> None:
@@ -162,7 +165,8 @@ class Request(Conditioning):
             first_image: number of the first picture.
             image: the picture that the run begins at: one for all, or one a picture.
             mask: likewise, which part of it is painted.
-            **given: settings of `Request`, `Start` and `Masking`; `noise`, `controls`, `adapters`.
+            **given: settings of `Request`, `Start` and `Masking`; `noise`, `controls`,
+                `image_prompts`, `adapters`.
 
         Raises:
             ValueError: a setting does not fit.
@@ -307,9 +311,10 @@ class Request(Conditioning):
         start = self.start
         masks = start.masking.masks if start and start.masking else ()
         controls = (part for each in self.controls for part in (each.net, *each.image))
+        shown = (part for each in self.image_prompts for part in (each.adapter, *each.image))
         adapters = (each.file for each in self.adapters)
         pictures = start.pictures if start else ()
-        return (*texts, *self.noise, *pictures, *masks, *controls, *adapters)
+        return (*texts, *self.noise, *pictures, *masks, *controls, *shown, *adapters)
 
     def attached(self, arrays: Iterable[Any]) -> Request:
         """The request with its arrays. One that was read from JSON knows them by their hash alone.
@@ -317,7 +322,8 @@ class Request(Conditioning):
         Args:
             arrays: NumPy arrays, in any order, equal in dtype, shape and contents to those that the
                 request was made of: of a picture what `keras_sd.image.read_image` gives, of a mask
-                `read_mask`. Of a control its `keras_sd.ControlNet`.
+                `read_mask`. Of a control its `keras_sd.ControlNet`, of an image prompt its
+                `keras_sd.IPAdapter`.
 
         Raises:
             ValueError: an array is missing.
@@ -327,7 +333,7 @@ class Request(Conditioning):
         def filled(each: Any) -> Any:
             if isinstance(each, tuple):
                 return tuple(map(filled, each))
-            if isinstance(each, Request | Start | Masking | Control | Adaptation):
+            if isinstance(each, Request | Start | Masking | Control | ImagePrompt | Adaptation):
                 return replace(each, **{name: filled(part) for name, part in vars(each).items()})
             if not isinstance(each, Attachment) or each.data is not None:
                 return each
@@ -351,7 +357,12 @@ class Request(Conditioning):
         """
         found = {"version": VERSION, **super().to_dict()}
         # Readers of before these do not know them.
-        new = {"controls": (), "adapters": (), **dict.fromkeys(settings(Conditioning))}
+        new = {
+            "controls": (),
+            "image_prompts": (),
+            "adapters": (),
+            **dict.fromkeys(settings(Conditioning)),
+        }
         for name in (name for name, usual in new.items() if getattr(self, name) == usual):
             del found[name]
         if self.guidance_interval and self.guidance_interval[1] == math.inf:
@@ -394,6 +405,8 @@ class Request(Conditioning):
             return Start.from_dict(value)
         if name == "controls" and isinstance(value, list):
             return tuple(map(Control.from_dict, value))
+        if name == "image_prompts" and isinstance(value, list):
+            return tuple(map(ImagePrompt.from_dict, value))
         if name == "adapters" and isinstance(value, list):
             return tuple(map(Adaptation.from_dict, value))
         if name in ("prompts", "negative_prompts", "noise"):
@@ -452,7 +465,8 @@ def _of_array(name: str, given: Any) -> Any:
 
 def _share(part: type, given: dict[str, Any]) -> dict[str, Any]:
     """The settings that are this part's, taken out of all."""
-    names = {*settings(part), *({"noise", "controls", "adapters"} if part is Request else ())}
+    beside = {"noise", "controls", "image_prompts", "adapters"} if part is Request else set()
+    names = {*settings(part), *beside}
     return {name: given.pop(name) for name in list(given) if name in names}
 
 

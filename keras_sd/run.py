@@ -211,7 +211,8 @@ def _refined(
     refine_at = REFINE_AT if request.refine_at is None else request.refine_at
     last = len(levels) - 1
     at = first_of_refiner(levels, refine_at, model.config.noise.num_train_timesteps)
-    own = replace(request, empty_negative=refiner.config.defaults.empty_negative, controls=())
+    empty = refiner.config.defaults.empty_negative
+    own = replace(request, empty_negative=empty, controls=(), image_prompts=())
     texts = refiner.texts.read(own, last, size)
     controls = Controls(refiner, own, size, last)
     guidance = _guidance(refiner, request)

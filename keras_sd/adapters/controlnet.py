@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -38,6 +38,8 @@ class ControlNet:
         notes: what whoever uses it should know.
     """
 
+    kind: ClassVar[str] = "ControlNet"
+
     network: ControlNetwork
     name: str | None = None
     sha256: str | None = None
@@ -58,7 +60,7 @@ class ControlNet:
                 does not fit; the message lists all that does not.
             FileNotFoundError: there is no such file.
         """
-        model = _model_of(model)
+        model = model_of(model)
         file = open_control(path)
         config = _checked(file, model.config)
         part = file.part(config)
@@ -83,7 +85,7 @@ class ControlNet:
         Raises:
             ValueError: the model's latents are too small, or its UNet has been quantized.
         """
-        model = _model_of(model)
+        model = model_of(model)
         widths = ControlConfig.hint_widths
         levels = int(model.config.autoencoder.factor).bit_length()
         if levels > len(widths):
@@ -105,16 +107,22 @@ class ControlNet:
 
     def attachment(self) -> Attachment:
         """How a request refers to it: by the SHA-256 of its file, or of its weights."""
-        if self.sha256 is not None:
-            return Attachment(self.sha256, self.name, self)
-        digest = hashlib.sha256()
-        for path, array in sorted(arrays_of({"": self.network}).items()):
-            digest.update(f"{path} {array.dtype} {array.shape}".encode())
-            digest.update(array.tobytes())
-        return Attachment(digest.hexdigest(), self.name, self)
+        return attached(self)
 
 
-def _model_of(given: Any) -> Any:
+def attached(net: Any) -> Attachment:
+    """How a request refers to a network with its `sha256`, or None, and its `name`."""
+    if net.sha256 is not None:
+        return Attachment(net.sha256, net.name, net)
+    digest = hashlib.sha256()
+    for path, array in sorted(arrays_of({"": net.network}).items()):
+        digest.update(f"{path} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return Attachment(digest.hexdigest(), net.name, net)
+
+
+def model_of(given: Any) -> Any:
+    """The model of a pipeline, or a model as it is."""
     model = getattr(given, "model", given)
     if not isinstance(getattr(model, "config", None), ModelConfig) or not hasattr(model, "parts"):
         raise TypeError(f"model is a pipeline or a Model, not {given!r}")

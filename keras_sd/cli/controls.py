@@ -1,4 +1,6 @@
-"""ControlNets of the commands that draw: their options, and what a request has of them."""
+"""ControlNets and T2I-Adapters of the commands that draw: their options, and what a request has of
+them.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ Files = Annotated[
     typer.Option(
         "--control",
         metavar="FILE",
-        help="A ControlNet that steers the picture, with --control-image. May be given several "
-        "times.",
+        help="A ControlNet or T2I-Adapter that steers the picture, with --control-image. May be "
+        "given several times.",
     ),
 ]
 Images = Annotated[
@@ -73,8 +75,13 @@ class Steering:
     def opened(self, request: Request, pipeline: StableDiffusion) -> Request:
         """The request with their networks, for this pipeline."""
         from keras_sd.adapters.controlnet import ControlNet
+        from keras_sd.adapters.feature_files import holds_features
+        from keras_sd.adapters.t2i_adapter import T2IAdapter
 
-        nets = {path: ControlNet.from_file(path, model=pipeline) for path in set(self.paths)}
+        nets: dict[Path, Any] = {}
+        for path in dict.fromkeys(self.paths):
+            kind = T2IAdapter if holds_features(path) else ControlNet
+            nets[path] = kind.from_file(path, model=pipeline)
         pairs = zip(request.controls, self.paths, strict=True)
         controls = (replace(each, net=nets[path].attachment()) for each, path in pairs)
         return replace(request, controls=tuple(controls))
@@ -84,11 +91,12 @@ def given(settings: Any) -> Steering:
     """What the options name, the hints read and the files looked at. No backend is needed.
 
     Raises:
-        ValueError: a file is no ControlNet or no picture, a number does not fit, or there are other
-            numbers of options than of controls; the message names the option.
+        ValueError: a file is neither of both or no picture, a number does not fit, or there are
+            other numbers of options than of controls; the message names the option.
         FileNotFoundError: there is no such file.
     """
     from keras_sd.adapters.control_files import open_control
+    from keras_sd.adapters.feature_files import holds_features, open_features
     from keras_sd.cli.addons import naming
     from keras_sd.hints import HINTS
     from keras_sd.image import read_image
@@ -108,12 +116,17 @@ def given(settings: Any) -> Steering:
         return Steering()
     if not options["image"]:
         raise ValueError("--control needs --control-image, the picture that it is shown")
-    rows = {name: _spread(name, values, len(paths)) for name, values in options.items() if values}
+    rows = {
+        name: spread(f"--control-{name}", values, paths, "--control")
+        for name, values in options.items()
+        if values
+    }
     controls = []
     for i, path in enumerate(paths):
         row = {name: values[i] for name, values in rows.items()}
         with naming("--control"):
-            net = Attachment(sha256(open_control(path).path), path.name)
+            opened = (open_features if holds_features(path) else open_control)(path)
+            net = Attachment(sha256(opened.path), path.name)
         image = row.pop("image")
         hint = choice("--control-hint", row.pop("hint", "none"), ("none", *HINTS))
         with naming("--control-image"):
@@ -125,10 +138,21 @@ def given(settings: Any) -> Steering:
     return Steering(paths, tuple(controls))
 
 
-def _spread(name: str, values: Sequence[Any], count: int) -> list[Any]:
-    if len(values) not in (1, count):
+def spread(name: str, values: Sequence[Any], files: Sequence[Path], option: str) -> list[Any]:
+    """The values of an option, one for each file.
+
+    Args:
+        name: of the option.
+        values: that were given, one for all or one for each.
+        files: that another option names.
+        option: the name of that one.
+
+    Raises:
+        ValueError: there are as many of neither.
+    """
+    if len(values) not in (1, len(files)):
         raise ValueError(
-            f"--control-{name} is given {len(values)} times for {count} --control: once for all, "
-            "or once for each"
+            f"{name} is given {len(values)} times for {len(files)} {option}: once for all, or once "
+            "for each"
         )
-    return list(values) * (count // len(values))
+    return list(values) * (len(files) // len(values))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keras_sd import __version__
-from keras_sd.cli import addons, backends, controls, loading
+from keras_sd.cli import addons, backends, controls, image_prompts, loading
 from keras_sd.cli.drawing import DrawOptions, Prompt, draws, flag_of
 from keras_sd.cli.terminal import Debug, say, steps_bar, table
 from keras_sd.request import Request
@@ -134,11 +134,12 @@ def _draw(request: Request, settings: DrawOptions, extended: dict[str, int] | No
     """
     # 1. What can be known without Keras.
     options = loading.of(settings)
-    beside, steering = (
+    beside, steering, shown = (
         addons.given(settings.adapter, settings.embedding, settings.adapters_dir),
         controls.given(settings),
+        image_prompts.given(settings),
     )
-    request = steering.asked(request)
+    request = shown.asked(steering.asked(request))
     prompt, seed = str(request.prompts[0]), int(request.images[0][0] or 0)
     check_output(settings.output, prompt, seed, settings.count)
     backends.select(settings.backend)
@@ -146,7 +147,8 @@ def _draw(request: Request, settings: DrawOptions, extended: dict[str, int] | No
     pipeline, weights = loaded(settings.model, options)
     # 3. The pictures.
     with beside.beside(pipeline) as drawing, steps_bar() as advance:
-        images = drawing.draw(steering.opened(request, drawing), advance)
+        opened = shown.opened(steering.opened(request, drawing), drawing)
+        images = drawing.draw(opened, advance)
     # 4. The files. Names are chosen now: others may have appeared while the pictures were drawn.
     made = made_of(images, settings.model, options, weights()) | beside.made()
     if extended:

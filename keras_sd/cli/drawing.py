@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from keras_sd.cli import addons, controls, loading
+from keras_sd.cli import addons, controls, image_prompts, loading
 from keras_sd.request import Request
 from keras_sd.settings import Checked, settings
 from keras_sd.start import Masking, Start
@@ -63,6 +63,12 @@ class DrawOptions(loading.Options):
     control_start: controls.Starts = None
     control_end: controls.Ends = None
     control_hint: controls.Hints = None
+    ip_adapter: image_prompts.Files = None
+    ip_image: image_prompts.Images = None
+    image_encoder: image_prompts.Encoders = None
+    ip_strength: image_prompts.Strengths = None
+    ip_start: image_prompts.Starts = None
+    ip_end: image_prompts.Ends = None
 
 
 def draws(

@@ -164,6 +164,9 @@ class Attention(Block):
         causal: a token sees itself and those before it.
 
     Called with `seen`, bool `(batch, context tokens)`, tokens are only seen where it is True.
+    `images` are other things to look at beside the context, each a key and a value `(batch, tokens,
+    width)` and how far it counts, `(batch, 1)`: what the same queries find there is added to what
+    they find in the context (Ye et al. 2023, "IP-Adapter", equation 5).
     """
 
     def __init__(
@@ -182,12 +185,15 @@ class Attention(Block):
         self.value = dense(context_width or width, width, "value", use_bias=bias)
         self.out = dense(width, width, "out")
 
-    def call(self, x, context=None, seen=None):
+    def call(self, x, context=None, seen=None, images=()):
         context = x if context is None else context
         query, key, value = (
             self._split(part) for part in (self.query(x), self.key(context), self.value(context))
         )
         mixed = backend.attention(query, key, value, causal=self.causal, seen=seen)
+        for key, value, strength in images:
+            found = backend.attention(query, self._split(key), self._split(value))
+            mixed = mixed + ops.cast(strength, found.dtype)[:, :, None, None] * found
         return self.out(ops.reshape(mixed, ops.shape(x)))
 
     def _split(self, x):
@@ -310,14 +316,16 @@ class TransformerBlock(Block):
         self.norm3 = layer_norm(width, "norm3")
         self.feed_forward = FeedForward(width, gelu, "feed_forward")
 
-    def call(self, x, context):
+    def call(self, x, context, **images):
         x = x + self.self_attention(self.norm1(x))
-        x = x + self.cross_attention(self.norm2(x), context)
+        x = x + self.cross_attention(self.norm2(x), context, **images)
         return x + self.feed_forward(self.norm3(x))
 
 
 class SpatialTransformer(Block):
-    """Transformer blocks over the pixels of a feature map, each of which sees the whole text."""
+    """Transformer blocks over the pixels of a feature map, each of which sees the whole text, and
+    of `images`, where they are given, its own; see `Attention`.
+    """
 
     def __init__(
         self,
@@ -343,12 +351,12 @@ class SpatialTransformer(Block):
     def _projection(self, width: int, name: str):
         return dense(width, width, name) if self.linear else conv(width, width, name, kernel=1)
 
-    def call(self, x, context):
+    def call(self, x, context, images=None):
         batch, height, width, channels = ops.shape(x)
         # A dense layer works on the last axis, so both kinds of projection take the feature map.
         tokens = ops.reshape(self.proj_in(self.norm(x)), (batch, height * width, channels))
-        for block in self.blocks:
-            tokens = block(tokens, context)
+        for i, block in enumerate(self.blocks):
+            tokens = block(tokens, context, **({} if images is None else {"images": images[i]}))
         return x + self.proj_out(ops.reshape(tokens, (batch, height, width, channels)))
 
     def compute_output_shape(self, x_shape):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from keras_sd.adapter_configs import ImageEncoderConfig
 from keras_sd.config import TextEncoderConfig
 from keras_sd.networks.layers import Attention, Block, build_parts, dense, embedding, layer_norm
 from keras_sd.networks.network import Network
@@ -55,14 +56,18 @@ class TextEmbedding(Block):
 
 
 class TextLayer(Block):
-    """Causal self-attention and a feed-forward part: each normalised, each added."""
+    """Self-attention and a feed-forward part: each normalised, each added. A token sees itself and
+    those before it, unless the layer is not `causal`.
+    """
 
-    def __init__(self, config: TextEncoderConfig, name: str):
+    def __init__(
+        self, config: TextEncoderConfig | ImageEncoderConfig, name: str, causal: bool = True
+    ):
         super().__init__(name=name)
         width = config.width
         self.activation = ACTIVATIONS[config.activation]
         self.norm1 = layer_norm(width, "norm1", config.epsilon)
-        self.attention = Attention(width, config.heads, "attention", bias=True, causal=True)
+        self.attention = Attention(width, config.heads, "attention", bias=True, causal=causal)
         self.norm2 = layer_norm(width, "norm2", config.epsilon)
         self.hidden = dense(width, config.mlp_width, "hidden")
         self.out = dense(config.mlp_width, width, "out")

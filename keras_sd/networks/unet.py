@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -66,9 +68,9 @@ class Level(Block):
             "transformer",
         )
 
-    def call(self, x, time, context):
+    def call(self, x, time, context, **images):
         x = self.residual(x, time)
-        return self.transformer(x, context) if self.transformer else x
+        return self.transformer(x, context, **images) if self.transformer else x
 
 
 class WayDown(Network):
@@ -132,18 +134,38 @@ class WayDown(Network):
         added = self.added1(ops.cast(added, self.compute_dtype))
         return time + self.added2(backend.silu(added))
 
-    def _go_down(self, x, time, context):
-        """What is kept for the way up, finest first; and the middle's output."""
+    def _go_down(self, x, time, context, features=(), images=None):
+        """What is kept for the way up, finest first; and the middle's output.
+
+        Args:
+            x: what `conv_in` gave.
+            time: the timesteps' embedding.
+            context: the text encoding.
+            features: of each level what is added at its end, and of the middle; see `UNet`.
+            images: what attention sees beside the text, by the name of its block.
+        """
+        levels, seen = len(self.config.widths), images or {}
         skips = [x]
         for level, row in enumerate(rows(self.down, self.config.blocks)):
-            for block in row:
-                x = block(x, time, context)
+            within = self.config.adapted_within(level)
+            for i, block in enumerate(row, 1):
+                x = block(x, time, context, **_of(block, seen))
+                if level < len(features) and within and i == len(row):
+                    x = x + features[level]
                 skips.append(x)
             if level < len(self.downsamples):
                 x = self.downsamples[level](x)
+                if level < len(features) and not within:
+                    x = x + features[level]
                 skips.append(x)
-        x = self.middle(x, time, context)
-        return skips, self.middle_residual(x, time) if self.middle_residual else x
+        x = self.middle(x, time, context, **_of(self.middle, seen))
+        x = self.middle_residual(x, time) if self.middle_residual else x
+        return skips, x + features[levels] if levels < len(features) else x
+
+
+def _of(block: Level, seen: Mapping[str, Any]) -> dict[str, Any]:
+    """What a block is called with beside the rest: nothing, where it sees the text alone."""
+    return {"images": seen[block.name]} if block.name in seen else {}
 
 
 @keras.saving.register_keras_serializable(package="keras_sd")
@@ -155,6 +177,11 @@ class UNet(WayDown):
     context `(batch, tokens, context_width)`. The timesteps are never rounded to the compute dtype.
     A fourth argument, `residuals`, is added to what the way down has kept and to the middle's
     output, as `keras_sd.networks.ControlNetwork` gives them.
+
+    `features`, as `keras_sd.networks.FeatureNetwork` gives them, are added on the way down: one for
+    each level, at its end, and one more for the middle, where there are so many. `images` are what
+    attention sees beside the text: for each of `config.cross_attentions` a sequence of keys, values
+    and strengths, see `keras_sd.networks.layers.Attention`.
 
     Of its config depends what else it is told: `pooled` `(batch, pooled_width)`, the whole text as
     one vector; `numbers` `(batch, numbers)` float32, such as the picture's size; `guidance`
@@ -194,12 +221,14 @@ class UNet(WayDown):
         time = timestep_embedding(timesteps, self.config.widths[0])
         return self.predict_at(latent, time, context, residuals, **told)
 
-    def predict_at(self, latent, time, context, residuals=None, **told):
+    def predict_at(self, latent, time, context, residuals=None, features=(), images=(), **told):
         """The prediction for timesteps that are embedded already, `(batch, widths[0])`."""
         time = self._embed_time(time, **told)
         context = ops.cast(context, self.compute_dtype)
         x = self.conv_in(ops.cast(latent, self.compute_dtype))
-        skips, x = self._go_down(x, time, context)
+        seen = self._by_block(images)
+        features = [ops.cast(each, self.compute_dtype) for each in features]
+        skips, x = self._go_down(x, time, context, features, seen)
         if residuals is not None:
             *of_skips, of_middle = residuals
             skips = [skip + added for skip, added in zip(skips, of_skips, strict=True)]
@@ -207,8 +236,17 @@ class UNet(WayDown):
 
         for level, row in enumerate(rows(self.up, self.config.blocks + 1)):
             for block in row:
-                x = block(ops.concatenate([x, skips.pop()], axis=-1), time, context)
+                x = ops.concatenate([x, skips.pop()], axis=-1)
+                x = block(x, time, context, **_of(block, seen))
             if level < len(self.upsamples):
                 x = self.upsamples[level](x, like=skips[-1])
 
         return ops.cast(self.conv_out(backend.silu(self.norm_out(x))), "float32")
+
+    def _by_block(self, images: Iterable[Sequence[Any]]) -> Mapping[str, Any]:
+        """Those of each block, by its name."""
+        found: dict[str, list[Any]] = defaultdict(list)
+        if images:
+            for (name, _), seen in zip(self.config.cross_attentions, images, strict=True):
+                found[name].append(seen)
+        return found

@@ -69,12 +69,17 @@ def _attached(
     began = request.start
     pictures = began.pictures if began else ()
     masks = began.masking.masks if began and began.masking else ()
-    if request.controls:
-        nets = (f"{each.net.name or 'one'}, SHA-256 {each.net.sha256}" for each in request.controls)
-        raise ValueError(
-            f"The picture was made with ControlNets ({'; '.join(nets)}), which are not found by "
-            "their hashes: in Python, Request.attached gives them and their hints to the request"
-        )
+    for what, files in (
+        ("ControlNets or T2I-Adapters", [each.net for each in request.controls]),
+        ("IP-Adapters", [each.adapter for each in request.image_prompts]),
+    ):
+        if files:
+            nets = (f"{each.name or 'one'}, SHA-256 {each.sha256}" for each in files)
+            raise ValueError(
+                f"The picture was made with {what} ({'; '.join(nets)}), which are not found by "
+                "their hashes: in Python, Request.attached gives them and their pictures to the "
+                "request"
+            )
     if len(request.attachments()) > len(pictures) + len(masks) + len(request.adapters):
         raise ValueError(
             "The picture was made of noise or of encodings of a text, which its file has by their "

@@ -98,6 +98,7 @@ _STRANGERS = {
     rf"^{re.escape(_CONTROL)}|^controlnet_|^input_hint_block\.": "a ControlNet",
     r"^string_to_(param|token)|^emb_params|^<.+>$": "a textual inversion embedding",
     r"^(ip_adapter|image_proj)\.": "an IP-Adapter",
+    r"^(adapter\.)?body\.\d+\.": "a T2I-Adapter",
     r"motion_modules?\.|temporal_transformer": "an AnimateDiff motion module",
     r"\.time_stack\.": "Stable Video Diffusion",
     r"(^|\.)joint_blocks\.\d": "Stable Diffusion 3",
@@ -112,6 +113,9 @@ _STRANGERS = {
 _TAKEN = {
     "a LoRA": "; a model takes it by merge_adapters",
     "a ControlNet": "; keras_sd.ControlNet.from_file reads it",
+    "an IP-Adapter": "; keras_sd.IPAdapter.from_file reads it",
+    "a T2I-Adapter": "; keras_sd.T2IAdapter.from_file reads it",
+    "CLIP with its image encoder": "; keras_sd.IPAdapter.from_file takes it beside an IP-Adapter",
     "a textual inversion embedding": "; a pipeline takes it by with_embeddings",
 }
 """How a model is used with those that are not for themselves."""

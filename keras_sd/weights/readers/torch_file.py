@@ -11,7 +11,8 @@ object itself. All else in it (numbers, texts, the state of an optimizer) is lef
 
 An embedding of textual inversion has its tensors in `"string_to_param"`, a dictionary or, from
 torch 1, a module: they are named `string_to_param.` and their names there. What the file says of
-itself beside them is in the metadata.
+itself beside them is in the metadata. An IP-Adapter has its tensors in two dictionaries: they are
+named `image_proj.` or `ip_adapter.` and their names there.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ _STORAGES = {
 }
 
 _EMBEDDED = "string_to_param"
+_IP_ADAPTER = ("image_proj", "ip_adapter")
 _SAID = ("name", "step", "sd_checkpoint", "sd_checkpoint_name")
 """What a file of an embedding says of itself, where it does."""
 
@@ -172,6 +174,10 @@ def _named(value: Any) -> dict[str, _Tensor]:
     tensors = {
         prefix + name: item for name, item in state.named.items() if isinstance(item, _Tensor)
     }
+    for part in _IP_ADAPTER:
+        if isinstance(inner := state.named.get(part), Dict):
+            named = ((f"{part}.{name}", item) for name, item in inner.named.items())
+            tensors |= {name: item for name, item in named if isinstance(item, _Tensor)}
     if not tensors:
         found = ", ".join(shown(name) for name in list(state.named)[:10])
         raise WeightsError(f"holds no tensors by name; there is: {found or 'nothing'}")

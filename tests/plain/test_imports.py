@@ -33,12 +33,14 @@ RANK = {
     "guidance": 1,
     "start": 1,
     "controls": 1,
+    "image_prompts": 1,
     "adaptations": 1,
     "prompts": 1,
     "conditions": 2,
     "networks": 2,
     "config": 2,
     "network_configs": 2,
+    "adapter_configs": 2,
     "conditioning": 1,
     "refining": 3,
     "backend": 2,
@@ -108,6 +110,7 @@ NEEDS_ONLY = {
     "settings": set(),
     "start": set(),
     "controls": set(),
+    "image_prompts": set(),
     "adaptations": set(),
     "choices": set(),
     "few_steps": set(),
@@ -304,7 +307,8 @@ def test_of_the_adapters_only_what_has_networks_needs_keras():
         if path.startswith("adapters/")
         and ("keras" in tops(names) or parts_imported(names) & {"backend", "networks"})
     }
-    assert needing == {"adapters/merging.py", "adapters/controlnet.py"}
+    with_networks = ("merging", "controlnet", "ip_adapter", "t2i_adapter")
+    assert needing == {f"adapters/{name}.py" for name in with_networks}
 
 
 def test_samplers_know_the_noise_and_nothing_else_of_keras_sd():

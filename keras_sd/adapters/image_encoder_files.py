@@ -14,7 +14,7 @@ from keras_sd.files import checked_path
 from keras_sd.weights.diffusers_folder.settings import FolderSettings
 from keras_sd.weights.names.steering import image_encoder
 from keras_sd.weights.parts import Part, listed
-from keras_sd.weights.readers import WeightsError, read_file
+from keras_sd.weights.readers import TensorFile, WeightsError, read_file
 
 __all__ = [
     "ENCODERS",
@@ -94,12 +94,12 @@ def open_image_encoder(path: str | os.PathLike[str]) -> ImageEncoderFile:
         FileNotFoundError: there is no such file.
     """
     path = checked_path(path, "path", "the path of an image encoder")
-    return encoder_file_of(_in_folder(path) if path.is_dir() else path)
+    path = _in_folder(path) if path.is_dir() else path
+    return encoder_file_of(read_file(path), path)
 
 
-def encoder_file_of(path: Path) -> ImageEncoderFile:
-    """The image encoder of a file; the errors are those of `open_image_encoder`."""
-    file = read_file(path)
+def encoder_file_of(file: TensorFile, path: Path) -> ImageEncoderFile:
+    """The image encoder of an open file; the errors are those of `open_image_encoder`."""
     names = file.tensors
     if not is_encoder(names):
         raise WeightsError(

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,14 @@ from typing import Any
 import numpy as np
 
 from keras_sd.adapters.control_files import ControlFile, control_file_of, is_control
+from keras_sd.adapters.feature_files import FeatureFile, feature_file_of, is_features
 from keras_sd.adapters.files import FAMILIES, Adapter, adapter_of, is_adapter
+from keras_sd.adapters.fitting import feature_misfits
+from keras_sd.adapters.image_encoder_files import ImageEncoderFile, encoder_file_of, is_encoder
+from keras_sd.adapters.image_prompt_files import ImagePromptFile, is_image_prompt, prompt_file_of
 from keras_sd.adapters.matching import match
 from keras_sd.config import SD_1, SD_2, SDXL, ModelConfig
+from keras_sd.weights.parts import is_floating
 from keras_sd.weights.readers import WeightsError, is_finite, read_file, release, sha256
 
 _MAX_WORDS = 20
@@ -62,7 +67,8 @@ class AdapterReport:
             empty.
         layout: whose names it has: "kohya", "diffusers", "PEFT", ...
         base: the family that it was made for, where a shape or a name tells.
-        parts: changes by part of the model, `unet` and `text_encoder`.
+        parts: changes by part of the model, `unet` and `text_encoder`; of another network its
+            tensors, by `control`, `image_prompt`, `features` or `image_encoder`.
         kinds: changes by kind.
         ranks: the smallest and the largest.
         alphas: likewise; None where the file says none.
@@ -109,7 +115,8 @@ class AdapterReport:
 
 
 def inspect(path: str | Path, *, numbers: bool = True) -> AdapterReport | None:
-    """Says what a file of an adapter or of a ControlNet is, and what is wrong with it.
+    """Says what a file of an adapter is, or of a network by which pictures steer a run, and what is
+    wrong with it.
 
     Args:
         path: of the file.
@@ -127,8 +134,8 @@ def inspect(path: str | Path, *, numbers: bool = True) -> AdapterReport | None:
         file = read_file(path)
     except WeightsError:
         return None
-    steers = is_control(file.tensors)
-    if not steers and not is_adapter(file.tensors):
+    look = next((look for is_it, look in _LOOKS if is_it(file.tensors)), None)
+    if look is None:
         return None
     report = AdapterReport(
         str(path),
@@ -141,11 +148,7 @@ def inspect(path: str | Path, *, numbers: bool = True) -> AdapterReport | None:
         sha256=sha256(path) if numbers else None,
     )
     try:
-        if steers:
-            found = _of_control(control_file_of(file, path), numbers)
-        else:
-            found = _found(adapter_of(file, path), numbers)
-        return dataclasses.replace(report, **found)
+        return dataclasses.replace(report, **look(file, path, numbers))
     except WeightsError as error:
         return dataclasses.replace(report, error=str(error))
 
@@ -196,26 +199,92 @@ def _of_control(file: ControlFile, numbers: bool) -> dict[str, Any]:
         unsupported = f"it was made for {file.base}, and keras_sd has models of 1.x, 2.x and XL"
     else:
         problems = dict(file.part(file.config(known)).problems())
-    if numbers:
-        damaged = []
-        for name, tensor in file.tensors.items():
-            if not is_finite(np.asarray(tensor)):
-                damaged.append(name)
-            release(tensor)
-        problems |= {"not finite": damaged} if damaged else {}
     notes = list(file.notes)
     if file.difference:
         notes.append("Its weights are differences from the UNet's, to which they are added.")
+    found = _of_network("control", "ControlNet", file.tensors, problems, numbers)
     return {
+        **found,
         "layout": file.layout,
         "base": file.base,
-        "parts": {"control": len(file.tensors)},
-        "kinds": {"ControlNet": 1},
-        "problems": problems,
-        "numbers_read": numbers,
         "notes": notes,
         "unsupported": unsupported,
     }
+
+
+def _of_prompt(file: ImagePromptFile, numbers: bool) -> dict[str, Any]:
+    """Of an IP-Adapter: likewise, and the image encoder that it needs."""
+    known = _known(file.context, file.base)
+    problems: dict[str, list[str]] = {}
+    unsupported = None
+    if known is None:
+        unsupported = f"it was made for {file.base}, and keras_sd has models of 1.x, 2.x and XL"
+    else:
+        problems = dict(file.part(file.config(known), known).problems())
+    found = _of_network("image_prompt", "IP-Adapter", file.tensors, problems, numbers)
+    return {
+        **found,
+        "kinds": {f"IP-Adapter, {file.kind}": 1},
+        "layout": "diffusers" if file.by_diffusers else "original",
+        "base": file.base,
+        "notes": [f"It needs the image encoder {file.encoder}."],
+        "unsupported": unsupported,
+    }
+
+
+def _of_features(file: FeatureFile, numbers: bool) -> dict[str, Any]:
+    """Of a T2I-Adapter: whether it fits a model of its family."""
+    known = SDXL if file.config.kind == "full_xl" else SD_1
+    problems = dict(file.part().problems())
+    found = _of_network("features", "T2I-Adapter", file.tensors, problems, numbers)
+    wrong = feature_misfits(file.config, known)
+    return {
+        **found,
+        "kinds": {f"T2I-Adapter, {file.config.kind}": 1},
+        "layout": file.layout,
+        "base": file.base,
+        "unsupported": f"{'; '.join(wrong)} as in {known.name}" if wrong else None,
+    }
+
+
+def _of_encoder(file: ImageEncoderFile, numbers: bool) -> dict[str, Any]:
+    """Of an image encoder: its size."""
+    problems = dict(file.part().problems())
+    found = _of_network("image_encoder", "image encoder", file.tensors, problems, numbers)
+    left_out = len(file.left_out)
+    notes = [f"Left out are {left_out} tensors beside it."] if left_out else []
+    return {**found, "layout": "transformers", "base": file.name, "notes": notes}
+
+
+def _of_network(
+    part: str,
+    kind: str,
+    tensors: Mapping[str, Any],
+    problems: dict[str, list[str]],
+    numbers: bool,
+) -> dict[str, Any]:
+    """What is said of each of these networks."""
+    damaged = []
+    for name, tensor in tensors.items() if numbers else ():
+        if is_floating(tensor.dtype) and not is_finite(np.asarray(tensor)):
+            damaged.append(name)
+        release(tensor)
+    return {
+        "parts": {part: len(tensors)},
+        "kinds": {kind: 1},
+        "problems": problems | ({"not finite": damaged} if damaged else {}),
+        "numbers_read": numbers,
+    }
+
+
+_LOOKS: tuple[tuple[Callable[..., bool], Callable[..., dict[str, Any]]], ...] = (
+    (is_control, lambda file, path, numbers: _of_control(control_file_of(file, path), numbers)),
+    (is_image_prompt, lambda file, path, numbers: _of_prompt(prompt_file_of(file, path), numbers)),
+    (is_features, lambda file, path, numbers: _of_features(feature_file_of(file, path), numbers)),
+    (is_encoder, lambda file, path, numbers: _of_encoder(encoder_file_of(file, path), numbers)),
+    (is_adapter, lambda file, path, numbers: _found(adapter_of(file, path), numbers)),
+)
+"""What is said of each kind of file, by what its names tell."""
 
 
 def _parts(adapter: Adapter) -> dict[str, int]:

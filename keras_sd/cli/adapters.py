@@ -1,4 +1,4 @@
-"""What `keras-sd inspect` says of a file of a LoRA or of a ControlNet."""
+"""What `keras-sd inspect` says of a LoRA, or of a network by which pictures steer a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ _PARTS = {
     "text_encoder_2": "second text encoder",
     "unet": "UNet",
     "control": "ControlNet",
+    "image_prompt": "IP-Adapter",
+    "features": "T2I-Adapter",
+    "image_encoder": "image encoder",
 }
+_NETWORKS = {
+    "control": "a ControlNet",
+    "image_prompt": "an IP-Adapter",
+    "features": "a T2I-Adapter",
+    "image_encoder": "an image encoder",
+}
+"""Those parts that are networks of their own."""
 
 
 def lines(report: AdapterReport, most: int | None) -> Iterator[str]:
@@ -26,13 +36,15 @@ def lines(report: AdapterReport, most: int | None) -> Iterator[str]:
         most: names of a kind that are shown; None is all.
     """
     made = f", made for {report.base}" if report.base else ""
-    steers = "control" in report.parts
-    what, places = ("a ControlNet", "tensors") if steers else ("an adapter", "changes")
+    network = next((_NETWORKS[part] for part in report.parts if part in _NETWORKS), None)
+    what, places = (network, "tensors") if network else ("an adapter", "changes")
+    if "image_encoder" in report.parts:
+        made = f", {report.base}"
     yield printable(f"{report.path}: {what}{made}")
     rows = []
     if report.error:
         rows.append(("error", " ".join(report.error.split())))
-    if report.kinds and not steers:
+    if report.kinds and what != "a ControlNet":
         rows.append(("kind", _counts(report.kinds)))
     if report.layout:
         rows.append(("layout", report.layout))

@@ -111,7 +111,8 @@ def inspect(
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say what a checkpoint, a LoRA or a ControlNet is, and whether it is whole. Loads no backend.
+    """Say what a checkpoint, a LoRA, a ControlNet or the like is, and whether it is whole. Loads no
+    backend.
 
     Exit status: 0 when all is well, 1 when something is wrong with it.
     """

@@ -31,6 +31,9 @@ from keras_sd.weights.load import arrays_of
 from keras_sd.weights.names import steering as names
 from keras_sd.weights.readers import WeightsError
 
+once = pytest.mark.once
+"""About nothing that a backend changes."""
+
 RUN = {"num_steps": 4, "seed": 3, "sampler": "ddim", "unconditional_guidance_scale": 3.0}
 SHOWN = np.random.default_rng(5).integers(0, 256, (40, 30, 3), dtype=np.uint8)
 OTHER = np.random.default_rng(6).integers(0, 256, (33, 50, 3), dtype=np.uint8)
@@ -121,6 +124,7 @@ def test_it_counts_at_its_steps_alone(latents, base):
     assert far(whole[2], early[2]) > 1e-3
 
 
+@once
 def test_several_pictures_and_several_adapters_count(draw, adapters):
     base, plus = adapters.values()
     one = ImagePrompt(base, SHOWN)
@@ -159,6 +163,7 @@ def test_the_negative_prompt_is_told_of_no_picture(pipeline, adapters, kind):
     np.testing.assert_allclose(found, np.concatenate([wanted, wanted]), atol=1e-5)
 
 
+@once
 def test_a_picture_of_a_batch_is_that_picture_alone(draw, base):
     prompt = ImagePrompt(base, [SHOWN, OTHER])
     batch = draw(prompt, prompt=["a cat", "a rocket"])
@@ -167,6 +172,7 @@ def test_a_picture_of_a_batch_is_that_picture_alone(draw, base):
         assert len(batch[i].request.image_prompts[0].image) == 2
 
 
+@once
 def test_it_works_with_a_picture_to_begin_with_and_with_a_mask(pipeline, base):
     for door, given in ((pipeline.image_to_image, ()), (pipeline.inpaint, (MASK,))):
         plain = door("a cat", PICTURE, *given, **RUN)
@@ -198,6 +204,7 @@ def test_it_works_with_a_controlnet_which_does_not_see_it(pipeline, base, monkey
     assert not any(names for _, names in calls)
 
 
+@once
 def test_parts_of_a_prompt_and_turns_are_followed(latents, base):
     half = ImagePrompt(base, SHOWN, end=0.5)
 
@@ -228,6 +235,7 @@ def test_nothing_is_compiled_anew_for_another_picture_or_strength(
     assert not calls or NAME == "torch"
 
 
+@once
 def test_the_next_picture_is_drawn_with_its_weights_as_they_are(draw, pipeline, encoder):
     adapter = IPAdapter(ImagePromptNetwork(config(pipeline.model)), encoder)
     before = draw(ImagePrompt(adapter, SHOWN))
@@ -269,19 +277,27 @@ def test_a_t2i_adapter_is_a_control_as_others_are(pipeline, t2i):
     half = Control(t2i, PICTURE, 0.5)
     np.testing.assert_allclose(run(half, half)[3], whole[3], atol=1e-3)
     assert far(run(half)[3], whole[3]) > 1e-3
-    net = ControlNet.from_unet(pipeline)
+
+
+@once
+def test_a_t2i_adapter_works_with_a_controlnet_and_in_a_batch(pipeline, t2i):
+    half, net = Control(t2i, PICTURE, 0.5), ControlNet.from_unet(pipeline)
     drawn(net.network, size=0.2)
-    assert far(run(half, Control(net, PICTURE))[3], run(half)[3]) > 1e-3
+    one = pipeline.text_to_image("a cat", control=half, **RUN)
+    both = pipeline.text_to_image("a cat", control=[half, Control(net, PICTURE)], **RUN)
+    assert differ(both, one) > 0
     batch = pipeline.text_to_image("a cat", control=half, batch_size=2, **RUN)
-    assert differ(batch[:1], pipeline.text_to_image("a cat", control=half, **RUN)) <= 1
+    assert differ(batch[:1], one) <= 1
 
 
+@once
 def test_a_t2i_adapter_is_not_in_the_compiled_step(pipeline, t2i):
     request = pipeline.request("a cat", control=Control(t2i, PICTURE))
     controls = Controls(pipeline.model, request.resolved(pipeline.model.defaults), (32, 24), 4)
     assert controls.steps((0,)) is pipeline.model.steps()
 
 
+@once
 def test_a_t2i_adapter_in_guess_mode_or_of_another_model_is_refused(pipeline, t2i):
     with pytest.raises(ValueError, match="guess_mode is for a ControlNet"):
         pipeline.text_to_image("a cat", control=Control(t2i, PICTURE, guess_mode=True), **RUN)
@@ -295,6 +311,7 @@ def test_a_t2i_adapter_in_guess_mode_or_of_another_model_is_refused(pipeline, t2
 # --- requests -------------------------------------------------------------------------
 
 
+@once
 def test_a_request_holds_it_and_json_by_its_hash(pipeline, draw, base):
     picture = draw(ImagePrompt(base, [SHOWN, OTHER], 0.7, end=0.75))[0]
     text = picture.request.to_json()
@@ -313,6 +330,7 @@ def test_a_request_holds_it_and_json_by_its_hash(pipeline, draw, base):
     assert "image_prompts" not in pipeline.request("a cat").to_dict()
 
 
+@once
 @pytest.mark.parametrize(
     ("given", "named"),
     [
@@ -325,6 +343,7 @@ def test_settings_that_do_not_fit_are_named(given, named):
         ImagePrompt(None, SHOWN, **given)
 
 
+@once
 def test_what_is_no_image_prompt_is_refused_before_the_run(pipeline, draw, base):
     with pytest.raises(TypeError, match=r"image_prompt is a keras_sd.ImagePrompt, or several"):
         draw(base)
@@ -337,6 +356,7 @@ def test_what_is_no_image_prompt_is_refused_before_the_run(pipeline, draw, base)
         pipeline.draw(bare)
 
 
+@once
 def test_an_adapter_of_another_model_is_refused_before_the_run(draw, encoder):
     numbers = ImagePromptConfig("base", (8,), 12, 3, 12)
     other = IPAdapter(ImagePromptNetwork(numbers), encoder, "other.bin")
@@ -344,6 +364,7 @@ def test_an_adapter_of_another_model_is_refused_before_the_run(draw, encoder):
         draw(ImagePrompt(other, SHOWN))
 
 
+@once
 def test_an_encoder_of_another_size_is_refused(pipeline, encoder):
     numbers = ImagePromptConfig("plus", (8,), 16, 3, 12, 8, 1, 1, 8)
     with pytest.raises(ValueError, match="takes 12 features a patch; the image encoder is one of"):
@@ -382,6 +403,7 @@ def folder(tmp_path, encoder):
     return place.parent
 
 
+@once
 @pytest.mark.parametrize("kind", ["base", "plus"])
 @pytest.mark.parametrize("by_diffusers", [False, True])
 def test_a_file_of_each_layout_is_read(
@@ -407,6 +429,7 @@ def test_a_file_of_each_layout_is_read(
     assert shared.encoder is read.encoder
 
 
+@once
 def test_what_lies_beside_an_encoder_is_left_out_and_said(pipeline, base, tmp_path, folder, caplog):
     table = names.image_prompt(base.network.config, pipeline.model.config.unet)
     path = write(tmp_path / "ip.safetensors", tensors_of(base.network, table))
@@ -421,6 +444,7 @@ def test_what_lies_beside_an_encoder_is_left_out_and_said(pipeline, base, tmp_pa
     assert "left out are 1 tensors: logit_scale" in caplog.text
 
 
+@once
 def test_the_wrong_family_and_the_wrong_encoder_are_named(pipeline, base, tmp_path, folder):
     table = names.image_prompt(base.network.config, pipeline.model.config.unet)
     tensors = tensors_of(base.network, table)
@@ -445,6 +469,7 @@ def test_the_wrong_family_and_the_wrong_encoder_are_named(pipeline, base, tmp_pa
         IPAdapter.from_file(path, image_encoder=folder, model=pipeline)
 
 
+@once
 @pytest.mark.parametrize("by_diffusers", [False, True])
 def test_a_t2i_adapter_of_each_layout_is_read(pipeline, tmp_path, by_diffusers):
     unet, factor = pipeline.model.config.unet, pipeline.model.config.autoencoder.factor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +11,15 @@ from safetensors.numpy import save_file
 from tiny import TINY
 
 from keras_sd.adapter_configs import FeatureConfig, ImageEncoderConfig, ImagePromptConfig
+from keras_sd.adapters import inspection
 from keras_sd.adapters.feature_files import holds_features, is_features, open_features
 from keras_sd.adapters.fitting import feature_misfits, prompt_misfits
-from keras_sd.adapters.image_encoder_files import is_encoder, open_image_encoder
+from keras_sd.adapters.image_encoder_files import encoder_file_of, is_encoder, open_image_encoder
 from keras_sd.adapters.image_prompt_files import check_pair, is_image_prompt, open_image_prompt
+from keras_sd.cli import main
 from keras_sd.config import SD_1, SD_2, SDXL
 from keras_sd.weights.names import steering, under
-from keras_sd.weights.readers import WeightsError
+from keras_sd.weights.readers import TensorFile, WeightsError
 
 ENCODER = ImageEncoderConfig(28, 14, 32, 2, 2, 48, "quick_gelu", 1e-5, 24)
 
@@ -187,12 +190,7 @@ def test_an_encoder_is_read_from_its_folder_and_the_one_above(tmp_path):
         ((1664, 48, 8192, 1280), "ViT-bigG/14", 16, "gelu"),
     ],
 )
-def test_those_that_are_used_are_known_by_their_shapes(monkeypatch, sizes, name, heads, activation):
-    from pathlib import Path
-
-    from keras_sd.adapters import image_encoder_files as files
-    from keras_sd.weights.readers import TensorFile
-
+def test_those_that_are_used_are_known_by_their_shapes(sizes, name, heads, activation):
     width, depth, mlp_width, projection_width = sizes
     numbers = {"width": width, "depth": depth, "mlp_width": mlp_width}
     wanted = ImageEncoderConfig(
@@ -203,8 +201,7 @@ def test_those_that_are_used_are_known_by_their_shapes(monkeypatch, sizes, name,
     }
     tensors["vision_model.embeddings.position_ids"] = np.arange(257)[None]
     file = TensorFile(Path("x"), "safetensors", tensors, {})
-    monkeypatch.setattr(files, "read_file", lambda path: file)
-    found = files.encoder_file_of(Path("nowhere/x.safetensors"))
+    found = encoder_file_of(file, Path("nowhere/x.safetensors"))
     assert (found.config, found.name, found.left_out) == (wanted, name, ())
     assert not found.part().problems()
 
@@ -335,3 +332,53 @@ def test_what_is_no_t2i_adapter_is_said(tmp_path):
 def test_numbers_that_cannot_be_are_named(make, named):
     with pytest.raises(ValueError, match=named):
         make()
+
+
+# --- inspect --------------------------------------------------------------------------
+
+
+def looked_at(path, capsys, status=0):
+    """What the command says of a file, in one line and for programs."""
+    assert main(["inspect", str(path)]) == status
+    shown = " ".join(capsys.readouterr().out.split())
+    assert main(["inspect", "--json", str(path)]) == status
+    return shown, json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("kind", ["base", "plus"])
+def test_inspect_says_what_an_ip_adapter_needs(tmp_path, capsys, monkeypatch, kind):
+    monkeypatch.setattr(inspection, "_FAMILIES", {64: TINY})
+    path = prompt(tmp_path / "x.safetensors", kind)
+    shown, told = looked_at(path, capsys)
+    assert "x.safetensors: an IP-Adapter, made for a model with 64 features" in shown
+    assert f"kind IP-Adapter, {kind} (1)" in shown
+    assert "It needs the image encoder ViT-H/14." in shown
+    assert "every tensor has its layer, every number is finite" in shown
+    assert (told["good"], told["parts"].keys()) == (True, {"image_prompt"})
+    monkeypatch.setattr(inspection, "_FAMILIES", {})
+    assert "it was made for a model with 64 features a token" in looked_at(path, capsys)[0]
+
+
+def test_inspect_says_what_is_wrong_with_an_ip_adapter(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(inspection, "_FAMILIES", {64: TINY})
+    tensors = zeros(steering.image_prompt(config(), TINY.unet))
+    tensors["ip_adapter.3.to_k_ip.weight"][:] = np.nan
+    del tensors["ip_adapter.1.to_v_ip.weight"]
+    shown, told = looked_at(write(tmp_path / "x.safetensors", tensors), capsys, 1)
+    assert "missing! 1: ip_adapter.1.to_v_ip.weight" in shown
+    assert "not finite! 1: ip_adapter.3.to_k_ip.weight" in shown
+    assert not told["good"]
+    tensors["image_proj.proj.0.weight"] = np.zeros((4, 8), "float16")
+    shown, told = looked_at(write(tmp_path / "x.safetensors", tensors), capsys, 1)
+    assert "FaceID or portrait" in told["error"]
+
+
+def test_inspect_knows_t2i_adapters_and_image_encoders(tmp_path, capsys):
+    path = write(tmp_path / "x.safetensors", zeros(steering.features(small(T2I["light"]), True)))
+    shown, told = looked_at(path, capsys)
+    assert "a T2I-Adapter, made for Stable Diffusion 1.x or 2.x" in shown
+    assert "can be used no: widths is (8, 16, 32, 32), not (320, 640, 1280, 1280)" in shown
+    assert told["kinds"] == {"T2I-Adapter, light": 1}
+    shown, told = looked_at(encoder(tmp_path / "e") / "model.safetensors", capsys)
+    assert "an image encoder, one of 32 features a patch and 24 a picture" in shown
+    assert (told["good"], told["parts"].keys()) == (True, {"image_encoder"})

@@ -105,6 +105,7 @@ def far(a, b):
     return np.abs(np.asarray(a) - np.asarray(b)).max()
 
 
+@once
 @pytest.mark.parametrize("kind", ["base", "plus"])
 def test_its_picture_and_its_strength_count(draw, adapters, kind):
     adapter = adapters[kind]
@@ -115,6 +116,7 @@ def test_its_picture_and_its_strength_count(draw, adapters, kind):
     np.testing.assert_array_equal(draw(ImagePrompt(adapter, SHOWN, 0)), plain)
 
 
+@once
 def test_it_counts_at_its_steps_alone(latents, base):
     plain, late = latents(), latents(ImagePrompt(base, SHOWN, start=0.5))
     np.testing.assert_array_equal(plain[:2], late[:2])
@@ -180,6 +182,7 @@ def test_it_works_with_a_picture_to_begin_with_and_with_a_mask(pipeline, base):
         assert differ(plain, seen) > 0
 
 
+@once
 def test_it_works_with_a_controlnet_which_does_not_see_it(pipeline, base, monkeypatch):
     net = ControlNet.from_unet(pipeline)
     drawn(net.network, size=0.2)
@@ -264,6 +267,7 @@ def test_requests_with_and_without_are_drawn_beside_each_other(pipeline, base, t
 # --- T2I-Adapters ---------------------------------------------------------------------
 
 
+@once
 def test_a_t2i_adapter_is_a_control_as_others_are(pipeline, t2i):
     def run(*controls, **more):
         steps = pipeline.stream("a cat", control=list(controls), **RUN, **more)
@@ -489,6 +493,7 @@ def test_a_t2i_adapter_of_each_layout_is_read(pipeline, tmp_path, by_diffusers):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@once
 def test_networks_can_be_copied_and_saved(tmp_path, adapters, t2i):
     import keras
 

@@ -67,7 +67,7 @@ class ControlNet:
         if file.difference:
             part = _summed(part, model.parts["unet"])
         network = _made(config, model)
-        load_parts({"ControlNet": network}, {"ControlNet": part}, source=str(file.path))
+        load_parts({"ControlNet": network}, {"ControlNet": part}, source=str(file.path), new=True)
         for note in file.notes:
             _log.warning("%s: %s", file.path, note)
         of_folder = os.path.isdir(path)

@@ -17,10 +17,13 @@ from keras_sd.networks import Autoencoder, TextEncoder, UNet
 from keras_sd.networks.initializers import host_zeros, weights_follow
 from keras_sd.weights.checkpoint import Checkpoint, Part, refuse
 from keras_sd.weights.names import Table, Weight
-from keras_sd.weights.readers import WeightsError, is_finite, release
+from keras_sd.weights.readers import WeightsError, in_dtype, is_finite, release
 
 _PIECE = 2**24
 """Bytes of a file that a thread has in memory at a time."""
+
+_BLOCK = 2**18
+"""Numbers that a thread converts at a time, so that they are in the processor's cache meanwhile."""
 
 _THREADS = min(4, os.cpu_count() or 1)
 
@@ -52,12 +55,12 @@ def build_networks(
             "autoencoder": lambda: Autoencoder(config.autoencoder),
         }
         models = {name: made[name]() for name in (made if names is None else names)}
-    load_parts(models, checkpoint.parts, source=str(checkpoint.path))
+    load_parts(models, checkpoint.parts, source=str(checkpoint.path), new=True)
     return models
 
 
 def load_parts(
-    models: Mapping[str, keras.Model], parts: Mapping[str, Part], *, source: str
+    models: Mapping[str, keras.Model], parts: Mapping[str, Part], *, source: str, new: bool = False
 ) -> None:
     """Fills every variable of several networks, or changes nothing.
 
@@ -65,6 +68,8 @@ def load_parts(
         models: the networks by their part's name.
         parts: the weights of each.
         source: what an error calls all of them.
+        new: nobody has the networks yet. The numbers are read once then, and where one is bad,
+            networks that nobody will have are half filled.
 
     Raises:
         WeightsError: a tensor has no variable, a variable no tensor, a shape or dtype does not
@@ -83,18 +88,24 @@ def load_parts(
         for variables in (variables_of(model),)
         for entry in parts[name].table
     ]
-    # Twice over the data: no variable is touched before all numbers are known to be good, and no
-    # more than a few variables are in memory beside the model.
+    damaged: list[str] = []
     with ThreadPoolExecutor(_THREADS) as pool:  # NumPy lets others run meanwhile
-        good = list(pool.map(lambda each: _is_good(*each), wanted))
-        damaged = [entry.name for (entry, *_), fine in zip(wanted, good, strict=True) if not fine]
-        refuse(source, {"not finite": dict.fromkeys(damaged)})
+        if not new:  # No variable is touched before all numbers are known to be good.
+            good = pool.map(lambda each: _is_good(*each), wanted)
+            damaged = [
+                entry.name for (entry, *_), fine in zip(wanted, good, strict=True) if not fine
+            ]
+            refuse(source, {"not finite": dict.fromkeys(damaged)})
         # The executor would run ahead of whoever assigns.
         for start in range(0, len(wanted), _AHEAD):
             some = wanted[start : start + _AHEAD]
             values = pool.map(lambda each: _converted(*each), some)
-            for (_, _, variable), value in zip(some, values, strict=True):
-                put(variable, value)
+            for (entry, _, variable), value in zip(some, values, strict=True):
+                if value is None:
+                    damaged.append(entry.name)
+                else:
+                    put(variable, value)
+    refuse(source, {"not finite": dict.fromkeys(damaged)})
 
 
 def load_state_dict(
@@ -151,24 +162,34 @@ def _check_table(name: str, table: Table, variables: Mapping[str, keras.Variable
 def _is_good(entry: Weight, part: Part, variable: keras.Variable) -> bool:
     """Whether all numbers of a variable are finite, in the file and in the variable's dtype."""
     dtype = np.dtype(getattr(ml_dtypes, variable.dtype, variable.dtype))
-    for piece in _pieces(entry, part):
-        if ml_dtypes.finfo(dtype).max < ml_dtypes.finfo(piece.dtype).max:
-            with np.errstate(over="ignore"):
-                piece = piece.astype(dtype)
-        if not is_finite(piece):
-            return False
-    return True
+    return all(
+        is_finite(in_dtype(block, dtype))
+        for piece in _pieces(entry, part)
+        for block in _blocks(piece)
+    )
 
 
-def _converted(entry: Weight, part: Part, variable: keras.Variable) -> np.ndarray:
-    """The value of a variable, in memory of its own, which becomes the variable's."""
+def _converted(entry: Weight, part: Part, variable: keras.Variable) -> np.ndarray | None:
+    """The value of a variable, in memory of its own, which becomes the variable's; None where a
+    number is not finite, in the file or in the variable's dtype.
+    """
     value = host_zeros(entry.shape, variable.dtype)
-    theirs = entry.theirs(value)
-    row = 0
+    theirs, row = entry.theirs(value), 0
     for piece in _pieces(entry, part):
-        theirs[row : row + len(piece)] = piece
-        row += len(piece)
+        for block in _blocks(piece):
+            numbers = in_dtype(block, value.dtype)
+            if not is_finite(numbers):
+                return None
+            theirs[row : row + len(block)] = numbers
+            row += len(block)
     return value
+
+
+def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows that are few numbers, some of them at a time."""
+    step = max(1, _BLOCK * len(rows) // max(rows.size, 1))
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step]
 
 
 def _pieces(entry: Weight, part: Part) -> Iterator[np.ndarray]:

@@ -19,7 +19,7 @@ from keras_sd.tokenizer import read_merges
 from keras_sd.weights import readers
 from keras_sd.weights.files import read_json
 from keras_sd.weights.inspection import inspect
-from keras_sd.weights.readers import WeightsError, hdf5, read_file, sha256, torch_file
+from keras_sd.weights.readers import WeightsError, hdf5, in_dtype, read_file, sha256, torch_file
 from keras_sd.weights.readers.safetensors import read_header
 
 
@@ -192,3 +192,26 @@ def test_another_float8_is_refused_by_name(tmp_path):
     path = written(tmp_path / "x.safetensors", json.dumps(entry).encode())
     with pytest.raises(WeightsError, match=r"'x': dtype 'F8_E8M0' is not one of .*F8_E4M3"):
         read_file(path)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_16_bits_become_32_as_numpy_has_them(dtype):
+    """All numbers there are, and rows that do not lie together."""
+    whole = np.arange(2**16, dtype=np.uint16).view(dtype).reshape(256, 256)
+    with np.errstate(invalid="ignore"):
+        finite = np.where(np.isfinite(whole), whole, dtype(-0.0))
+    for array in (whole, finite, finite[:, ::3], finite[3:4], finite.T, finite[:0]):
+        before = array.copy()
+        found = in_dtype(array, np.dtype(np.float32))
+        with np.errstate(invalid="ignore"):
+            wanted = array.astype(np.float32)
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found.view(np.int32), wanted.view(np.int32))
+        np.testing.assert_array_equal(array.view(np.int16), before.view(np.int16))
+
+
+def test_numbers_that_a_dtype_has_no_room_for_become_infinite():
+    given = np.array([1.0, 1e6, -1e39])
+    assert in_dtype(given, np.dtype(np.float16)).tolist() == [1.0, np.inf, -np.inf]
+    assert in_dtype(given, np.dtype(np.float32)).tolist() == [1.0, 1e6, -np.inf]
+    assert in_dtype(given, np.dtype(np.float64)) is given

@@ -28,6 +28,9 @@ _EXPONENTS = {
 }
 """Of the numbers in 16 bits: the bits that are all set in a NaN or an infinity and in no other."""
 
+_WITHOUT_COPIES = np.int32(-0x70000001)
+"""The bits that a float16 has in a float32: all but those from 28 to 30."""
+
 
 MAX_TENSORS = 50_000
 """Of a file, of any format. A full SD checkpoint with its optimizer has 3,200; what is made of each
@@ -181,6 +184,29 @@ def is_finite(array: np.ndarray) -> bool:
     # Four times as fast as NumPy's own way: it has no instructions for these.
     bits = array.view(np.uint16)
     return not bool(((bits & exponent) == exponent).any())
+
+
+def in_dtype(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Numbers in another dtype; those that it has no room for become infinities.
+
+    16 bits become 32 by arithmetic on whole numbers, in about a third of the time that NumPy takes.
+    """
+    if dtype == np.float32 and array.dtype == np.float16:
+        bits = array.view(np.int16).astype(np.int32)
+        bits <<= 13  # sign, exponent and fraction to where float32 has them, ...
+        bits &= _WITHOUT_COPIES  # without the copies of the sign that came in between
+        numbers = bits.view(np.float32)
+        numbers *= np.float32(2**112)  # ... whose exponent counts from another number
+        # What was no number or infinite is a number now, and larger than any in 16 bits.
+        if array.size and max(-numbers.min(), numbers.max()) >= 2**16:
+            return array.astype(np.float32)
+        return numbers
+    if dtype == np.float32 and array.dtype == ml_dtypes.bfloat16:
+        bits = array.view(np.int16).astype(np.int32)
+        bits <<= 16
+        return bits.view(np.float32)
+    with np.errstate(over="ignore"):
+        return array.astype(dtype, copy=False)
 
 
 def release(array: np.ndarray) -> None:

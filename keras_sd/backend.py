@@ -210,6 +210,27 @@ def put(variable: keras.Variable, value: np.ndarray) -> None:
         variable.assign(adopt(value))
 
 
+def supplied(batches: keras.utils.PyDataset) -> Any:
+    """Batches for `fit`: on TensorFlow Keras takes the sizes of the first two for those of all.
+
+    Args:
+        batches: each a tuple of one dictionary of arrays, of the same names and last axes in all.
+    """
+    if NAME != "tensorflow":
+        return batches
+    import tensorflow as tf
+
+    spec = {
+        name: tf.TensorSpec((*[None] * max(1, each.ndim - 1), *each.shape[1:][-1:]), each.dtype)
+        for name, each in batches[0][0].items()
+    }
+    count = len(batches)
+    found = tf.data.Dataset.from_generator(
+        lambda: map(batches.__getitem__, range(count)), output_signature=(spec,)
+    )
+    return found.apply(tf.data.experimental.assert_cardinality(count))
+
+
 def release() -> None:
     """Frees the memory of networks that are gone: they refer to themselves, and torch keeps it."""
     gc.collect()

@@ -179,7 +179,7 @@ def predict(
         controls: the networks of the run beside the UNet, a `keras_sd.networks.ControlNetwork` or
             `ImagePromptNetwork` each; those count whose hints or tokens are among the conditions.
     """
-    times, context = ops.broadcast_to(t, (x.shape[0],)), conditions[CONTEXT]
+    times, context = ops.broadcast_to(t, (ops.shape(x)[0],)), conditions[CONTEXT]
     beside = {name: conditions[name] for name in BESIDE if name in conditions}
     told: dict[str, Any] = dict(beside)
     added: list[Any] = []

@@ -2,6 +2,7 @@
 
 | module | what it does |
 |---|---|
+| `writing` | a LoRA of ours as a file, in the layouts that others read |
 | `kinds` | what each kind makes of a weight: NumPy in float32 |
 | `files` | a file as an `Adapter`: a change for each place, by the file's own names |
 | `names` | every name that a layer of a model has in these files, made from the tables of weights |

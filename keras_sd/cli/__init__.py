@@ -23,7 +23,7 @@ from keras_sd.cli.prompt import prompt
 from keras_sd.cli.replay import info, replay
 from keras_sd.cli.serve import serve
 from keras_sd.cli.terminal import run
-from keras_sd.cli.train import train_emoji
+from keras_sd.cli.train import train, train_emoji
 from keras_sd.cli.verify import verify
 from keras_sd.cli.warmup import warmup
 
@@ -68,6 +68,7 @@ for _command in (
     benchmark,
     warmup,
     serve,
+    train,
     train_emoji,
 ):
     app.command(_command.__name__.replace("_", "-"))(_command)

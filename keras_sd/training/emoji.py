@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import unicodedata
 import zipfile
 from collections.abc import Callable
@@ -31,6 +30,9 @@ from keras_sd.pipeline import StableDiffusion
 from keras_sd.tokenizer import Tokenizer
 from keras_sd.training import pictures, trainers
 from keras_sd.training.bpe import learn_merges
+from keras_sd.training.objective import Objective, levels_of, spread
+from keras_sd.training.state import check_run, damaged
+from keras_sd.training.trainer import DenoiserTrainer
 from keras_sd.weights.load import arrays_of
 from keras_sd.weights.save import save_preset
 
@@ -117,37 +119,14 @@ def train(
         OSError: a file cannot be written; the message names it.
     """
     (out / "work").mkdir(parents=True, exist_ok=True)
-    _check_recipe(out / "work", {**dataclasses.asdict(recipe), "model": model.to_dict()})
+    made = {**dataclasses.asdict(recipe), "model": model.to_dict()}
+    check_run(out / "work", "recipe.json", made)
     keras.utils.set_random_seed(recipe.seed)
     keras.config.set_dtype_policy(recipe.dtype)
     source = pictures.Pictures(font)
     run = _Run(out, source, recipe, model, report)
     for stage in stages:
         getattr(run, stage)()
-
-
-def _check_recipe(work: Path, recipe: dict) -> None:
-    """Notes what is made in a folder, and refuses one where something else was made."""
-    path = work / "recipe.json"
-    recipe = json.loads(json.dumps(recipe))  # without tuples
-    if path.exists():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            changed = [key for key in recipe if before.get(key) != recipe[key]]
-        except (ValueError, AttributeError) as error:
-            raise ValueError(trainers.damaged(path, error)) from error
-        if changed:
-            raise ValueError(
-                f"{work} has the state of a run with another {', '.join(changed)}: take another "
-                "folder, or the same settings, or remove it"
-            )
-        return
-    if left := sorted(entry.name for entry in work.iterdir()):
-        raise ValueError(
-            f"{work} has {', '.join(left[:5])}, and nothing says what run they are of: take "
-            "another folder, or remove them"
-        )
-    replace_file(path, lambda at: at.write_text(json.dumps(recipe, indent=1), encoding="utf-8"))
 
 
 class _Run:
@@ -229,23 +208,20 @@ class _Run:
             return
         latents, captions, scale = self._latents()
         pipeline = self._pipeline(scale, "autoencoder")
-        table, prediction = pipeline.table.alphas_cumprod, self.model.noise.prediction
 
         def make(rng):
             batch = recipe.denoiser_batch
             chosen = rng.integers(len(latents), size=batch)
             texts = [self._text(*captions[int(i)], rng) for i in chosen]
-            # One timestep from each of `batch` equal slices: less noise in the loss than at random.
-            timesteps = ((np.arange(batch) + rng.random(batch)) / batch * len(table)).astype(int)
             x0 = latents[chosen].astype(np.float32) * scale
-            noise = rng.standard_normal(x0.shape, dtype=np.float32)
-            x, target = trainers.noised(x0, timesteps, noise, table, prediction)
+            level = levels_of(pipeline.table, spread(batch, rng))
             inputs = {
-                "latent": x,
-                "timestep": timesteps.astype(np.float32),
-                "tokens": pipeline.tokenizer(texts),
+                "latents": x0,
+                "noise": rng.standard_normal(x0.shape, dtype=np.float32),
+                **vars(level),
+                "text_encoder": pipeline.tokenizer(texts),
             }
-            return inputs, target
+            return (inputs,)
 
         asked = [
             pictures.caption(subject, colour)
@@ -257,10 +233,10 @@ class _Run:
         def sheet_of_prompts():
             return pipeline.text_to_image(asked[:24], seed=recipe.seed), 8
 
-        trainer = trainers.DenoiserTrainer(pipeline.text_encoder, pipeline.unet)
+        trainer = self._trainer(pipeline)
         trainers.fit(
             trainer,
-            "mse",
+            None,  # the trainer has its own
             make,
             steps=recipe.denoiser_steps,
             steps_per_epoch=recipe.epoch,
@@ -274,7 +250,7 @@ class _Run:
     def export(self) -> None:
         *_, scale = self._latents()
         pipeline = self._pipeline(scale, "decoder")
-        trainer = trainers.DenoiserTrainer(pipeline.text_encoder, pipeline.unet)
+        trainer = self._trainer(pipeline)
         self._load(trainer, "denoiser")
         save_preset(
             self.out,
@@ -285,6 +261,10 @@ class _Run:
             license="Apache-2.0; trained on pictures of Noto Color Emoji (SIL OFL 1.1)",
         )
         self.report(f"preset: {self.out}")
+
+    def _trainer(self, pipeline: StableDiffusion) -> DenoiserTrainer:
+        networks = {"text_encoder": pipeline.text_encoder, "unet": pipeline.unet}
+        return DenoiserTrainer(networks, Objective.of(self.model.noise))
 
     def _pipeline(self, scale: float, stage: str) -> StableDiffusion:
         """A new model with the autoencoder of `stage`."""
@@ -329,7 +309,7 @@ class _Run:
                     ]
                     return known["latents"], captions, float(known["scale"])
             except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-                raise ValueError(trainers.damaged(path, error)) from error
+                raise ValueError(damaged(path, error)) from error
         autoencoder = self._load(Autoencoder(self.model.autoencoder), "autoencoder")
         rng = np.random.default_rng((self.recipe.seed, 2**33))
         captions, latents = [], []

@@ -1,4 +1,4 @@
-"""The two objectives, as Keras models: `fit` trains them on any backend.
+"""The autoencoder's objective, as a Keras model, and a `fit` on pictures that are drawn.
 
 All randomness comes with the data, made by NumPy from (seed, epoch, step): a run can be repeated,
 and goes on where one that was stopped has been.
@@ -16,7 +16,9 @@ from keras import ops
 
 from keras_sd.backend import to_numpy
 from keras_sd.files import replace_file
-from keras_sd.networks import Autoencoder, TextEncoder, UNet
+from keras_sd.networks import Autoencoder
+from keras_sd.training.optimizer import make_optimizer, make_schedule
+from keras_sd.training.state import damaged
 
 
 class Batches(keras.utils.PyDataset):
@@ -86,45 +88,9 @@ def reconstruction_loss(image, decoded, edge_weight):
     return loss + edge_weight * (ops.mean(ops.abs(across)) + ops.mean(ops.abs(down)))
 
 
-class DenoiserTrainer(keras.Model):
-    """Mean squared error of the UNet's prediction, with the text encoder trained along.
-
-    Inputs: `{"latent": noised (batch, height, width, channels), "timestep": (batch,) float32,
-    "tokens": (batch, max_length) int32}`; the target is what the UNet should predict.
-    """
-
-    def __init__(self, text_encoder: TextEncoder, unet: UNet):
-        super().__init__(name="denoiser_trainer", autocast=False)
-        self.text_encoder, self.unet = text_encoder, unet
-        self.built = True
-
-    def call(self, inputs):
-        context = self.text_encoder(inputs["tokens"])
-        return self.unet(inputs["latent"], inputs["timestep"], context)
-
-
-def noised(latents, timesteps, noise, alphas_cumprod, prediction: str):
-    """What the denoiser sees and what it should predict.
-
-    Args:
-        latents: x0, `(batch, height, width, channels)`.
-        timesteps: integers, `(batch,)`.
-        noise: unit normal, like `latents`.
-        alphas_cumprod: the training table.
-        prediction: `"epsilon"` or `"v"` (Salimans & Ho 2022).
-
-    Returns:
-        Two float32 arrays: `alpha x0 + sigma noise`, and the target.
-    """
-    abar = np.asarray(alphas_cumprod)[timesteps][:, None, None, None]
-    alpha, sigma = np.sqrt(abar), np.sqrt(1 - abar)
-    target = noise if prediction == "epsilon" else alpha * noise - sigma * latents
-    return np.float32(alpha * latents + sigma * noise), np.float32(target)
-
-
 def fit(
     trainer: keras.Model,
-    loss: Callable | str,
+    loss: Callable | None,
     make: Callable,
     *,
     steps: int,
@@ -148,13 +114,9 @@ def fit(
         OSError: it cannot be written; likewise.
     """
     decay_steps = decay_steps or steps
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, decay_steps, warmup_target=learning_rate, warmup_steps=min(200, decay_steps // 10)
-    )
-    trainer.compile(
-        optimizer=keras.optimizers.AdamW(schedule, weight_decay=1e-4, global_clipnorm=1.0),
-        loss=loss,
-    )
+    warmup = min(200, decay_steps // 10)
+    rate = make_schedule(learning_rate, warmup + decay_steps, warmup=warmup)
+    trainer.compile(make_optimizer(rate, weight_decay=1e-4), loss)
     trainer.optimizer.build(trainer.trainable_variables)
     first = 0
     if state.exists():
@@ -185,11 +147,3 @@ def load_weights(model: keras.Model, path: Path) -> None:
         model.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(damaged(path, error)) from error
-
-
-def damaged(path: Path, error: Exception) -> str:
-    """What to say of a file that a training run cannot go on from."""
-    return (
-        f"{path} is damaged, or of another model ({error}): remove it, and run again; what it held "
-        "is then made anew"
-    )

@@ -14,10 +14,14 @@ import numpy as np
 from keras_sd.config import ModelConfig
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
 from keras_sd.training import painting, scenes, trainers
+from keras_sd.training.objective import Noising, Objective, noised, target
 from recipes.emoji.data import VARIANTS
 
 ENCODED = 256
 """Pictures that are encoded at a time."""
+
+OBJECTIVE = Objective("v", gamma=5.0, offset=1.0)
+"""With the weight min(SNR + 1, 6) / (SNR + 1), which does not vanish where there is only noise."""
 
 
 def adam(state, gradients, rate):
@@ -179,18 +183,16 @@ class Steps:
         # it shows of the image there is hidden, and the level comes up more often.
         last = len(self.abar) - 1
         timestep = jnp.where(start, last, timestep)
-        signal = self.abar[timestep][:, None, None, None]
+        signal = self.abar[timestep]
+        level = Noising(timestep, jnp.sqrt(signal), jnp.sqrt(1 - signal))
+        alpha, sigma = (each[:, None, None, None] for each in (level.alpha, level.sigma))
         noise = jax.random.normal(parts[1], x0.shape)
-        x = jnp.sqrt(signal) * x0 + jnp.sqrt(1 - signal) * noise
+        x = noised(x0, noise, alpha, sigma)
         x = jnp.where((timestep == last)[:, None, None, None], noise, x)
-        target = jnp.sqrt(signal) * noise - jnp.sqrt(1 - signal) * x0
         with self.scope("text_encoder", "unet", given=given):
             context = self.networks["text_encoder"](tokens)
             v = self.networks["unet"](x, timestep.astype("float32"), context)
-        # min(SNR + 1, 6) / (SNR + 1): the weight of Hang et al. 2023 for v, that does not vanish
-        # where there is only noise.
-        weight = jnp.minimum(1.0, 6.0 * (1 - signal))
-        return jnp.mean(weight * jnp.square(v - target))
+        return jnp.mean(OBJECTIVE.loss(v, target(OBJECTIVE.kind, x0, noise, alpha, sigma), level))
 
     def train_denoiser(self, state, latents, tokens, empty, key, rate):
         """Some steps on cached latents: the new state, and the losses.

@@ -20,9 +20,9 @@ from keras_sd.config import (
     UNetConfig,
 )
 from keras_sd.networks import Autoencoder
-from keras_sd.noise import NoiseTable
 from keras_sd.pipeline import StableDiffusion
 from keras_sd.training import emoji, measure, pictures, trainers
+from keras_sd.training.state import check_run
 
 try:
     FONT = pictures.find_font()
@@ -96,20 +96,6 @@ def test_measuring_recognises_the_pictures_themselves(source):
 def test_without_the_font_the_message_says_what_to_install(tmp_path):
     with pytest.raises(FileNotFoundError, match="fonts-noto-color-emoji"):
         pictures.find_font(tmp_path / "none.ttf")
-
-
-@pytest.mark.parametrize("prediction", ["epsilon", "v"])
-def test_the_target_gives_back_the_clean_latent(prediction):
-    rng = np.random.default_rng(0)
-    table = NoiseTable.scaled_linear().alphas_cumprod
-    x0, noise = rng.standard_normal((2, 3, 4, 4, 2))
-    timesteps = np.array([0, 500, 999])
-    x, target = trainers.noised(x0, timesteps, noise, table, prediction)
-    abar = np.array(table)[timesteps][:, None, None, None]
-    alpha, sigma = np.sqrt(abar), np.sqrt(1 - abar)
-    v, epsilon = alpha * x - sigma * target, (x - sigma * target) / alpha
-    back = v if prediction == "v" else epsilon
-    np.testing.assert_allclose(back, x0, atol=1e-4)
 
 
 def test_a_batch_is_a_function_of_seed_epoch_and_step():
@@ -219,17 +205,17 @@ def test_weights_of_a_network_are_written_whole_or_not_at_all(tmp_path, monkeypa
 
 
 def test_state_of_another_recipe_is_not_gone_on_from(tmp_path):
-    emoji._check_recipe(tmp_path, {"seed": 0, "widths": (1, 2)})
-    emoji._check_recipe(tmp_path, {"seed": 0, "widths": (1, 2)})
+    check_run(tmp_path, "recipe.json", {"seed": 0, "widths": (1, 2)})
+    check_run(tmp_path, "recipe.json", {"seed": 0, "widths": (1, 2)})
     with pytest.raises(ValueError, match="another seed: take another folder"):
-        emoji._check_recipe(tmp_path, {"seed": 1, "widths": (1, 2)})
+        check_run(tmp_path, "recipe.json", {"seed": 1, "widths": (1, 2)})
     (tmp_path / "recipe.json").write_text("{")
     with pytest.raises(ValueError, match=r"recipe.json is damaged"):
-        emoji._check_recipe(tmp_path, {"seed": 0})
+        check_run(tmp_path, "recipe.json", {"seed": 0})
     (tmp_path / "recipe.json").unlink()
     (tmp_path / "merges.txt").touch()
     with pytest.raises(ValueError, match=r"has merges.txt, and nothing says"):
-        emoji._check_recipe(tmp_path, {"seed": 0})
+        check_run(tmp_path, "recipe.json", {"seed": 0})
 
 
 def test_damaged_latents_are_named(tmp_path):

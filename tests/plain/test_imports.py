@@ -127,6 +127,8 @@ NEEDS_ONLY = {
     "provenance/follow": set(),
     "provenance/difference": {"numpy"},
     "tiling": {"numpy"},
+    "training/config": set(),
+    "training/buckets": set(),
     "schedules": set(),
     "sampler": set(),
     "registry": set(),

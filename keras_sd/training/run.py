@@ -1,0 +1,353 @@
+"""A training, from its config to its files: `train`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_sd.backend import NAME, supplied
+from keras_sd.checks import SettingError
+from keras_sd.config import MAX_BLOCKS, MAX_LEVELS
+from keras_sd.forms import request_of
+from keras_sd.image import save_png
+from keras_sd.lock import lock
+from keras_sd.model import Model
+from keras_sd.run import run
+from keras_sd.training import callbacks
+from keras_sd.training.batches import Batches, Samples, tokens_of
+from keras_sd.training.buckets import Buckets
+from keras_sd.training.config import TrainConfig, read_config
+from keras_sd.training.examples import Example, ExamplesError, read_examples
+from keras_sd.training.latents import cache_latents
+from keras_sd.training.learned import Learned, learned_of
+from keras_sd.training.objective import Objective
+from keras_sd.training.optimizer import averages_of, make_optimizer, make_schedule
+from keras_sd.training.state import check_run, load_state
+from keras_sd.training.trainer import DenoiserTrainer, only
+
+__all__ = ["Result", "check", "train"]
+
+logger = logging.getLogger("keras_sd")
+
+_LINE_EVERY = 10.0
+_BLOCKS_OF_THE_UNET = (
+    "middle",
+    "middle_residual",
+    *(
+        f"{way}_{level}_{i}"
+        for way in ("down", "up")
+        for level in range(MAX_LEVELS)
+        for i in range(MAX_BLOCKS + 1)
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training has made.
+
+    Attributes:
+        files: paths of the weights: a folder, or files; empty where it was stopped before.
+        averaged: likewise, of the averaged weights; empty where there are none.
+        batches: of the whole run.
+        losses: of the batches of this call, in their order.
+    """
+
+    files: tuple[Path, ...]
+    averaged: tuple[Path, ...]
+    batches: int
+    losses: tuple[float, ...]
+
+
+def check(config: TrainConfig | str | Path) -> tuple[TrainConfig, list[Example]]:
+    """Looks at all that can be wrong with a training before a model is loaded.
+
+    Args:
+        config: of the training, or the path of its TOML file.
+
+    Returns:
+        The config, and the pictures.
+
+    Raises:
+        ValueError: a setting does not fit, or a picture cannot be trained on (`ExamplesError`).
+        FileNotFoundError: there is no such file or folder.
+        ImportError: what is asked for needs a package that is not installed.
+    """
+    if not isinstance(config, TrainConfig):
+        config = read_config(config)
+    if config.log.tensorboard:
+        callbacks.check_tensorboard()
+    if config.train.devices == "all" and NAME != "jax":
+        raise SettingError(
+            "train.devices", f"is 'one' on {NAME}: Keras divides batches among devices on JAX alone"
+        )
+    if config.train.devices == "all":
+        rows, count = config.train.batch_size, len(keras.distribution.list_devices())
+        if rows % count:
+            raise SettingError(
+                "train.batch_size", f"is a multiple of the {count} devices, not {rows}"
+            )
+    examples = read_examples(config.data.folder, config.data.caption)
+    token = config.textual_inversion.token
+    if config.train.method == "textual_inversion":
+        without = [each.name for each in examples if token.lower() not in each.caption.lower()]
+        if without:
+            raise ExamplesError(
+                f"{len(without)} captions do not have the word {token!r}: {', '.join(without[:10])}"
+            )
+    return config, examples
+
+
+def train(
+    config: TrainConfig | str | Path,
+    *,
+    report: Callable[[str], None] = logger.info,
+    stop_at: int | None = None,
+) -> Result:
+    """Trains what a config says, and goes on where it was stopped.
+
+    In the output are the files of `Result`, `log.csv`, `samples/`, and in `state/` what the run
+    goes on from: the same losses to the bit, on the same backend and machine.
+
+    Args:
+        config: of the training, or the path of its TOML file.
+        report: is called with a line when something of note happened.
+        stop_at: updates after which it stops as if it were stopped: a later call goes on.
+
+    Raises:
+        ValueError: see `check`; or the model cannot be trained so, or the output has another run's
+            state, or damaged state.
+        FileNotFoundError: see `check`.
+        BlockingIOError: another process is training into this output.
+        OSError: a file cannot be written; the message names it.
+    """
+    config, examples = check(config)
+    output = Path(config.output)
+    state = output / "state"
+    state.mkdir(parents=True, exist_ok=True)
+    with lock(output / ".training.lock"):
+        return _train(config, examples, output, report, stop_at)
+
+
+def _train(
+    config: TrainConfig,
+    examples: list[Example],
+    output: Path,
+    report: Callable[[str], None],
+    stop_at: int | None,
+) -> Result:
+    settings = config.train
+    if settings.devices == "all":
+        keras.distribution.set_distribution(keras.distribution.DataParallel())
+    model = _model(config)
+    side = config.data.resolution or model.height
+    buckets = Buckets(side, not config.data.buckets)
+    check_run(output / "state", "run.json", _identity(config, examples, side))
+    kinds = [(examples, 1.0)]
+    if config.prior.caption is not None:
+        kinds.append((_prior(model, config, output, side, report), config.prior.weight))
+    learned = learned_of(model, config)
+    folder = Path(config.data.latents or output / "latents")
+    samples = [
+        Samples(
+            cache_latents(model, each, buckets, folder), tokens_of(each, learned.tokenizers), weight
+        )
+        for each, weight in kinds
+    ]
+    report(f"{sum(len(each.latents) for each in samples)} pictures are encoded in {folder}")
+
+    networks = {part: model.parts[part] for part in (*model.config.text_encoders, "unet")}
+    with only(learned.variables, list(networks.values())):
+        trainer = DenoiserTrainer(
+            networks,
+            Objective.of(model.config.noise, settings.min_snr or None),
+            learned.vectors,
+        )
+        learned.learn_from(trainer)
+        schedule = make_schedule(
+            settings.learning_rate,
+            settings.steps,
+            warmup=settings.warmup,
+            schedule=settings.schedule,  # type: ignore[arg-type]
+        )
+        trainer.compile(
+            make_optimizer(
+                schedule,
+                weight_decay=settings.weight_decay,
+                clip=settings.clip or None,
+                ema=settings.ema or None,
+                accumulate=settings.accumulate,
+                scale_loss=settings.dtype == "mixed_float16",
+            ),
+            auto_scale_loss=False,
+        )
+        trainer.optimizer.build(trainer.trainable_variables)
+        first = load_state(output / "state" / "state.safetensors", trainer)
+        last = settings.steps * settings.accumulate
+        until = last if stop_at is None else min(last, stop_at * settings.accumulate)
+        span = callbacks.Span(first, until, settings.accumulate, schedule)
+        if first:
+            report(f"goes on behind step {first // settings.accumulate} of {settings.steps}")
+        batches = Batches(
+            samples,
+            model.config,
+            _empty(learned),
+            batch=settings.batch_size,
+            seed=settings.seed,
+            dropout=config.data.caption_dropout,
+            first=first,
+            last=until,
+            ends=_ends(model, learned),
+        )
+        losses = _fit(trainer, batches, _callbacks(config, output, span, learned, report))
+        files: list[Path] = []
+        averages: list[Path] = []
+        if until == last:
+            files = learned.write(output, "")
+        if until == last and averages_of(trainer.optimizer):
+            with callbacks.averaged(trainer):
+                averages = learned.write(output, "-ema")
+    for path in (*files, *averages):
+        report(f"written: {path}")
+    return Result(tuple(files), tuple(averages), until, tuple(losses))
+
+
+def _fit(
+    trainer: DenoiserTrainer, batches: Batches, beside: Sequence[callbacks.Numbered]
+) -> list[float]:
+    losses = _Losses()
+    try:
+        if len(batches):
+            trainer.fit(
+                supplied(batches),
+                callbacks=[*beside, losses],
+                shuffle=False,
+                # A bar with the time left, or `Report`'s lines.
+                verbose=1 if sys.stdout.isatty() else 0,
+            )
+    finally:
+        for each in beside:
+            each.close()
+    return losses.found
+
+
+class _Losses(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.found: list[float] = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.found.append(float(logs["loss"]))
+
+
+def _model(config: TrainConfig) -> Model:
+    """The model, in the dtype of the training.
+
+    Raises:
+        ValueError: it cannot be trained here.
+    """
+    blocks = keras.RematScope("list_of_layers", layer_names=list(_BLOCKS_OF_THE_UNET))
+    with blocks if config.train.remat else nullcontext():
+        model = Model.from_preset(config.model, dtype=config.train.dtype)
+    unet = model.config.unet
+    what = {
+        "is told an aesthetic score": unet.numbers not in (0, 6),
+        "is told the guidance scale": bool(unet.guidance_width),
+        "paints into pictures": model.paints,
+    }
+    if reasons := [name for name, is_so in what.items() if is_so]:
+        raise ValueError(
+            f"{model.config.name} cannot be trained here: its UNet {' and '.join(reasons)}"
+        )
+    return model
+
+
+def _identity(config: TrainConfig, examples: list[Example], side: int) -> dict[str, Any]:
+    """What the losses of a run are a function of."""
+    found = config.to_dict()
+    for name in ("output", "samples", "log"):
+        del found[name]
+    del found["data"]["folder"], found["data"]["latents"], found["prior"]["folder"]
+    found["data"]["resolution"] = side
+    found["pictures"] = [[each.sha256, each.caption] for each in examples]
+    return found
+
+
+def _prior(
+    model: Model, config: TrainConfig, output: Path, side: int, report: Callable[[str], None]
+) -> list[Example]:
+    """The pictures of the prior, of which those that lack are drawn."""
+    prior = config.prior
+    folder = Path(prior.folder or output / "prior")
+    folder.mkdir(parents=True, exist_ok=True)
+    there = read_examples(folder, prior.caption) if any(folder.iterdir()) else []
+    if len(there) < prior.count:
+        report(f"{prior.count - len(there)} pictures of {prior.caption!r} are drawn to {folder}")
+    for number in range(len(there), prior.count):
+        path = folder / f"prior-{number:05}.png"
+        request = request_of(
+            [prior.caption], seed=config.train.seed, first_image=number, height=side, width=side
+        )
+        (picture,) = _drawn(model, request)
+        save_png(path, picture, {})
+    found = read_examples(folder, prior.caption)[: prior.count]
+    return [replace(each, caption=prior.caption or "") for each in found]
+
+
+def _drawn(model: Model, request: Any) -> np.ndarray:
+    *_, last = run(model, request)
+    return last.image()
+
+
+def _empty(learned: Learned) -> dict[str, np.ndarray]:
+    return {part: tokenizer([""])[0] for part, tokenizer in learned.tokenizers.items()}
+
+
+def _ends(model: Model, learned: Learned) -> int | None:
+    if not model.config.unet.pooled_width:
+        return None
+    return list(learned.tokenizers.values())[-1].end_id
+
+
+def _callbacks(
+    config: TrainConfig,
+    output: Path,
+    span: callbacks.Span,
+    learned: Learned,
+    report: Callable[[str], None],
+) -> list[callbacks.Numbered]:
+    log, samples = config.log, config.samples
+    state = output / "state" / "state.safetensors"
+    found: list[callbacks.Numbered] = [callbacks.SaveState(state, log.save_every, span)]
+    if log.csv:
+        found.append(callbacks.CSVLog(output / "log.csv", span))
+    if log.tensorboard:
+        found.append(callbacks.TensorBoardLog(output / "tensorboard", span))
+    if samples.prompts:
+        request = request_of(
+            list(samples.prompts),
+            seed=samples.seed,
+            num_steps=samples.steps,
+            height=config.data.resolution,
+            width=config.data.resolution,
+        )
+        run(learned.drawing(), request)  # which says what is wrong with it, and draws nothing yet
+        found.append(
+            callbacks.SampleSheets(
+                output / "samples",
+                samples.every,
+                lambda: _drawn(learned.drawing(), request),
+                span,
+            )
+        )
+    if not sys.stdout.isatty():
+        found.append(callbacks.Report(report, _LINE_EVERY, span))
+    return found

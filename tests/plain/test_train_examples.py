@@ -1,0 +1,178 @@
+"""Folders of pictures with captions, and the sizes that the pictures are brought to."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_sd.checks import SettingError
+from keras_sd.training.buckets import Buckets
+from keras_sd.training.examples import ExamplesError, read_examples
+
+
+def picture(path, height=8, width=8, value=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((height, width, 3), value, np.uint8)).save(path)
+    return path
+
+
+def metadata(folder, *rows):
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+
+def test_an_imagefolder_has_its_captions_in_a_file(tmp_path):
+    picture(tmp_path / "b.png", 8, 24, 1)
+    picture(tmp_path / "in" / "a.png", value=2)
+    rows = [{"file_name": "b.png", "text": "two"}, {"file_name": "in/a.png", "caption": "one"}]
+    metadata(tmp_path, *rows, "")
+    found = read_examples(tmp_path)
+    assert [(each.name, each.caption) for each in found] == [("b.png", "two"), ("in/a.png", "one")]
+    assert found[0].size == (8, 24)
+    assert (found[1].read() == 2).all()
+    assert len({each.sha256 for each in found}) == 2
+
+
+def test_text_files_beside_pictures_are_captions(tmp_path):
+    for name in ("b.png", "a.JPG", "in/c.webp"):
+        path = picture(tmp_path / name)
+        path.with_suffix(".txt").write_text(f" of\n{name} ", encoding="utf-8")
+    (tmp_path / "notes.md").write_text("no picture")
+    found = read_examples(tmp_path)
+    assert [each.caption for each in found] == ["of a.JPG", "of b.png", "of in/c.webp"]
+
+
+def test_a_caption_for_all_is_for_those_without_one(tmp_path):
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png").with_suffix(".txt").write_text("its own")
+    found = read_examples(tmp_path, "the others")
+    assert [each.caption for each in found] == ["the others", "its own"]
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path):
+    picture(tmp_path / "whole.png")
+    whole = picture(tmp_path / "cut.png", 64, 64).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[:-30])
+    (tmp_path / "text.png").write_text("no picture")
+    metadata(
+        tmp_path,
+        {"file_name": "whole.png", "text": "good"},
+        {"file_name": "whole.png", "text": "again"},
+        {"file_name": "cut.png", "text": "cut off"},
+        {"file_name": "text.png", "text": "text"},
+        {"file_name": "gone.png", "text": "gone"},
+        {"file_name": "../whole.png", "text": "outside"},
+        {"file_name": "whole2.png"},
+        {"text": "no name"},
+        "{",
+    )
+    picture(tmp_path / "whole2.png")
+    with pytest.raises(ExamplesError) as found:
+        read_examples(tmp_path)
+    message = str(found.value)
+    assert message.startswith(f"8 of the 9 pictures in {tmp_path} cannot be trained on")
+    for part in (
+        "whole.png: it comes a second time",
+        "cut.png: ",
+        "text.png: ",
+        "gone.png: there is no such file (metadata.jsonl, line 5)",
+        "../whole.png: it is not in the folder",
+        "whole2.png: it has no caption",
+        "metadata.jsonl, line 8: it has no file_name",
+        "metadata.jsonl, line 9: it is no JSON",
+    ):
+        assert part in message
+
+
+def test_ten_are_named_and_the_others_counted(tmp_path):
+    for number in range(12):
+        picture(tmp_path / f"{number:02}.png")
+    with pytest.raises(ExamplesError, match=r"09.png: it has no caption; and 2 more$"):
+        read_examples(tmp_path)
+
+
+def test_a_folder_without_pictures_is_none(tmp_path):
+    with pytest.raises(ExamplesError, match="has no pictures"):
+        read_examples(tmp_path)
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        read_examples(tmp_path / "none")
+
+
+class Table(list):
+    """As a table of `datasets`, as far as it is asked."""
+
+    def __init__(self, rows, columns):
+        super().__init__(rows)
+        self.features = dict.fromkeys(columns)
+
+
+def given(monkeypatch, table):
+    module = ModuleType("datasets")
+    module.__spec__ = sys.modules["json"].__spec__  # which says that it is there
+    module.load_from_disk = lambda path: table
+    monkeypatch.setitem(sys.modules, "datasets", module)
+
+
+def test_a_folder_of_datasets_is_read_by_it(tmp_path, monkeypatch):
+    (tmp_path / "dataset_info.json").write_text("{}")
+    red = Image.new("RGB", (4, 6), "red")
+    rows = [{"image": red, "text": "red"}, {"image": red.transpose(2), "text": "red too"}]
+    given(monkeypatch, {"train": Table(rows, ("image", "text")), "test": None})
+    found = read_examples(tmp_path)
+    assert [(each.name, each.caption, each.size) for each in found] == [
+        ("row 0", "red", (6, 4)),
+        ("row 1", "red too", (4, 6)),
+    ]
+    assert found[0].sha256 != found[1].sha256
+    assert found[0].read()[0, 0].tolist() == [255, 0, 0]
+    given(monkeypatch, Table([{"image": None, "text": "x"}], ("image", "text")))
+    with pytest.raises(ExamplesError, match="row 0: it has no picture"):
+        read_examples(tmp_path)
+    given(monkeypatch, Table([], ("pixels", "text")))
+    with pytest.raises(ExamplesError, match="columns pixels, text, and no 'image'"):
+        read_examples(tmp_path)
+    given(monkeypatch, {"test": Table([], ("image",))})
+    with pytest.raises(ExamplesError, match="splits test, and no 'train'"):
+        read_examples(tmp_path)
+
+
+def test_without_datasets_the_error_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "state.json").write_text("{}")
+    monkeypatch.setattr("keras_sd.training.examples.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r'pip install "keras-sd\[datasets\]"'):
+        read_examples(tmp_path)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("resolution", "step"), [(512, 64), (1024, 64), (128, 16), (64, 8), (16, 8)]
+)
+def test_sizes_have_no_more_pixels_than_the_square(resolution, step):
+    sizes = Buckets(resolution).sizes
+    assert (resolution, resolution) in sizes
+    for height, width in sizes:
+        assert height % step == width % step == 0
+        assert height * width <= resolution**2
+        assert 0.5 <= height / width <= 2
+        assert (width, height) in sizes
+
+
+def test_a_picture_goes_to_the_size_of_its_shape():
+    buckets = Buckets(512)
+    assert buckets.of(3000, 3000) == (512, 512)
+    assert buckets.of(600, 900) == (384, 640)
+    assert buckets.of(900, 600) == (640, 384)
+    assert buckets.of(100, 1000) == (320, 640)  # no side is more than twice the other
+    assert Buckets(512, square=True).of(100, 1000) == (512, 512)
+
+
+def test_a_resolution_is_a_size():
+    with pytest.raises(SettingError, match="resolution 100 is not a multiple of 8"):
+        Buckets(100)

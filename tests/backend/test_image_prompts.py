@@ -246,6 +246,7 @@ def test_the_next_picture_is_drawn_with_its_weights_as_they_are(draw, pipeline, 
     assert differ(before, draw(ImagePrompt(adapter, SHOWN))) > 0
 
 
+@once
 def test_requests_with_and_without_are_drawn_beside_each_other(pipeline, base, t2i):
     model, controls = pipeline.model, {"control": Control(t2i, PICTURE, 0.5)}
     given = [

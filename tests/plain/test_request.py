@@ -15,6 +15,7 @@ from keras_sd.checks import SettingError, choice, flag, real, whole
 from keras_sd.config import Defaults
 from keras_sd.controls import Control
 from keras_sd.forms import attach_masks, attach_pictures, request_of
+from keras_sd.image_prompts import ImagePrompt
 from keras_sd.noise import Level, Levels
 from keras_sd.request import Request
 from keras_sd.settings import Checked, setting, settings, takes
@@ -92,6 +93,11 @@ def full() -> Request:
                 end=0.75,
                 guess_mode=True,
                 resize="crop",
+            ),
+        ),
+        image_prompts=(
+            ImagePrompt(
+                Net("ef").attachment(), (Attachment.of(PICTURE[:8]),), strength=0.5, end=0.75
             ),
         ),
         adapters=(Adaptation(Net("cd").attachment(), 0.5, -0.25),),

@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from keras_sd.gallery import plot_gallery
     from keras_sd.image_prompts import ImagePrompt
     from keras_sd.pipeline import StableDiffusion
-    from keras_sd.registry import get_sampler, get_schedule, list_samplers, list_schedules
+    from keras_sd.registry import (
+        get_guidance,
+        get_sampler,
+        get_schedule,
+        list_guidance,
+        list_samplers,
+        list_schedules,
+    )
     from keras_sd.sampling import Step
 
 _HOME = {
@@ -36,8 +43,10 @@ _HOME = {
     "StableDiffusion": "pipeline",
     "Step": "sampling",
     "T2IAdapter": "adapters.t2i_adapter",
+    "get_guidance": "registry",
     "get_sampler": "registry",
     "get_schedule": "registry",
+    "list_guidance": "registry",
     "list_samplers": "registry",
     "list_schedules": "registry",
     "models": "models",
@@ -57,8 +66,10 @@ __all__ = [
     "Step",
     "T2IAdapter",
     "__version__",
+    "get_guidance",
     "get_sampler",
     "get_schedule",
+    "list_guidance",
     "list_samplers",
     "list_schedules",
     "models",

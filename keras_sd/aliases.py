@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from keras_sd.installed import Declared, declared, normalized
-from keras_sd.registry import shortest
+from keras_sd.plugins import shortest
 from keras_sd.specs import split_spec
 
 __all__ = ["display_name", "resolve", "resolve_schedule"]

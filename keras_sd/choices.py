@@ -1,4 +1,4 @@
-"""Samplers and schedules as settings: names with settings of their own, or objects."""
+"""Samplers, schedules and guidance as settings: names with settings of their own, or objects."""
 
 from __future__ import annotations
 
@@ -8,14 +8,59 @@ from typing import Any
 from keras_sd import registry
 from keras_sd.checks import SettingError, SettingTypeError, real
 from keras_sd.noise import Levels
+from keras_sd.sampler import Sampler, label
 from keras_sd.specs import format_spec, parse_spec
 
-__all__ = ["sampler", "schedule", "steps_of"]
+__all__ = ["guidance", "guided", "sampler", "schedule", "steps_of"]
 
 
 def sampler(name: str, value: Any) -> Any:
     """The name with settings, or the object itself where it has no installed name."""
     return _spec("sampler", value, registry.get_sampler)
+
+
+def guidance(name: str, value: Any) -> Any:
+    """Likewise of a guidance."""
+    return _spec("guidance_method", value, registry.get_guidance)
+
+
+def guided(method: Any, scale: float | None, sampler: Sampler) -> tuple[Any, float | None]:
+    """The guidance and the scale that fit a sampler.
+
+    Args:
+        method: as a request has it; None is what goes with the sampler.
+        scale: likewise.
+        sampler: of the run.
+
+    Returns:
+        Both; None leaves one to the model.
+
+    Raises:
+        SettingError: the guidance and the sampler do not go together.
+    """
+    wanted = bool(getattr(sampler, "unconditional_noise", False))
+    if method is None:
+        if not wanted:
+            return None, scale
+        method = "cfg_pp"
+    guide = registry.get_guidance(method)
+    if bool(getattr(guide, "unconditional_noise", False)) != wanted:
+        raise SettingError("guidance_method", _unlike(method, sampler, wanted))
+    return method, getattr(guide, "default_scale", None) if scale is None else scale
+
+
+def _unlike(method: Any, sampler: Sampler, wanted: bool) -> str:
+    if wanted:
+        return (
+            f"is {label(method)}, and the sampler {label(sampler)} keeps the noise of the "
+            "unconditional prediction, which 'cfg_pp' is for: leave guidance_method out"
+        )
+    names = [info.name for info in registry.list_samplers() if info.name.endswith("cfg_pp")]
+    return (
+        f"is {label(method)}, which is for samplers that keep the noise of the unconditional "
+        f"prediction, and {label(sampler)} keeps that of the guided one: take one of "
+        f"{', '.join(names)}"
+    )
 
 
 def schedule(name: str, value: Any) -> Any:

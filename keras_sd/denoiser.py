@@ -27,8 +27,10 @@ from keras_sd.conditions import (
     TOKENS,
     Conditions,
 )
-from keras_sd.guidance import Guidance
+from keras_sd.guidance import Guidance, Seen
+from keras_sd.guides import CFG
 from keras_sd.noise import Level, Levels
+from keras_sd.sampler import Parts
 
 __all__ = [
     "STEPS",
@@ -59,6 +61,7 @@ class Denoiser:
             `unconditional + sum of weight * (that of the part - unconditional)` (Liu et al. 2022,
             "Composable Diffusion", the conjunction of concepts), whatever the guidance. None is one
             part of weight 1.
+        memory: of the run, for what its guide remembers; None is one of its own.
     """
 
     def __init__(
@@ -68,14 +71,17 @@ class Denoiser:
         untold: Conditions,
         guidance: Guidance,
         weights: np.ndarray | None = None,
+        memory: dict[str, Any] | None = None,
     ):
         self._guidance = guidance
+        self._memory = {} if memory is None else memory
         self._told = told.tree()
         self._both = untold.above(told).tree()  # both halves of guidance are one batch
         self._has_parts = weights is not None
         if weights is not None:
             self._both[WEIGHTS] = ops.convert_to_tensor(weights[:, :, None, None, None])
         self._plain, self._parts = steps["plain"], steps["parts"]
+        self._perturbed = steps["perturbed"]
         self._guided = steps["rescaled" if guidance.rescale else "guided"]
         strength = (guidance.scale, guidance.rescale) if guidance.rescale else (guidance.scale,)
         self._strength = _scalars(*strength)
@@ -91,25 +97,43 @@ class Denoiser:
             float32 tensor like `x`.
         """
         scalars = _scalars(level.t, level.alpha, level.sigma)
-        if self._guidance.guides(level):
+        if not self._guidance.guides(level):
+            return self._told_alone(x, scalars)
+        if self._guidance.guide is None:
             return self._guided(x, *scalars, self._both, *self._strength)
-        if self._has_parts:  # they are differences from the unconditional prediction
-            return self._parts(x, *scalars, self._both)[0]
-        return self._plain(x, *scalars, self._told)
+        return self._combined(x, level, scalars, *self._parts(x, *scalars, self._both))
 
-    def parts(self, x: Any, level: Level) -> tuple[Any, Any]:
-        """The two clean latents that guidance combines, in one evaluation.
+    def parts(self, x: Any, level: Level) -> Parts:
+        """The two clean latents that guidance combines, and what it makes of them, in one
+        evaluation. Outside of the interval of guidance all three are the one with the prompt.
 
         Args:
             x: the latent, as for a call.
             level: its noise level.
 
         Returns:
-            The one with the prompt and the one with the negative prompt: float32 tensors like `x`.
+            Float32 tensors like `x`. The guided one is without `Guidance.rescale`.
         """
         scalars = _scalars(level.t, level.alpha, level.sigma)
-        conditional, unconditional = self._parts(x, *scalars, self._both)
-        return conditional, unconditional
+        if not self._guidance.includes(level):
+            alone = self._told_alone(x, scalars)
+            return Parts(alone, alone, alone)
+        told, untold = self._parts(x, *scalars, self._both)
+        return Parts(told, untold, self._combined(x, level, scalars, told, untold))
+
+    def _told_alone(self, x: Any, scalars: list[Any]) -> Any:
+        if self._has_parts:  # they are differences from the unconditional prediction
+            return self._parts(x, *scalars, self._both)[0]
+        return self._plain(x, *scalars, self._told)
+
+    def _combined(self, x: Any, level: Level, scalars: list[Any], told: Any, untold: Any) -> Any:
+        guide = self._guidance.guide or CFG()
+        perturbed = None
+        if "perturbed" in getattr(guide, "needs", ()):
+            conditions = self._both if self._has_parts else self._told
+            perturbed = self._perturbed(x, *scalars, conditions)
+        seen = Seen(told, untold, x, level, _dot, perturbed)
+        return guide(seen, self._guidance.scale, self._memory)
 
 
 class Turns:
@@ -133,7 +157,7 @@ class Turns:
         """The clean latent, see `Denoiser`."""
         return self._whose(level)(x, level)
 
-    def parts(self, x: Any, level: Level) -> tuple[Any, Any]:
+    def parts(self, x: Any, level: Level) -> Parts:
         """The two that guidance combines, see `Denoiser.parts`."""
         return self._whose(level).parts(x, level)
 
@@ -167,7 +191,13 @@ def joined(
 
 
 def predict(
-    unet: Any, x: Any, t: Any, conditions: Mapping[str, Any], controls: Sequence[Any] = ()
+    unet: Any,
+    x: Any,
+    t: Any,
+    conditions: Mapping[str, Any],
+    controls: Sequence[Any] = (),
+    *,
+    perturbed: bool = False,
 ) -> Any:
     """What the UNet gives: epsilon or v, float32 like `x`.
 
@@ -178,6 +208,7 @@ def predict(
         conditions: what it is told.
         controls: the networks of the run beside the UNet, a `keras_sd.networks.ControlNetwork` or
             `ImagePromptNetwork` each; those count whose hints or tokens are among the conditions.
+        perturbed: whether the middle of the UNet attends to nothing.
     """
     times, context = ops.broadcast_to(t, (ops.shape(x)[0],)), conditions[CONTEXT]
     beside = {name: conditions[name] for name in BESIDE if name in conditions}
@@ -205,6 +236,8 @@ def predict(
         told["features"] = [conditions[name] for name in names]
     if PAINTED in conditions:
         x = ops.concatenate([x, conditions[PAINTED]], axis=-1)
+    if perturbed:  # a network of others need not know it
+        told["perturbed"] = True
     return unet(x, times, context, *([added] if added else ()), **told)
 
 
@@ -248,6 +281,13 @@ def _parts(predicted, kind, x, t, alpha, sigma, both):
     return tuple(to_x0(kind, x, alpha, sigma, each) for each in (conditional, unconditional))
 
 
+def _perturbed(predicted, kind, x, t, alpha, sigma, conditions):
+    predicted = partial(predicted, perturbed=True)
+    if WEIGHTS in conditions:
+        return _parts(predicted, kind, x, t, alpha, sigma, conditions)[0]
+    return _plain(predicted, kind, x, t, alpha, sigma, conditions)
+
+
 def _guided(predicted, kind, x, t, alpha, sigma, both, scale):
     unconditional, conditional = _halves(predicted, x, t, both)
     guided = unconditional + scale * (conditional - unconditional)
@@ -267,11 +307,13 @@ STEPS: dict[str, Callable[..., Any]] = {
     "parts": _parts,
     "guided": _guided,
     "rescaled": _rescaled,
+    "perturbed": _perturbed,
 }
 """Functions of `(predicted, kind, x, t, alpha, sigma, conditions, ...)`, where `predicted(x, t,
 conditions)` is what the UNet gives, that give clean latents: of one half, of both, guided (with the
-scale), and rescaled (with scale and rescale). All numbers are scalars, or `t` is one a row and the
-others are `(rows, 1, 1, 1)`, where rows of several runs share a call."""
+scale), rescaled (with scale and rescale), and of the half with the prompt, perturbed. All numbers
+are scalars, or `t` is one a row and the others are `(rows, 1, 1, 1)`, where rows of several runs
+share a call."""
 
 
 def compiled_steps(
@@ -290,6 +332,11 @@ def compiled_steps(
         name: compile_step(partial(step, predicted, kind), [unet, *controls], jit_compile)
         for name, step in STEPS.items()
     }
+
+
+def _dot(a: Any, b: Any) -> Any:
+    """The sum of products over each picture, `(pictures, 1, 1, 1)`."""
+    return ops.sum(a * b, axis=tuple(range(1, len(a.shape))), keepdims=True)
 
 
 def _scalars(*values: float) -> list[Any]:

@@ -80,6 +80,7 @@ def _settings(made: Mapping[str, Any]) -> dict[str, Any]:
         "Sampler settings": _of_spec(with_sampler),
         "Schedule settings": _of_spec(with_schedule),
         "Guidance rescale": request["guidance_rescale"] or None,
+        "Guidance method": request.get("guidance_method"),
         "Prompt style": None if request["prompt_style"] == "plain" else request["prompt_style"],
         "Image number": number or None,
         "Backend": made.get("backend"),

@@ -18,7 +18,7 @@ from keras_sd import image as images
 from keras_sd import sampling
 from keras_sd.checks import MAX_SIDE, check_area, check_size, whole
 from keras_sd.noise import CLEAN, Level, Levels
-from keras_sd.sampler import Array, Denoise, Noise, Sampler
+from keras_sd.sampler import Array, Denoise, Noise, Parts, Sampler
 from keras_sd.start import Attachment, Masking, Resize, Start
 
 __all__ = [
@@ -400,9 +400,9 @@ class _Blended:
     def __call__(self, x: Array, level: Level) -> Array:
         return self.blend.latent(self.denoise(self._seen(x, level), level), CLEAN)
 
-    def parts(self, x: Array, level: Level) -> tuple[Array, Array]:
-        conditional, unconditional = self.denoise.parts(self._seen(x, level), level)
-        return self.blend.latent(conditional, CLEAN), self.blend.latent(unconditional, CLEAN)
+    def parts(self, x: Array, level: Level) -> Parts:
+        found = self.denoise.parts(self._seen(x, level), level)
+        return Parts(*(self.blend.latent(part, CLEAN) for part in found))
 
     def _seen(self, x: Array, level: Level) -> Array:
         return x if level == self.blend.start else self.blend.latent(x, level)

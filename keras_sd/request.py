@@ -104,6 +104,12 @@ class Request(Conditioning):
     guidance_interval: tuple[float, float] | None = setting(
         None, "Lowest and highest sigma / alpha with guidance; by itself, all.", check_interval
     )
+    guidance_method: Any = setting(
+        None,
+        "What makes one prediction of those with and without the prompt: a name that "
+        '`keras-sd guidance` lists, with settings as "apg:norm=7.5".',
+        choices.guidance,
+    )
     prompt_style: str = setting(
         "plain",
         f"Whose grammar the prompts are written in: {', '.join(STYLES)}.",
@@ -259,13 +265,14 @@ class Request(Conditioning):
 
         Raises:
             ValueError: a name is not installed, or there are too many pixels.
-            TypeError: a sampler or schedule has no such setting.
+            TypeError: a sampler, schedule or guidance has no such setting.
         """
         sampler, schedule = self.sampler or defaults.sampler, self.schedule
         if isinstance(sampler, str):
             sampler, named = aliases.resolve(sampler)
             schedule = named if schedule is None else schedule
-        registry.get_sampler(sampler)
+        made = registry.get_sampler(sampler)
+        method, scale = choices.guided(self.guidance_method, self.guidance_scale, made)
         if schedule is None:
             schedule = defaults.schedule
         if isinstance(schedule, str):
@@ -285,7 +292,6 @@ class Request(Conditioning):
             empty is None and defaults.empty_negative != "encoded"
         ):  # as it was before there were two
             empty = defaults.empty_negative
-        scale = defaults.guidance_scale if self.guidance_scale is None else self.guidance_scale
         drawn = secrets.randbits(32) if any(seed is None for seed, _ in self.images) else 0
         drawn = 0 if self.noise else drawn  # of what is drawn later, so that it can be had again
         return replace(
@@ -296,7 +302,8 @@ class Request(Conditioning):
             num_steps=num_steps,
             sampler=sampler,
             schedule=schedule,
-            guidance_scale=scale,
+            guidance_scale=defaults.guidance_scale if scale is None else scale,
+            guidance_method=method,
             empty_negative=empty,
             start=start,
         )
@@ -353,7 +360,7 @@ class Request(Conditioning):
         """The request in JSON's types; arrays are there by their hash.
 
         Raises:
-            ValueError: the sampler or schedule is an object without an installed name.
+            ValueError: the sampler, schedule or guidance is an object without an installed name.
         """
         found = {"version": VERSION, **super().to_dict()}
         # Readers of before these do not know them.
@@ -361,6 +368,7 @@ class Request(Conditioning):
             "controls": (),
             "image_prompts": (),
             "adapters": (),
+            "guidance_method": None,
             **dict.fromkeys(settings(Conditioning)),
         }
         for name in (name for name, usual in new.items() if getattr(self, name) == usual):

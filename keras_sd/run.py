@@ -25,16 +25,19 @@ from keras_sd.denoiser import Denoiser, Turns, joined
 from keras_sd.devices import filled
 from keras_sd.forms import as_float32
 from keras_sd.gallery import Images
-from keras_sd.guidance import Guidance
+from keras_sd.guidance import NEEDS, Guidance
+from keras_sd.guides import CFG
 from keras_sd.image import from_uint8
 from keras_sd.inversion import check_invertible, invert
 from keras_sd.levels import make_levels
+from keras_sd.low_memory import InTurn
 from keras_sd.model import Model
+from keras_sd.networks import UNet
 from keras_sd.networks.autoencoder import NO_ENCODER
 from keras_sd.noise import Level, Levels
 from keras_sd.refining import Handed, first_of_refiner
 from keras_sd.request import Request
-from keras_sd.sampler import Denoise, Noise, Sampler
+from keras_sd.sampler import Denoise, Noise, Sampler, label
 from keras_sd.sampling import Step
 from keras_sd.start import Masking, Start
 from keras_sd.texts import Tokenized
@@ -79,6 +82,8 @@ def run(model: Model, request: Request, *, through: Through | None = None) -> It
     schedule = request.schedule
     if isinstance(schedule, str) and (why := registry.mismatch(sampler, schedule)):
         logger.warning("%s", why)
+    if why := guidance.unusual():
+        logger.warning("%s", why)
 
     def steps() -> Iterator[Step]:
         with model.adapted(request.adapters, uses) if through is None else nullcontext():
@@ -112,6 +117,7 @@ def denoiser_of(
         through: see `run`.
     """
     turns = joined(model.texts.turns(*texts), controls.turns)
+    memory: dict[str, Any] = {}  # of this run, whoever's turn it is
     denoisers = {
         (each, active): Denoiser(
             controls.steps(active) if through is None else through(controls.steps(active)),
@@ -119,6 +125,7 @@ def denoiser_of(
             each.untold | shown | controls.told(active, negative=True),
             guidance,
             each.weights,
+            memory,
         )
         for each, active in dict.fromkeys(turn for _, turn in turns)
     }
@@ -188,6 +195,11 @@ def inverted(model: Model, request: Request, num_refinements: int) -> np.ndarray
     texts = model.texts.read(request, len(levels) - 1, (begin.height, begin.width))
     controls = Controls(model, request, (begin.height, begin.width), len(levels) - 1)
     guidance = _guidance(model, request)
+    if getattr(guidance.guide, "unconditional_noise", False):
+        raise SettingError(
+            "guidance_method",
+            "is for runs of samplers alone; an inversion is done with plain 'cfg'",
+        )
     with model.adapted(request.adapters, model.uses(request.adapters)):
         denoise = denoiser_of(model, texts, Conditions({}), controls, guidance, levels)
         x = _repeated(model.latents(begin.pixels), len(request))
@@ -229,9 +241,48 @@ def _refined(
 
 def _guidance(model: Model, request: Request) -> Guidance:
     scale: Any = request.guidance_scale  # a number, since it is resolved
+    method, sampler = request.guidance_method, registry.get_sampler(request.sampler)
+    guide = None if method is None else registry.get_guidance(method)
     if model.config.unet.guidance_width:  # it is told the scale, and needs no second evaluation
+        if guide is not None:
+            raise SettingError(
+                "guidance_method",
+                f"is {label(method)}, and {model.config.name} is told the scale and gives what is "
+                "guided already: leave it out, with a sampler that does without it",
+            )
         return Guidance(1.0)
-    return Guidance(scale, request.guidance_rescale, request.guidance_interval)
+    if request.guidance_rescale and getattr(sampler, "needs_parts", False):
+        raise SettingError(
+            "guidance_rescale",
+            f"is for guidance that is done for the sampler, and {label(sampler)} has its own part "
+            "in it: leave it out",
+        )
+    needs = tuple(getattr(guide, "needs", ()))
+    if unknown := sorted(set(needs) - set(NEEDS)):
+        raise SettingError(
+            "guidance_method",
+            f"is {label(method)}, which needs {', '.join(unknown)}; there is {', '.join(NEEDS)}",
+        )
+    if "perturbed" in needs:
+        _check_perturbed(model, method)
+    if type(guide) is CFG:  # which is compiled with the model
+        guide = None
+    return Guidance(scale, request.guidance_rescale, request.guidance_interval, guide)
+
+
+def _check_perturbed(model: Model, method: Any) -> None:
+    name, low_memory = model.config.name, isinstance(model.parts, InTurn)
+    if not low_memory and not isinstance(model.parts["unet"], UNet):
+        problem = f"and its UNet is another network than ours: {model.parts['unet']!r}"
+    elif not model.config.unet.depth_of_middle:
+        problem = "and there is none"
+    else:
+        return
+    raise SettingError(
+        "guidance_method",
+        f"is {label(method)}, which changes the self-attention in the middle of a UNet, here that "
+        f"of {name}, {problem}",
+    )
 
 
 class Beginning:

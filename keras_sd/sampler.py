@@ -19,8 +19,8 @@ The clauses, which error messages and the conformance kit (`keras_sd.testing`) c
    fraction)``.
 2. **denoise(x, level)** gives the clean latent x0, guidance included. Call it as often as you like,
    before the first yield at least once, and never at sigma 0. ``denoise.parts(x, level)``, which a
-   host may have, gives the conditional and the unconditional x0 of one evaluation instead, for
-   methods that guide in a way of their own; see ``needs_parts``.
+   host may have, gives `Parts` instead, the conditional, the unconditional and the guided x0 of one
+   evaluation, for methods that guide in a way of their own; see ``needs_parts``.
 3. **noise(now, nxt)** gives standard normal numbers shaped like x and is the only randomness: new
    ones at each call, or those of one Brownian path, see ``brownian``.
 4. **Yield exactly once per interval**, the latent at its end, whatever the number of evaluations:
@@ -45,24 +45,41 @@ A sampler may declare, as class attributes or properties, what the kit then expe
 * ``unsuited`` (default none): by the name of a schedule, why not to run on it, and what to take
   instead;
 * ``needs_parts`` (default False): it calls ``denoise.parts``, and a run whose denoise has none is a
-  ValueError before it starts.
+  ValueError before it starts;
+* ``unconditional_noise`` (default False): it believes the guided x0 and keeps the noise that goes
+  with the unconditional one, as CFG++ does, so that it is run with a guidance made for that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from keras_sd.noise import Level, Levels
 
-__all__ = ["Array", "Denoise", "Noise", "Sampler", "label"]
+__all__ = ["Array", "Denoise", "Noise", "Parts", "Sampler", "label"]
 
 Array = Any
 """A NumPy array or a tensor of any backend."""
 
 Denoise = Callable[[Array, Level], Array]
 """``denoise(x, level) -> x0``: the model's clean latent, shaped like x. It may have a method
-``parts(x, level) -> (conditional x0, unconditional x0)``."""
+``parts(x, level) -> Parts``."""
+
+
+class Parts(NamedTuple):
+    """The clean latents of one evaluation.
+
+    Attributes:
+        conditional: With the prompt.
+        unconditional: With the negative prompt.
+        guided: What guidance makes of both, as ``denoise(x, level)`` gives it.
+    """
+
+    conditional: Array
+    unconditional: Array
+    guided: Array
+
 
 Noise = Callable[[Level, Level], Array]
 """``noise(now, nxt) -> n``: standard normal, shaped like x."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_sd.noise import Level, Levels
-from keras_sd.sampler import Array, Denoise, Noise, Sampler, label
+from keras_sd.sampler import Array, Denoise, Noise, Parts, Sampler, label
 
 __all__ = ["SamplerContractError", "Step", "sample"]
 
@@ -30,7 +30,7 @@ class Step:
         total: The number of intervals.
         level: The level reached.
         latent: The latent at that level.
-        x0: The last clean latent the model predicted, of ``denoise.parts`` the conditional one.
+        x0: The last clean latent the model predicted, of ``denoise.parts`` the guided one.
         evaluations: How often the model has been called so far.
     """
 
@@ -194,10 +194,10 @@ class _Host:
             self.x0 = self._evaluated(self._denoise, x, level)
             return self.x0
 
-        def parts(x: Array, level: Level) -> tuple[Array, Array]:
-            conditional, unconditional = self._evaluated(given, x, level)
-            self.x0 = conditional
-            return conditional, unconditional
+        def parts(x: Array, level: Level) -> Parts:
+            found = Parts(*self._evaluated(given, x, level))
+            self.x0 = found.guided
+            return found
 
         given: Any = getattr(self._denoise, "parts", None)
         if given is not None:

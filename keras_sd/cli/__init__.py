@@ -15,7 +15,7 @@ import typer
 from keras_sd import __version__
 from keras_sd.cli.benchmark import benchmark
 from keras_sd.cli.checkpoints import convert, fetch, inspect, models
-from keras_sd.cli.draw import generate, image_to_image, inpaint, samplers, schedules
+from keras_sd.cli.draw import generate, guidance, image_to_image, inpaint, samplers, schedules
 from keras_sd.cli.draw_file import draw_file
 from keras_sd.cli.lab import lab
 from keras_sd.cli.new_sampler import new_sampler
@@ -57,6 +57,7 @@ for _command in (
     replay,
     samplers,
     schedules,
+    guidance,
     prompt,
     models,
     fetch,

@@ -242,6 +242,13 @@ def schedules(debug: Debug = False) -> None:
     _list(list_schedules())
 
 
+def guidance(debug: Debug = False) -> None:
+    """List the installed guidance: name, distribution, version and where it is."""
+    from keras_sd.registry import list_guidance
+
+    _list(list_guidance())
+
+
 def _list(found: Iterable[Declared]) -> None:
     rows = [("name", "distribution", "version", "where")]
     rows += [(each.name, each.distribution, each.version, each.value) for each in found]

@@ -166,7 +166,8 @@ class Attention(Block):
     Called with `seen`, bool `(batch, context tokens)`, tokens are only seen where it is True.
     `images` are other things to look at beside the context, each a key and a value `(batch, tokens,
     width)` and how far it counts, `(batch, 1)`: what the same queries find there is added to what
-    they find in the context (Ye et al. 2023, "IP-Adapter", equation 5).
+    they find in the context (Ye et al. 2023, "IP-Adapter", equation 5). With `perturbed` each token
+    sees itself alone.
     """
 
     def __init__(
@@ -185,7 +186,9 @@ class Attention(Block):
         self.value = dense(context_width or width, width, "value", use_bias=bias)
         self.out = dense(width, width, "out")
 
-    def call(self, x, context=None, seen=None, images=()):
+    def call(self, x, context=None, seen=None, images=(), perturbed=False):
+        if perturbed:
+            return self.out(self.value(x))
         context = x if context is None else context
         query, key, value = (
             self._split(part) for part in (self.query(x), self.key(context), self.value(context))
@@ -305,7 +308,9 @@ class FeedForward(Block):
 
 
 class TransformerBlock(Block):
-    """Self-attention, attention on the text, feed-forward: each normalised, each added."""
+    """Self-attention, attention on the text, feed-forward: each normalised, each added. With
+    `perturbed=True` the first of them is the identity map of tokens (Ahn et al. 2024).
+    """
 
     def __init__(self, width: int, heads: int, context_width: int, gelu: str, name: str):
         super().__init__(name=name)
@@ -316,8 +321,9 @@ class TransformerBlock(Block):
         self.norm3 = layer_norm(width, "norm3")
         self.feed_forward = FeedForward(width, gelu, "feed_forward")
 
-    def call(self, x, context, **images):
-        x = x + self.self_attention(self.norm1(x))
+    def call(self, x, context, perturbed=False, **images):
+        itself = {"perturbed": True} if perturbed else {}
+        x = x + self.self_attention(self.norm1(x), **itself)
         x = x + self.cross_attention(self.norm2(x), context, **images)
         return x + self.feed_forward(self.norm3(x))
 
@@ -351,12 +357,13 @@ class SpatialTransformer(Block):
     def _projection(self, width: int, name: str):
         return dense(width, width, name) if self.linear else conv(width, width, name, kernel=1)
 
-    def call(self, x, context, images=None):
+    def call(self, x, context, images=None, **perturbed):
         batch, height, width, channels = ops.shape(x)
         # A dense layer works on the last axis, so both kinds of projection take the feature map.
         tokens = ops.reshape(self.proj_in(self.norm(x)), (batch, height * width, channels))
         for i, block in enumerate(self.blocks):
-            tokens = block(tokens, context, **({} if images is None else {"images": images[i]}))
+            seen = {} if images is None else {"images": images[i]}
+            tokens = block(tokens, context, **seen, **perturbed)
         return x + self.proj_out(ops.reshape(tokens, (batch, height, width, channels)))
 
     def compute_output_shape(self, x_shape):

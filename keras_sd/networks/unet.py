@@ -68,9 +68,9 @@ class Level(Block):
             "transformer",
         )
 
-    def call(self, x, time, context, **images):
+    def call(self, x, time, context, **options):
         x = self.residual(x, time)
-        return self.transformer(x, context, **images) if self.transformer else x
+        return self.transformer(x, context, **options) if self.transformer else x
 
 
 class WayDown(Network):
@@ -134,7 +134,7 @@ class WayDown(Network):
         added = self.added1(ops.cast(added, self.compute_dtype))
         return time + self.added2(backend.silu(added))
 
-    def _go_down(self, x, time, context, features=(), images=None):
+    def _go_down(self, x, time, context, features=(), images=None, **perturbed):
         """What is kept for the way up, finest first; and the middle's output.
 
         Args:
@@ -143,6 +143,7 @@ class WayDown(Network):
             context: the text encoding.
             features: of each level what is added at its end, and of the middle; see `UNet`.
             images: what attention sees beside the text, by the name of its block.
+            **perturbed: of the middle, see `UNet`.
         """
         levels, seen = len(self.config.widths), images or {}
         skips = [x]
@@ -158,7 +159,7 @@ class WayDown(Network):
                 if level < len(features) and not within:
                     x = x + features[level]
                 skips.append(x)
-        x = self.middle(x, time, context, **_of(self.middle, seen))
+        x = self.middle(x, time, context, **_of(self.middle, seen), **perturbed)
         x = self.middle_residual(x, time) if self.middle_residual else x
         return skips, x + features[levels] if levels < len(features) else x
 
@@ -176,7 +177,8 @@ class UNet(WayDown):
     any height and width, timesteps `(batch,)` float32 (fractions allowed) in training steps,
     context `(batch, tokens, context_width)`. The timesteps are never rounded to the compute dtype.
     A fourth argument, `residuals`, is added to what the way down has kept and to the middle's
-    output, as `keras_sd.networks.ControlNetwork` gives them.
+    output, as `keras_sd.networks.ControlNetwork` gives them. With `perturbed=True` the tokens of
+    the middle see themselves alone, for `keras_sd.guides.PAG`.
 
     `features`, as `keras_sd.networks.FeatureNetwork` gives them, are added on the way down: one for
     each level, at its end, and one more for the middle, where there are so many. `images` are what
@@ -221,14 +223,25 @@ class UNet(WayDown):
         time = timestep_embedding(timesteps, self.config.widths[0])
         return self.predict_at(latent, time, context, residuals, **told)
 
-    def predict_at(self, latent, time, context, residuals=None, features=(), images=(), **told):
+    def predict_at(
+        self,
+        latent,
+        time,
+        context,
+        residuals=None,
+        features=(),
+        images=(),
+        perturbed=False,
+        **told,
+    ):
         """The prediction for timesteps that are embedded already, `(batch, widths[0])`."""
         time = self._embed_time(time, **told)
         context = ops.cast(context, self.compute_dtype)
         x = self.conv_in(ops.cast(latent, self.compute_dtype))
         seen = self._by_block(images)
         features = [ops.cast(each, self.compute_dtype) for each in features]
-        skips, x = self._go_down(x, time, context, features, seen)
+        middle = {"perturbed": True} if perturbed else {}
+        skips, x = self._go_down(x, time, context, features, seen, **middle)
         if residuals is not None:
             *of_skips, of_middle = residuals
             skips = [skip + added for skip, added in zip(skips, of_skips, strict=True)]

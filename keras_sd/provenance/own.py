@@ -64,6 +64,7 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
         "image number": number or None,
         "guidance rescale": request.guidance_rescale or None,
         "guidance interval": plain(request.guidance_interval),
+        "guidance method": request.guidance_method,
         "steps are timesteps": isinstance(request.schedule, tuple) or None,
     }
     return replace(

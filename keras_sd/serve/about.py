@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +13,14 @@ from keras_sd import __version__
 from keras_sd.aliases import display_name
 from keras_sd.installed import Declared
 from keras_sd.prompt_styles import STYLES
-from keras_sd.registry import get_sampler, get_schedule, list_samplers, list_schedules
+from keras_sd.registry import (
+    get_guidance,
+    get_sampler,
+    get_schedule,
+    list_guidance,
+    list_samplers,
+    list_schedules,
+)
 from keras_sd.request import Request
 from keras_sd.serve.limits import Limits
 from keras_sd.settings import settings
@@ -91,6 +99,11 @@ class About:
         """Likewise."""
         return Names(list_schedules(), get_schedule)
 
+    @cached_property
+    def guidance(self) -> Names:
+        """Likewise."""
+        return Names(list_guidance(), get_guidance)
+
     @property
     def digest(self) -> str | None:
         """The SHA-256 of the model's file, once it is known."""
@@ -132,6 +145,7 @@ class About:
             },
             "samplers": self.samplers.listed,
             "schedules": self.schedules.listed,
+            "guidance": self.guidance.listed,
             "defaults": {
                 "prompt": "",
                 "negative_prompt": "",
@@ -158,7 +172,7 @@ class About:
 
 
 class Names:
-    """Samplers, or schedules, as they were installed at the start.
+    """Samplers, schedules or guidance, as they were installed at the start.
 
     Args:
         declared: all of them.
@@ -220,6 +234,7 @@ def _settings(name: str, get: Callable[[str], Any]) -> list[dict[str, Any]]:
 _OF_THE_CONTRACT = (
     *("denoise", "x", "levels", "noise"),
     *("path", "num_steps", "final_sigma", "whole", "size"),
+    *("seen", "scale", "memory"),
 )
 
 
@@ -227,6 +242,10 @@ def _setting(parameter: inspect.Parameter, hint: Any) -> dict[str, Any]:
     default = parameter.default
     choices = [each for each in get_args(hint) if isinstance(each, str | int)]
     kind = type(default).__name__ if default is not None else str(hint)
-    plain = default if default is None or isinstance(default, str | int | float) else repr(default)
+    plain = default
+    if isinstance(default, float) and not math.isfinite(default):
+        plain = str(default)  # which JSON has no number for
+    elif not (default is None or isinstance(default, str | int | float)):
+        plain = repr(default)
     found = {"name": parameter.name, "type": kind, "default": plain}
     return found | ({"choices": choices} if choices else {})

@@ -21,7 +21,7 @@ from keras_sd.serve.streams import Left, stays
 __all__ = ["Studio"]
 
 
-_MOST_NAME = 500  # characters of a sampler with its settings
+_MOST_NAME = 500  # characters of a sampler, schedule or guidance with its settings
 
 
 @dataclass(eq=False)
@@ -79,7 +79,7 @@ class Studio:
 
     def _checked(self, build: Callable[[], Request]) -> Request:
         request = build()
-        for name in ("sampler", "schedule"):
+        for name in ("sampler", "schedule", "guidance_method"):
             spec = getattr(request, name)
             if isinstance(spec, str) and len(spec) > _MOST_NAME:
                 raise ValueError(f"{name} has more than {_MOST_NAME} characters")
@@ -99,6 +99,7 @@ class Studio:
         for name, spec, names in (
             ("sampler", settled.sampler, self.about.samplers),
             ("schedule", settled.schedule, self.about.schedules),
+            ("guidance_method", settled.guidance_method, self.about.guidance),
         ):
             if isinstance(spec, str) and not names.has(spec):
                 raise ValueError(f"{name} {spec!r} was not installed when the server started")

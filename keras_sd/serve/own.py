@@ -65,7 +65,7 @@ class Own:
         ]
 
     async def info(self, http: Request) -> Response:
-        """The model, its limits and defaults, samplers and schedules."""
+        """The model, its limits and defaults, samplers, schedules and guidance."""
         found = await asyncio.to_thread(self._about.info)
         return json_reply(found | {"ready": self._studio.warm and not self._studio.stopping})
 

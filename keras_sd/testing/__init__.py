@@ -9,7 +9,8 @@ In a plugin's tests::
         check(sampler)
 
 or, without pytest, ``check_sampler("acme_heun")``. For schedules there are `check_schedule` and
-`parametrize_schedules_with_checks`. A check that fails raises `ContractViolation`,
+`parametrize_schedules_with_checks`, for guidance `check_guidance` and
+`parametrize_guidance_with_checks`. A check that fails raises `ContractViolation`,
 an ``AssertionError`` that names the clause of `keras_sd.sampler` that is broken. No sampler is
 excused from a
 check: what one cannot do it declares, and the check expects exactly that.
@@ -21,6 +22,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
+from keras_sd.guidance import Guide
 from keras_sd.sampler import Sampler
 from keras_sd.schedules import Schedule
 from keras_sd.testing.contract import (
@@ -50,16 +52,20 @@ from keras_sd.testing.convergence import (
     check_order_of_convergence_vp,
     measure_order,
 )
+from keras_sd.testing.guidance import all_guidance_checks, check_guidance
 from keras_sd.testing.running import Check, ContractViolation, called, resolved
 from keras_sd.testing.schedules import all_schedule_checks, check_schedule
 
 __all__ = [
     "ContractViolation",
     "all_checks",
+    "all_guidance_checks",
     "all_schedule_checks",
+    "check_guidance",
     "check_sampler",
     "check_schedule",
     "measure_order",
+    "parametrize_guidance_with_checks",
     "parametrize_schedules_with_checks",
     "parametrize_with_checks",
 ]
@@ -139,6 +145,20 @@ def parametrize_schedules_with_checks(schedules: Iterable[Schedule | str]) -> An
         ``check``.
     """
     return _parametrized("schedule", schedules, all_schedule_checks())
+
+
+def parametrize_guidance_with_checks(guidance: Iterable[Guide | str]) -> Any:
+    """A pytest decorator: one test for every pair of a guidance and a check.
+
+    Args:
+        guidance: Instances, or names as `keras_sd.get_guidance` takes them; a name is only loaded
+            when its test runs.
+
+    Returns:
+        ``pytest.mark.parametrize`` for a test function with the arguments ``guidance`` and
+        ``check``.
+    """
+    return _parametrized("guidance", guidance, all_guidance_checks())
 
 
 def _parametrized(noun: str, given: Iterable[Any], checks: Iterable[Any]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from keras_sd.noise import Level, Levels
-from keras_sd.sampler import Sampler
+from keras_sd.sampler import Parts, Sampler
 from keras_sd.sampling import sample
 from keras_sd.testing.convergence import LARGEST_ERROR_OF_A_STEP, gaussian_errors
 from keras_sd.testing.problems import (
@@ -375,10 +375,10 @@ def check_parts(sampler: Sampler | str) -> None:
         def __call__(self, x: Any, level: Level) -> Any:
             return gaussian_denoise(x, level)
 
-        def parts(self, x: Any, level: Level) -> tuple[Any, Any]:
+        def parts(self, x: Any, level: Level) -> Parts:
             nonlocal asked
             asked += 1
-            return gaussian_denoise(x, level), gaussian_denoise(x, level)
+            return Parts(*[gaussian_denoise(x, level)] * 3)
 
     levels = grid(PATHS["VP"], 5)
     with reported(sampler, levels):

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_sd.noise import Level, Levels
 from keras_sd.registry import get_sampler
-from keras_sd.sampler import Denoise, Sampler, label
+from keras_sd.sampler import Denoise, Parts, Sampler, label
 from keras_sd.sampling import SamplerContractError, Step, sample
 from keras_sd.testing.problems import Draws, gaussian_denoise, started
 
@@ -40,7 +40,7 @@ def called(given: Any) -> str:
 
 
 def with_parts(sampler: Sampler, denoise: Denoise) -> Denoise:
-    """The model, with both halves of guidance where a sampler needs them: both are what it says, so
+    """The model, with the parts of guidance where a sampler needs them: all are what it says, so
     that however they are put together it is that.
     """
     if not getattr(sampler, "needs_parts", False):
@@ -49,9 +49,9 @@ def with_parts(sampler: Sampler, denoise: Denoise) -> Denoise:
     def whole(x: Any, level: Level) -> Any:
         return denoise(x, level)
 
-    def parts(x: Any, level: Level) -> tuple[Any, Any]:
+    def parts(x: Any, level: Level) -> Parts:
         x0 = denoise(x, level)
-        return x0, x0
+        return Parts(x0, x0, x0)
 
     whole.parts = parts  # type: ignore[attr-defined]
     return whole

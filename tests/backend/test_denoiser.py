@@ -61,10 +61,10 @@ def test_guidance_is_that_of_the_papers(scale, rescale):
 
 
 @pytest.mark.parametrize("scale", [1.0, 7.5])
-def test_parts_are_both_predictions_whatever_the_scale(scale):
+def test_parts_are_both_predictions_and_the_guided_one(scale):
     x, context, unconditional = (ops.convert_to_tensor(a) for a in arrays())
-    parts = denoiser(context, unconditional, Guidance(scale, 0.5)).parts(x, LEVEL)
-    for part, alone in zip(parts, (expected(1.0), expected(0.0)), strict=True):
+    parts = denoiser(context, unconditional, Guidance(scale)).parts(x, LEVEL)
+    for part, alone in zip(parts, map(expected, (1.0, 0.0, scale)), strict=True):
         np.testing.assert_allclose(ops.convert_to_numpy(part), alone, rtol=2e-5, atol=2e-5)
 
 
@@ -98,14 +98,16 @@ def test_parts_of_prompts_are_added_by_weight(guidance):
         pairs = zip(WEIGHTS[:, image], parts, strict=True)
         whole = unconditional + sum(w * (part - unconditional) for w, part in pairs)
         scale = guidance.scale if guidance.guides(LEVEL) else 1.0
-        guided = unconditional + scale * (whole - unconditional)
+        guided = plain = unconditional + scale * (whole - unconditional)
         if scale != 1:
             back = guided * whole.std() / guided.std()
             guided = guidance.rescale * back + (1 - guidance.rescale) * guided
+        untold = unconditional if guidance.includes(LEVEL) else whole
         for one, prediction in (
             (found, guided),
             (halves[0], whole),
-            (halves[1], unconditional),
+            (halves[1], untold),
+            (halves[2], plain),
         ):
             expected_x0 = (latent - LEVEL.sigma * prediction) / LEVEL.alpha
             np.testing.assert_allclose(one[image], expected_x0, rtol=2e-5, atol=5e-5)

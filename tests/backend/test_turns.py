@@ -344,7 +344,7 @@ class Halves:
 
     def __call__(self, denoise, x, levels, noise):
         for now in levels[:-1]:
-            conditional, unconditional = denoise.parts(x, now)
+            conditional, unconditional, _ = denoise.parts(x, now)
             x = conditional + unconditional / 2
             yield x
 

@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 
-from keras_sd import installed, registry
+from keras_sd import installed, plugins
 from keras_sd.noise import NoiseTable
 from keras_sd.registry import (
     AmbiguousSamplerError,
@@ -79,7 +79,7 @@ def site(tmp_path, monkeypatch):
     stdlib = sysconfig.get_path("stdlib")
     kept = [p for p in sys.path if p.startswith(stdlib) and not p.endswith("-packages")]
     monkeypatch.setattr(sys, "path", [str(tmp_path), *kept])
-    monkeypatch.setattr(registry, "_warned", set())
+    monkeypatch.setattr(plugins, "_warned", set())
     before = set(sys.modules)
     yield Site(tmp_path)
     for name in set(sys.modules) - before:

@@ -57,6 +57,7 @@ def full() -> Request:
         guidance_scale=2.5,
         guidance_rescale=0.5,
         guidance_interval=(0.25, math.inf),
+        guidance_method="apg:norm=7.5",
         prompt_style="compel",
         clip_skip=2,
         original_size=(512, 768),

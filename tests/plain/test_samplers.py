@@ -19,6 +19,7 @@ from keras_sd.registry import (
     list_schedules,
     mismatch,
 )
+from keras_sd.sampler import Parts
 from keras_sd.sampling import sample
 from keras_sd.schedules import exponential, from_timesteps, karras, leading
 from keras_sd.testing import check_backend_tensors, measure_order, parametrize_with_checks
@@ -48,10 +49,20 @@ def toy_denoise(x, level):
     return denoised(x, MAKER.toy_epsilon(x, level.t), level)
 
 
+def alike(denoise):
+    """A model whose parts are all what it says, for samplers that ask for them."""
+
+    def whole(x, level):
+        return denoise(x, level)
+
+    whole.parts = lambda x, level: Parts(*[denoise(x, level)] * 3)
+    return whole
+
+
 def run(sampler, levels, dtype=np.float64):
     start, noise = (array.astype(dtype) for array in MAKER.inputs())
     draws = iter([*noise, *-noise])  # some draw three times a step
-    return list(sample(sampler, toy_denoise, start, levels, lambda now, nxt: next(draws)))
+    return list(sample(sampler, alike(toy_denoise), start, levels, lambda now, nxt: next(draws)))
 
 
 def assert_golden(name, sampler, levels, tolerance, dtype=np.float64):
@@ -77,14 +88,18 @@ OURS = {
     "dpm_adaptive": "dpm_adaptive:DPMAdaptive",
     "dpm_fast": "dpm_fast:DPMFast",
     "dpmpp_2m": "dpmpp_2m:DPMpp2M",
+    "dpmpp_2m_cfg_pp": "cfg_pp:DPMpp2MCFGpp",
     "dpmpp_2m_sde": "dpmpp_2m:DPMpp2MSDE",
     "dpmpp_2s_ancestral": "dpmpp_2s_ancestral:DPMpp2SAncestral",
+    "dpmpp_2s_ancestral_cfg_pp": "cfg_pp:DPMpp2SAncestralCFGpp",
     "dpmpp_3m": "dpmpp_3m:DPMpp3M",
     "dpmpp_3m_sde": "dpmpp_3m:DPMpp3MSDE",
     "dpmpp_sde": "dpmpp_sde:DPMppSDE",
     "er_sde": "er_sde:ERSDE",
     "euler": "euler:Euler",
     "euler_ancestral": "euler_ancestral:EulerAncestral",
+    "euler_ancestral_cfg_pp": "cfg_pp:EulerAncestralCFGpp",
+    "euler_cfg_pp": "cfg_pp:EulerCFGpp",
     "gradient_estimation": "gradient_estimation:GradientEstimation",
     "heun": "heun:Heun",
     "heunpp2": "heunpp2:HeunPP2",
@@ -137,6 +152,8 @@ SETTINGS = [
     ("er_sde", {"solver_order": 1}),
     ("gradient_estimation", {"gamma": 1.5}),
     ("ipndm_v", {"solver_order": 1}),
+    ("euler_ancestral_cfg_pp", {"eta": 0.4}),
+    ("dpmpp_2s_ancestral_cfg_pp", {"eta": 0.0}),
     ("lms", {"solver_order": 2}),
     ("pndm", {"combine": "v"}),
     ("restart", {"low": 0.3, "high": 5.0, "times": 2}),
@@ -448,14 +465,18 @@ ORDERS = {
     "dpm_adaptive": (2.95, 3.04, 2.96),
     "dpm_fast": (4.58, 4.44, 4.30),
     "dpmpp_2m": (1.99, 1.97, 2.01),
+    "dpmpp_2m_cfg_pp": (1.99, 1.97, 2.01),
     "dpmpp_2m_sde": (2.02, 1.97, 2.03),
     "dpmpp_2s_ancestral": (1.95, 1.98, 1.96),
+    "dpmpp_2s_ancestral_cfg_pp": (1.95, 1.98, 1.96),
     "dpmpp_3m": (1.75, 2.09, 1.73),
     "dpmpp_3m_sde": (2.24, 2.09, 2.12),
     "dpmpp_sde": (2.12, 2.07, 2.13),
     "er_sde": (2.05, 2.07, 2.06),
     "euler": (1.00, 0.99, 0.99),
     "euler_ancestral": (0.97, 0.98, 0.97),
+    "euler_ancestral_cfg_pp": (0.97, 0.98, 0.97),
+    "euler_cfg_pp": (1.00, 0.99, 0.99),
     "gradient_estimation": (0.92, 0.95, 0.94),
     "heun": (2.01, 2.01, 2.01),
     "heunpp2": (1.00, 1.00, 0.99),
@@ -518,6 +539,7 @@ EVALUATIONS = {
     "dpm2": lambda n: 2 * n - 1,
     "dpm2_ancestral": lambda n: 2 * n - 1,
     "dpmpp_2s_ancestral": lambda n: 2 * n - 1,
+    "dpmpp_2s_ancestral_cfg_pp": lambda n: 2 * n - 1,
     "dpmpp_sde": lambda n: 2 * n - 1,
     "heunpp2": lambda n: max(3 * (n - 1), 1),
     "seeds_2": lambda n: 2 * n - 1,
@@ -562,7 +584,11 @@ def test_few_steps_from_alpha_zero(name):
     for rest in ([end], middle[:1], [*middle[:1], end], middle[:2], [*middle, end]):
         levels = Levels([pure, *rest], path=SD.at_ratio)
         steps = sample(
-            get_sampler(name), lambda x, level: np.tanh(x), start, levels, lambda now, nxt: start
+            get_sampler(name),
+            alike(lambda x, level: np.tanh(x)),
+            start,
+            levels,
+            lambda now, nxt: start,
         )
         assert all(np.isfinite(step.latent).all() for step in steps)
 
@@ -582,6 +608,9 @@ def test_few_steps_from_alpha_zero(name):
                 "dpmpp_3m_sde",
                 "dpmpp_sde",
                 "euler_ancestral",
+                "euler_ancestral_cfg_pp",
+                "euler_cfg_pp",
+                "dpmpp_2s_ancestral_cfg_pp",
                 "seeds_2",
                 "seeds_3",
             )

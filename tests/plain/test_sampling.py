@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from keras_sd.noise import Level, Levels, NoiseTable, transfer
+from keras_sd.sampler import Parts
 from keras_sd.sampling import SamplerContractError, Step, sample
 from keras_sd.schedules import karras
 
@@ -254,7 +255,7 @@ class Both:
         return 0 * x + 1
 
     def parts(self, x, level):
-        return 0 * x + 3, 0 * x + 2
+        return Parts(0 * x + 3, 0 * x + 2, 0 * x + 5)
 
 
 class Guided:
@@ -262,7 +263,7 @@ class Guided:
 
     def __call__(self, denoise, x, levels, noise):
         for now, nxt in pairwise(levels):
-            conditional, unconditional = denoise.parts(x, now)
+            conditional, unconditional, _ = denoise.parts(x, now)
             x = transfer(x, 2 * conditional - unconditional, now, nxt)
             yield x
 
@@ -271,7 +272,7 @@ def test_a_sampler_gets_both_halves_and_each_is_one_evaluation():
     steps = list(run(Guided(), denoise=Both()))
     assert [step.evaluations for step in steps] == [1, 2, 3, 4]
     assert np.array_equal(steps[-1].latent, np.full_like(steps[-1].latent, 4.0))
-    assert np.array_equal(steps[-1].x0, np.full_like(steps[-1].latent, 3.0))
+    assert np.array_equal(steps[-1].x0, np.full_like(steps[-1].latent, 5.0))  # the guided one
 
 
 def test_parts_reach_a_sampler_inside_a_sampler():

@@ -48,7 +48,10 @@ def test_info_has_what_a_page_needs(client):
     samplers = {each["name"]: each for each in info["samplers"]}
     assert samplers["dpmpp_2m"]["display_name"] == "DPM++ 2M"
     assert {"name": "eta", "type": "float", "default": 0.0} in samplers["ddim"]["settings"]
+    assert {"name": "high", "type": "float", "default": "inf"} in samplers["sa_solver"]["settings"]
     assert {each["name"] for each in info["schedules"]} >= {"karras", "leading"}
+    guidance = {each["name"]: each["settings"] for each in info["guidance"]}
+    assert {"name": "norm", "type": "float", "default": 15.0} in guidance["apg"]
     assert info["defaults"]["num_steps"] == 20
     assert info["defaults"]["sampler"] in samplers
     assert "a1111" in info["prompt_styles"]

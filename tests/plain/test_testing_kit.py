@@ -766,7 +766,7 @@ class Halves:
 
     def __call__(self, denoise, x, levels, noise):
         for now, nxt in pairwise(levels):
-            conditional, unconditional = denoise.parts(x, now)
+            conditional, unconditional, _ = denoise.parts(x, now)
             x = transfer(x, unconditional + 3 * (conditional - unconditional), now, nxt)
             yield x
 

@@ -10,8 +10,9 @@ import pytest
 import reference_models as reference
 from keras import ops
 from test_denoiser import Network, arrays
-from test_parity import CONFIGS, difference, last
-from test_turns import ByHand, attending, drawn, near
+from test_parity import difference, last
+from test_pipeline import TINY, make
+from test_turns import PICTURE, ByHand, attending, drawn, near
 
 from keras_sd.backend import to_numpy
 from keras_sd.checks import SettingError
@@ -41,7 +42,7 @@ def pipeline():
 @pytest.fixture(scope="module")
 def tiny():
     """A small model whose UNet is ours."""
-    return reference.pipeline("sd1")
+    return make()
 
 
 @pytest.mark.parametrize("name", [info.name for info in list_guidance()])
@@ -174,9 +175,10 @@ def names_of_steps(model, request):
     return set(called), len(called), latents
 
 
+@pytest.mark.once
 def test_plain_guidance_is_the_compiled_step_and_nothing_more(tiny):
     def asked(**settings):
-        return request_of("0", "1", **{**RUN, **settings})
+        return request_of("a cat", **{**RUN, **settings})
 
     none, plain = (names_of_steps(tiny.model, asked(guidance_method=m)) for m in (None, "cfg"))
     assert none[:2] == plain[:2] == ({"guided"}, 3)
@@ -195,36 +197,31 @@ def test_plain_guidance_is_the_compiled_step_and_nothing_more(tiny):
 # --- perturbed attention ------------------------------------------------------------------------
 
 
-def unet_of(model):
-    return reference.pipeline(model).model.parts["unet"]
-
-
-def inputs_of(model, side):
+def inputs(side, width=16):
     rng = np.random.default_rng(3)
-    width = CONFIGS[model]["unet"].context_width
     latent = rng.normal(size=(2, side, side, 4)).astype("float32")
     context = rng.normal(size=(2, 7, width)).astype("float32")
     return latent, np.array([3.0, 801.5], "float32"), context
 
 
-@pytest.mark.parametrize("model", ["sd1", "sd2"])
-def test_only_the_self_attention_of_the_middle_is_perturbed(model):
-    smallest = 2 ** (len(CONFIGS[model]["unet"].widths) - 1)
-    for side, same in ((smallest, True), (2 * smallest, False)):
-        given = list(map(ops.convert_to_tensor, inputs_of(model, side)))
-        found = to_numpy(unet_of(model)(*given, perturbed=True))
-        usual = to_numpy(unet_of(model)(*given))
-        # One token attends to itself alone, whatever it does; above it many see each other.
+@pytest.mark.once
+def test_only_the_self_attention_of_the_middle_is_perturbed():
+    config = replace(TINY, unet=replace(TINY.unet, depths=(1, 1)))
+    unet = make(config).model.parts["unet"]
+    for side, same in ((2, True), (4, False)):
+        given = list(map(ops.convert_to_tensor, inputs(side)))
+        found, usual = (to_numpy(unet(*given, **how)) for how in ({"perturbed": True}, {}))
+        # In the middle, at half the size, one token attends to itself alone, whatever it does.
         assert (difference(found, usual) < 1e-5) == same
 
 
 @pytest.mark.references
-@pytest.mark.parametrize("model", ["sd1", "sd2"])
-def test_the_perturbed_prediction_is_diffusers(model):
+def test_the_perturbed_prediction_is_diffusers():
     diffusers = pytest.importorskip("diffusers")
     import torch
 
-    unet = reference.script().networks(model, "image")[0]["unet"]
+    ours = reference.pipeline("sd2").model.parts["unet"]
+    unet = reference.script().networks("sd2", "image")[0]["unet"]
     usual = unet.attn_processors
     processor = diffusers.models.attention_processor.PAGIdentitySelfAttnProcessor2_0()
     changed = {
@@ -232,7 +229,7 @@ def test_the_perturbed_prediction_is_diffusers(model):
         for name, each in usual.items()
     }
     assert sum(each is processor for each in changed.values()) == 1
-    given = inputs_of(model, 8)
+    given = inputs(8, ours.config.context_width)
     latent, times, context = map(torch.from_numpy, given)
     rows = [torch.cat([each, each]) for each in (latent.permute(0, 3, 1, 2), times, context)]
     try:
@@ -242,7 +239,7 @@ def test_the_perturbed_prediction_is_diffusers(model):
     finally:
         unet.set_attn_processor(usual)
     told, perturbed = last(both.numpy()).reshape(2, 2, 8, 8, 4)
-    found = [unet_of(model)(*map(ops.convert_to_tensor, given), perturbed=p) for p in (False, True)]
+    found = [ours(*map(ops.convert_to_tensor, given), perturbed=p) for p in (False, True)]
     assert difference(found[0], told) < reference.TOLERANCE
     assert difference(found[1], perturbed) < reference.TOLERANCE
     assert difference(found[1], told) > 1e-3
@@ -287,7 +284,7 @@ def test_zero_star_is_diffusers():
 
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 def test_perturbed_guidance_goes_away_from_it(tiny, scale):
-    asked = request_of("0", "1", guidance_method="pag:strength=2", **{**RUN, "num_steps": 1})
+    asked = request_of("a cat", guidance_method="pag:strength=2", **{**RUN, "num_steps": 1})
     asked = replace(asked, guidance_scale=scale).resolved(tiny.model.defaults)
     parts = []
 
@@ -307,9 +304,9 @@ def test_perturbed_guidance_goes_away_from_it(tiny, scale):
     t = ops.convert_to_tensor(np.float32([level.t]))
     context = halves.told.tree()["context"]
     blind = to_numpy(tiny.model.parts["unet"](x, t, context, perturbed=True))
-    blind = (to_numpy(x) - level.sigma * blind) / level.alpha
+    blind = level.alpha * to_numpy(x) - level.sigma * blind
     expected = untold + scale * (told - untold) + 2 * (told - blind)
-    np.testing.assert_allclose(guided, expected, rtol=1e-3, atol=1e-3)
+    near([guided], [expected])
     np.testing.assert_array_equal(to_numpy(step.latent), guided)
 
 
@@ -388,13 +385,12 @@ def test_a_model_without_attention_in_its_middle_has_nothing_to_perturb(tiny):
     model = object.__new__(type(tiny.model))
     vars(model).update(vars(tiny.model), _config=bare)
     with pytest.raises(SettingError, match=r"guidance_method is 'pag'.*and there is none"):
-        run(model, request_of("0", "1", **RUN, guidance_method="pag"))
+        run(model, request_of("a cat", **RUN, guidance_method="pag"))
 
 
 def test_an_inversion_is_of_plain_guidance(tiny):
-    picture = reference.given("sd1", "picture")
     with pytest.raises(SettingError, match="an inversion is done with plain 'cfg'"):
-        tiny.invert("0", picture, "1", num_steps=2, sampler="euler_cfg_pp")
+        tiny.invert("a cat", PICTURE, num_steps=2, sampler="euler_cfg_pp")
 
 
 # --- in the server's engine -----------------------------------------------------------------------

@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_sd.adapters.kinds import (
     OF_BIAS,
+    OF_IA3,
     REFUSED,
     ROLES,
     TELLING,
@@ -42,6 +43,7 @@ _SETTINGS = "adapter_config.json"
 _METADATA = "lora_adapter_metadata"
 
 _ENDS = sorted({*ROLES, *REFUSED}, key=len, reverse=True)
+_ON_INPUT = ".on_input"
 
 # PEFT's patterns are regular expressions; those of trainers are names.
 _PATTERN = re.compile(r"[\w.-]+")
@@ -64,7 +66,8 @@ class Change:
         tensors: of the file, by role.
         keys: their names in the file, by role.
         shapes: their shapes, by role.
-        scale: what the product of the factors is multiplied by: alpha / rank.
+        scale: what the product of the factors is multiplied by: alpha / rank. Of OFT it is the
+            bound, alpha.
         alpha: as the file says, or None.
     """
 
@@ -247,18 +250,32 @@ def _groups(file: TensorFile, path: Path) -> tuple[dict[str, dict[str, str]], tu
             raise WeightsError(
                 f"{path} is an adapter of the kind {REFUSED[end]}, as its {shown(key)} shows; "
                 "keras_sd does not read those. It reads LoRA (convolutions, Tucker cores and DoRA "
-                "too), LoHa, LoKr, full differences and norms"
+                "too), LoHa, LoKr, GLoRA, IA3, OFT and BOFT of LyCORIS, full differences and norms"
             )
-        if end is None:
+        name = key.removesuffix(end or OF_IA3)
+        if end is None and key.endswith(OF_IA3) and f"{name}{_ON_INPUT}" in file.tensors:
+            role = "ia3_in" if _on_input(file, path, f"{name}{_ON_INPUT}") else "ia3_out"
+        elif end is None:
             strays.append(key)
             continue
-        keys = groups.setdefault(key.removesuffix(end), {})
-        if ROLES[end] in keys:
-            raise WeightsError(
-                f"{path} has {shown(keys[ROLES[end]])} and {shown(key)}, which are the same"
-            )
-        keys[ROLES[end]] = key
+        elif end == _ON_INPUT and f"{name}{OF_IA3}" in file.tensors:
+            continue  # said with the tensor beside it
+        else:
+            role = ROLES[end]
+        keys = groups.setdefault(name, {})
+        if role in keys:
+            both = f"{shown(keys[role])} and {shown(key)}"
+            raise WeightsError(f"{path} has {both}, which are the same")
+        keys[role] = key
     return groups, tuple(strays)
+
+
+def _on_input(file: TensorFile, path: Path, key: str) -> bool:
+    """Whether an IA3 is of the inputs of its layer."""
+    tensor = file.tensors[key]
+    if math.prod(tensor.shape) != 1:
+        raise WeightsError(f"{path}: {shown(key)} is {tuple(tensor.shape)}, not one number")
+    return bool(np.asarray(tensor).reshape(()) != 0)
 
 
 def _halves(keys: Mapping[str, str]) -> Iterator[dict[str, str]]:
@@ -283,7 +300,9 @@ def _change(
         raise WeightsError(f"{path}: these do not fit together: {found}")
     rank = kind.rank(shapes)
     alpha, scale = _alpha(path, keys, tensors), 1.0
-    if alpha is None:
+    if kind.turned is not None:
+        scale = alpha or 0.0
+    elif alpha is None:
         alpha, scale = settings.scale(name, rank)
     elif kind.scaled(tensors) and rank:
         scale = alpha / rank

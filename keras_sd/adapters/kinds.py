@@ -5,21 +5,21 @@ has the factors of a change under one name and several suffixes; `ROLES` has wha
 All is computed in float32.
 
 Sources: LoRA is Hu et al. 2021, DoRA Liu et al. 2024, LoHa Hyeon-Woo et al. 2021 ("FedPara"), LoKr
-Yeh et al. 2023 ("LyCORIS"), which has the convolutions and the Tucker form too.
+Yeh et al. 2023 ("LyCORIS"), which has the convolutions and the Tucker form too, GLoRA Chavan et al.
+2023, IA3 Liu et al. 2022; OFT and BOFT are in `rotations`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-Shape = tuple[int, ...]
-Shapes = Mapping[str, Shape]
-Factors = Mapping[str, np.ndarray]
+from keras_sd.adapters import rotations
+from keras_sd.adapters.rotations import Factors, Shape, Shapes
 
 ROLES: dict[str, str] = {
     ".lora_up.weight": "up",
@@ -49,25 +49,23 @@ ROLES: dict[str, str] = {
     ".diff_b": "diff_b",
     ".w_norm": "w_norm",
     ".b_norm": "b_norm",
+    ".on_input": "on_input",
+    ".oft_blocks": "oft_blocks",
+    ".rescale": "rescale",
+    **{f".{role}.weight": f"glora_{role}" for role in ("a1", "a2", "b1", "b2")},
 }
 """What a tensor is of the change that it belongs to, by the end of its name."""
 
 REFUSED: dict[str, str] = {
-    ".oft_blocks": "OFT",
-    ".oft_diag": "OFT",
-    ".oft_R.weight": "OFT",
-    ".oft_R.default.weight": "OFT",
-    ".boft_R": "BOFT",
-    ".boft_s": "BOFT",
-    ".boft_R.default": "BOFT",
-    ".boft_s.default": "BOFT",
-    ".on_input": "IA3",
-    ".ia3_l": "IA3",
-    ".ia3_l.default": "IA3",
-    ".a1.weight": "GLoRA",
-    ".a2.weight": "GLoRA",
-    ".b1.weight": "GLoRA",
-    ".b2.weight": "GLoRA",
+    ".oft_diag": "OFT in its first form",
+    ".oft_R.weight": "PEFT's OFT",
+    ".oft_R.default.weight": "PEFT's OFT",
+    ".boft_R": "PEFT's BOFT",
+    ".boft_s": "PEFT's BOFT",
+    ".boft_R.default": "PEFT's BOFT",
+    ".boft_s.default": "PEFT's BOFT",
+    ".ia3_l": "PEFT's IA3",
+    ".ia3_l.default": "PEFT's IA3",
     ".lora_embedding_A": "LoRA of embeddings",
     ".lora_embedding_B": "LoRA of embeddings",
     ".lora_B.bias": "LoRA with a bias",
@@ -77,8 +75,12 @@ REFUSED: dict[str, str] = {
 }
 """Kinds that are known and not read, by the end of a name that only they have."""
 
-TELLING = frozenset({*ROLES, *REFUSED}) - {".alpha"}
+TELLING = frozenset({*ROLES, *REFUSED}) - {".alpha", ".rescale"}
 """The ends of names by which a file is an adapter; other files have an alpha too."""
+
+OF_IA3 = ".weight"
+"""The end of a name that is of an IA3 where there is the same with `.on_input`. The role is
+`ia3_in` or `ia3_out`, as that one says."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,11 @@ class Kind:
         shape: of the weight that it changes, from the shapes of the factors; a kernel may be flat,
             (out, in * height * width). None where the factors do not fit together.
         rank: from the shapes, or None where there is none.
-        change: of the weight of this shape, without the factor alpha / rank.
+        change: of a weight, without the factor alpha / rank; None where it is turned.
         scaled: whether alpha / rank counts.
+        turned: the changed weight, from factors, weight, alpha and strength, where it is no sum of
+            both. Its alpha, 0 where there is none, is a bound; see `rotations`.
+        fits: whether it is one of a weight of this shape, where the factors do not tell it.
     """
 
     name: str
@@ -101,8 +106,10 @@ class Kind:
     may: frozenset[str]
     shape: Callable[[Shapes], Shape | None]
     rank: Callable[[Shapes], int | None]
-    change: Callable[[Factors, Shape], np.ndarray]
+    change: Callable[[Factors, np.ndarray], np.ndarray] | None
     scaled: Callable[[Collection[str]], bool] = lambda roles: True
+    turned: Callable[[Factors, np.ndarray, float, float], np.ndarray] | None = None
+    fits: Callable[[Shapes, Shape], bool] | None = None
 
 
 def kind_of(roles: Collection[str]) -> Kind | None:
@@ -127,10 +134,13 @@ def applied(
         kind: of the change.
         factors: its arrays by role, in float32.
         weight: as files have it.
-        scale: alpha / rank.
+        scale: alpha / rank; alpha where a weight is turned.
         strength: how much of the change.
     """
-    change = kind.change(factors, weight.shape)
+    if kind.turned is not None:
+        return kind.turned(factors, weight, scale, strength)
+    assert kind.change is not None, kind.name
+    change = kind.change(factors, weight)
     magnitude = _magnitude(factors, weight.shape)
     if magnitude is None:
         return weight + np.float32(strength * scale) * change
@@ -146,6 +156,8 @@ def fits(kind: Kind, shapes: Shapes, wanted: Shape) -> bool:
     found = kind.shape(shapes)
     if found is None:
         return False
+    if kind.fits is not None:
+        return kind.fits(shapes, wanted)
     if any(role in shapes for role in ("dora", "magnitude")) and not _fits_magnitude(
         shapes, wanted
     ):
@@ -180,12 +192,12 @@ def _lora_shape(shapes: Shapes) -> Shape | None:
     return (up[0], down[1], *mid[2:])
 
 
-def _lora(factors: Factors, shape: Shape) -> np.ndarray:
+def _lora(factors: Factors, weight: np.ndarray) -> np.ndarray:
     up, down = factors["up"], factors["down"]
     up = up.reshape(up.shape[:2])
     if "mid" in factors:
-        return _tucker(factors["mid"], up.T, down.reshape(down.shape[:2])).reshape(shape)
-    return (up @ down.reshape(len(down), -1)).reshape(shape)
+        return _tucker(factors["mid"], up.T, down.reshape(down.shape[:2])).reshape(weight.shape)
+    return (up @ down.reshape(len(down), -1)).reshape(weight.shape)
 
 
 def _tucker(core: np.ndarray, out: np.ndarray, into: np.ndarray) -> np.ndarray:
@@ -215,12 +227,12 @@ def _loha_half(shapes: Shapes, number: str) -> Shape | None:
     return (a[0], b[1]) if a[1] == b[0] else None
 
 
-def _loha(factors: Factors, shape: Shape) -> np.ndarray:
+def _loha(factors: Factors, weight: np.ndarray) -> np.ndarray:
     halves = []
     for number in ("1", "2"):
         a, b = factors[f"w{number}_a"], factors[f"w{number}_b"]
         core = factors.get(f"t{number}")
-        halves.append((a @ b if core is None else _tucker(core, a, b)).reshape(shape))
+        halves.append((a @ b if core is None else _tucker(core, a, b)).reshape(weight.shape))
     return halves[0] * halves[1]
 
 
@@ -254,7 +266,7 @@ def _lokr_rank(shapes: Shapes) -> int | None:
     return inner[0] if inner else None
 
 
-def _lokr(factors: Factors, shape: Shape) -> np.ndarray:
+def _lokr(factors: Factors, weight: np.ndarray) -> np.ndarray:
     first: Any = factors.get("lokr_w1")
     if first is None:
         first = factors["lokr_w1_a"] @ factors["lokr_w1_b"]
@@ -265,15 +277,48 @@ def _lokr(factors: Factors, shape: Shape) -> np.ndarray:
         core = factors.get("lokr_t2")
         second = a @ b if core is None else _tucker(core, a, b)
     # The kernel is a part of the second factor alone, whose rows may be written flat.
-    second = second.reshape(len(second), shape[1] // first.shape[1], -1)
-    return np.kron(first[:, :, None], second).reshape(shape)
+    second = second.reshape(len(second), weight.shape[1] // first.shape[1], -1)
+    return np.kron(first[:, :, None], second).reshape(weight.shape)
+
+
+# GLoRA: a low rank beside the weight, and one behind it
+
+
+def _glora_shape(shapes: Shapes) -> Shape | None:
+    a1, a2, b1, b2 = (shapes[f"glora_{role}"] for role in ("a1", "a2", "b1", "b2"))
+    if any(len(each) not in (2, 4) for each in (a1, a2, b1, b2)):
+        return None
+    if any(size != 1 for each in (a1, a2, b1) for size in each[2:]):
+        return None
+    ranks, inputs = {a1[1], a2[0], b1[1], b2[0]}, {a1[0], a2[1], b2[1]}
+    return (b1[0], *b2[1:]) if len(ranks) == len(inputs) == 1 else None
+
+
+def _glora(factors: Factors, weight: np.ndarray) -> np.ndarray:
+    a1, a2, b1 = (factors[f"glora_{role}"] for role in ("a1", "a2", "b1"))
+    behind = a1.reshape(a1.shape[:2]) @ a2.reshape(a2.shape[:2])
+    beside = b1.reshape(b1.shape[:2]) @ factors["glora_b2"].reshape(b1.shape[1], -1)
+    moved = np.moveaxis(np.tensordot(weight, behind, axes=(1, 0)), -1, 1)
+    return beside.reshape(weight.shape) + moved
+
+
+# IA3: rows or columns of a weight, each longer or shorter
+
+
+def _ia3(axis: int) -> Callable[[Factors, np.ndarray], np.ndarray]:
+    def change(factors: Factors, weight: np.ndarray) -> np.ndarray:
+        (lengths,) = factors.values()
+        beside = [-1 if each == axis else 1 for each in range(weight.ndim)]
+        return weight * lengths.reshape(beside)
+
+    return change
 
 
 # Differences
 
 
-def _same(role: str) -> Callable[[Factors, Shape], np.ndarray]:
-    return lambda factors, shape: factors[role].reshape(shape)
+def _same(role: str) -> Callable[[Factors, np.ndarray], np.ndarray]:
+    return lambda factors, weight: factors[role].reshape(weight.shape)
 
 
 def _magnitude(factors: Factors, shape: Shape) -> np.ndarray | None:
@@ -331,6 +376,40 @@ KINDS: tuple[Kind, ...] = (
         # Of two whole factors there is no rank, and no alpha that counts.
         lambda roles: "lokr_w1_b" in roles or "lokr_w2_b" in roles,
     ),
+    Kind(
+        "GLoRA",
+        (frozenset({"glora_a1", "glora_a2", "glora_b1", "glora_b2"}),),
+        frozenset({"alpha"}),
+        _glora_shape,
+        lambda shapes: shapes["glora_b1"][1],
+        _glora,
+    ),
+    *(
+        Kind(
+            "IA3",
+            (frozenset({role}),),
+            frozenset({"alpha"}),
+            lambda shapes, role=role: (math.prod(shapes[role]),),  # type: ignore[misc]
+            lambda shapes: None,
+            _ia3(axis),
+            lambda roles: False,
+            fits=lambda shapes, wanted, role=role, axis=axis: (  # type: ignore[misc]
+                len(wanted) > 1 and math.prod(shapes[role]) == wanted[axis]
+            ),
+        )
+        for axis, role in enumerate(("ia3_out", "ia3_in"))
+    ),
+    Kind(
+        "OFT",
+        (frozenset({"oft_blocks"}),),
+        frozenset({"alpha", "rescale"}),
+        rotations.outputs_of,
+        lambda shapes: None,
+        None,
+        lambda roles: False,
+        turned=rotations.turned,
+        fits=rotations.fits,
+    ),
     *(
         Kind(
             name,
@@ -360,6 +439,8 @@ def described(kind: Kind, shapes: Shapes) -> str:
     name = kind.name
     if kind.name == "LoRA" and ("mid" in shapes or len(_core(shapes["down"])) == 4):
         name = "LoCon"
+    if kind.name == "OFT" and len(shapes["oft_blocks"]) == 4:
+        name = "BOFT"
     if any(role in shapes for role in ("mid", "t1", "lokr_t2")):
         name += " (Tucker)"
     if "dora" in shapes or "magnitude" in shapes:

@@ -7,7 +7,7 @@ import pytest
 from tiny import TINY
 
 from keras_sd.adapters import match, open_adapter
-from keras_sd.adapters.kinds import ROLES, applied, as_float32, fits, kind_of
+from keras_sd.adapters.kinds import applied, fits
 
 pytestmark = pytest.mark.references
 
@@ -99,6 +99,15 @@ LYCORIS = {
     "LoKr, both": ("lokr", "LokrModule", {"factor": 4, "decompose_both": True}),
     "LoKr, core": ("lokr", "LokrModule", {"factor": 4, "use_tucker": True}),
     "LoKr, whole": ("lokr", "LokrModule", {"factor": 4, "full_matrix": True}),
+    "GLoRA": ("glora", "GLoRAModule", {}),
+    "IA3": ("ia3", "IA3Module", {}),
+    "IA3 of inputs": ("ia3", "IA3Module", {"train_on_input": True}),
+    "OFT": ("diag_oft", "DiagOFTModule", {"lora_dim": 4}),
+    "OFT, bound": ("diag_oft", "DiagOFTModule", {"lora_dim": 4, "constraint": 0.05}),
+    "OFT, lengths": ("diag_oft", "DiagOFTModule", {"lora_dim": 4, "rescaled": True}),
+    "BOFT": ("boft", "ButterflyOFTModule", {"lora_dim": 4}),
+    "BOFT, bound": ("boft", "ButterflyOFTModule", {"lora_dim": 4, "constraint": 0.05}),
+    "BOFT, lengths": ("boft", "ButterflyOFTModule", {"lora_dim": 2, "rescaled": True}),
 }
 
 
@@ -109,12 +118,14 @@ LYCORIS = {
         for name in LYCORIS
         for layer in ("linear", "1x1", "3x3")
         for strength in (1.0, 0.7)
-        if "DoRA" not in name or strength == 1  # of which other strengths differ by program
+        # Of these other strengths differ by program.
+        if strength == 1 or not ("DoRA" in name or "lengths" in name)
     ],
 )
-def test_the_forward_pass_of_lycoris(name, layer, strength):
+def test_the_forward_pass_of_lycoris(tmp_path, name, layer, strength):
     import lycoris
     import torch
+    from safetensors.torch import save_file
 
     module, cls, options = LYCORIS[name]
     torch.manual_seed(0)
@@ -125,26 +136,24 @@ def test_the_forward_pass_of_lycoris(name, layer, strength):
         original = torch.nn.Conv2d(12, 16, kernel, padding=kernel // 2)
         x = torch.randn(2, 12, 6, 6)
     make = getattr(getattr(lycoris.modules, module), cls)
-    adapter = make("x", original, multiplier=1.0, lora_dim=3, alpha=1.5, **options)
+    options = {"lora_dim": 3, "alpha": 1.5} | options
+    adapter = make("x", original, multiplier=1.0, **options)
     for key, parameter in adapter.named_parameters():
-        scale = parameter.data * 1.4 if "dora" in key else torch.randn_like(parameter) * 0.3
+        longer = "dora" in key or "rescale" in key
+        scale = parameter.data * 1.4 if longer else torch.randn_like(parameter) * 0.3
         parameter.data = scale
-    state = adapter.state_dict()
-    tensors = {f".{key}": tensor.detach().clone().numpy() for key, tensor in state.items()}
+    state = {f"x.{key}": tensor.detach().clone() for key, tensor in adapter.state_dict().items()}
+    save_file(state, tmp_path / "x.safetensors")
     adapter.eval().apply_to()
     adapter.multiplier = strength
     with torch.no_grad():
         wanted = adapter(x).numpy()
 
-    factors = {ROLES[key]: as_float32(t) for key, t in tensors.items() if key in ROLES}
-    kind = kind_of(factors)
-    alpha = factors.pop("alpha")
-    shapes = {role: array.shape for role, array in factors.items()}
+    (change,) = open_adapter(tmp_path / "x.safetensors").changes
+    assert change.description.split()[0] in (name.split(",")[0].split()[0], "LoCon", "LoRA")
     weight = original.weight.detach().numpy()
-    assert fits(kind, shapes, weight.shape)
-    rank = kind.rank(shapes)
-    scale = float(alpha) / rank if rank and kind.scaled(factors) else 1.0
-    merged = applied(kind, factors, weight, scale, strength)
+    assert fits(change.kind, change.shapes, weight.shape)
+    merged = applied(change.kind, change.factors(), weight, change.scale, strength)
 
     def output(numbers):
         original.weight.data = torch.from_numpy(np.ascontiguousarray(numbers))

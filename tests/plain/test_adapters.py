@@ -229,7 +229,8 @@ def test_factors_that_do_not_fit_are_seen_by_their_shapes(factors, shape):
 
 def test_every_role_is_of_a_kind():
     used = {role for kind in KINDS for needs in kind.needs for role in needs | kind.may}
-    assert used == set(ROLES.values())
+    # Of an IA3 two tensors say one role.
+    assert used == {*ROLES.values(), "ia3_in", "ia3_out"} - {"on_input"}
     assert not ROLES.keys() & REFUSED.keys()
 
 
@@ -349,15 +350,68 @@ GOOD = {
         ({"lora_unet_conv_in.alpha": np.nan}, "is nan"),
         ({"lora_unet_conv_in.lora_up.weight": np.ones((32, 3, 1, 1))}, "do not fit together"),
         ({"lora_unet_conv_in.lora_up.weight": np.ones(())}, "do not fit together"),
-        ({"lora_unet_conv_in.oft_blocks": np.ones((2, 2, 2))}, "the kind OFT"),
-        ({"lora_unet_conv_in.on_input": np.ones(1)}, "the kind IA3"),
-        ({"unet.conv_in.ia3_l": np.ones((32, 1))}, "the kind IA3"),
-        ({"lora_unet_conv_in.a1.weight": np.ones((2, 2))}, "the kind GLoRA"),
+        ({"unet.conv_in.oft_R.weight": np.ones((2, 2))}, "the kind PEFT's OFT"),
+        ({"unet.conv_in.ia3_l": np.ones((32, 1))}, "the kind PEFT's IA3"),
+        ({"lora_unet_conv_in.on_input": np.ones(1)}, r"not whole.*conv_in.on_input alone"),
+        (
+            {"lora_unet_conv_in.on_input": np.ones(2), "lora_unet_conv_in.weight": np.ones(4)},
+            r"on_input' is \(2,\), not one number",
+        ),
+        ({"lora_unet_conv_out.a1.weight": np.ones((2, 2))}, r"not whole.*a1.weight alone"),
+        (
+            {
+                f"lora_unet_conv_out.{name}.weight": np.ones((4, 2))
+                for name in ("a1", "a2", "b1", "b2")
+            },
+            "do not fit together",
+        ),
+        ({"lora_unet_conv_out.oft_blocks": np.ones((2, 2, 3))}, "do not fit together"),
     ],
 )
 def test_a_file_that_is_not_whole_is_refused(tmp_path, change, said):
     with pytest.raises(WeightsError, match=said):
         open_adapter(saved(tmp_path, GOOD | change))
+
+
+def test_rotations_keep_lengths_and_angles(tmp_path):
+    """OFT and BOFT: the products of the columns of a weight are what they were."""
+    rng = np.random.default_rng(3)
+    weight = rng.normal(size=(16, 6, 3, 3)).astype(np.float32)
+    flat = weight.reshape(16, -1)
+    for name, shape in (("OFT", (4, 4, 4)), ("BOFT", (3, 4, 4, 4)), ("BOFT", (4, 8, 2, 2))):
+        blocks = rng.normal(0, 0.5, shape).astype(np.float32)
+        (change,) = open_adapter(saved(tmp_path, {"x.oft_blocks": blocks})).changes
+        assert (change.description, change.scale, change.rank) == (name, 0.0, None)
+        assert fits(change.kind, change.shapes, weight.shape)
+        found = applied(change.kind, change.factors(), weight, change.scale, 1.0).reshape(16, -1)
+        assert np.abs(found - flat).max() > 0.5
+        np.testing.assert_allclose(found.T @ found, flat.T @ flat, atol=2e-5)
+        lengths = np.full((16, 1, 1, 1), 2)
+        path = saved(tmp_path, {"x.oft_blocks": blocks, "x.rescale": lengths})
+        (longer,) = open_adapter(path).changes
+        twice = applied(longer.kind, longer.factors(), weight, longer.scale, 1.0)
+        np.testing.assert_allclose(twice.reshape(16, -1), 2 * found, rtol=1e-6)
+        path = saved(tmp_path, {"x.oft_blocks": blocks, "x.alpha": 1e-4})
+        (bound,) = open_adapter(path).changes
+        nearly = applied(bound.kind, bound.factors(), weight, bound.scale, 1.0).reshape(16, -1)
+        assert 1e-5 < np.abs(nearly - flat).max() < 0.01
+        assert not fits(change.kind, change.shapes, (32, 6, 3, 3))
+    for shape in ((2, 4, 3, 3), (4, 4, 4, 4)):  # of odd size; more stages than there are blocks for
+        (change,) = open_adapter(saved(tmp_path, {"x.oft_blocks": np.ones(shape)})).changes
+        assert not fits(change.kind, change.shapes, (shape[1] * shape[2], 6))
+
+
+def test_rows_and_columns_of_ia3(tmp_path):
+    weight = np.arange(12, dtype=np.float32).reshape(3, 4)
+    for on_input, lengths in ((0, [1, 0, -1]), (1, [1, 0, -1, 2])):
+        path = saved(tmp_path, {"x.weight": lengths, "x.on_input": on_input})
+        (change,) = open_adapter(path).changes
+        lengths = np.array(lengths, np.float32)
+        wanted = weight * (1 + 0.5 * (lengths if on_input else lengths[:, None]))
+        found = applied(change.kind, change.factors(), weight, change.scale, 0.5)
+        np.testing.assert_array_equal(found, wanted)
+        assert fits(change.kind, change.shapes, (3, 4))
+        assert not fits(change.kind, change.shapes, (4, 3))
 
 
 def test_integers_and_empty_factors_are_no_changes(tmp_path):
@@ -535,7 +589,7 @@ def test_inspect_finds_what_is_wrong(tmp_path):
     assert "lora_up" in report.problems["not finite"][0]
     assert "not finite" not in inspect(path, numbers=False).problems
     assert inspect(saved(tmp_path, {"x.weight": [1]})) is None
-    assert "OFT" in inspect(saved(tmp_path, {"x.oft_blocks": [1]})).error
+    assert "do not fit together" in inspect(saved(tmp_path, {"x.oft_blocks": [1]})).error
 
 
 def test_thousands_of_names_are_a_short_message(tmp_path):

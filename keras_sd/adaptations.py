@@ -7,13 +7,26 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from keras_sd.checks import real
+from keras_sd.checks import SettingError, real
 from keras_sd.settings import Checked, setting
 from keras_sd.start import Attachment, read_attachments
 
 __all__ = ["Adaptation"]
 
 _STRENGTH = partial(real, least=-100, most=100)
+
+
+def _blocks(name: str, value: Any) -> tuple[tuple[str, float], ...]:
+    pairs = value.items() if isinstance(value, Mapping) else value
+    try:
+        found = {block: _STRENGTH(f"strength of {block}", number) for block, number in pairs}
+    except (TypeError, ValueError) as error:
+        if isinstance(error, SettingError):
+            raise
+        found = {None: 0.0}
+    if not all(isinstance(block, str) for block in found):
+        raise SettingError(name, f"are pairs of a block and a strength, not {value!r}")
+    return tuple(sorted(found.items()))
 
 
 @dataclass(frozen=True)
@@ -33,14 +46,18 @@ class Adaptation(Checked):
     text_encoder_strength: float | None = setting(
         None, "Likewise in the text encoders; by itself, as much.", _STRENGTH
     )
+    blocks: tuple[tuple[str, float], ...] = setting(
+        (), "Strengths of blocks, as ('unet/middle', 0.5), in place of their part's.", _blocks
+    )
 
     @property
     def strengths(self) -> dict[str, float]:
-        """By part of the model."""
+        """By part of the model, and by block."""
         text_encoder = self.text_encoder_strength
         return {
             "unet": self.strength,
             "text_encoder": self.strength if text_encoder is None else text_encoder,
+            **dict(self.blocks),
         }
 
     @classmethod

@@ -231,7 +231,9 @@ def attach_adapters(adapters: Any) -> tuple[Adaptation, ...]:
         adapter, strength = given_of(each)
         parts = strength if isinstance(strength, Mapping) else {"unet": strength}
         file = adapter.attachment()
-        found.append(Adaptation(file, parts.get("unet", 0.0), parts.get("text_encoder")))
+        blocks = tuple((name, number) for name, number in parts.items() if "/" in name)
+        unet, text_encoder = parts.get("unet", 0.0), parts.get("text_encoder")
+        found.append(Adaptation(file, unet, text_encoder, blocks))
     return tuple(found)
 
 

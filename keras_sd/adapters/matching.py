@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -160,11 +161,25 @@ class Use:
 
     Attributes:
         match: where its changes are in the model.
-        strengths: how much of them, by part.
+        strengths: how much of them, by part, and by block as `unet/down_1`.
     """
 
     match: Match
     strengths: Mapping[str, float]
+
+    def strength(self, part: str, path: str) -> float:
+        """How much of the change of a variable: that of the longest name that it goes by."""
+        names = [name for name in self.strengths if _goes_by(part, path, name)]
+        return self.strengths[max(names, key=len)]
+
+
+def _goes_by(part: str, path: str, name: str) -> bool:
+    """Whether a variable is of a part, or of a block of it: the block `down_1` has `down_1_0`."""
+    of, slash, block = name.partition("/")
+    if not slash:
+        return of == part
+    begins = re.match(rf"{re.escape(block)}(?:[/_]|$)", path)
+    return of == part.removesuffix("_2") and begins is not None
 
 
 def uses_of(given: tuple[Any, ...], config: ModelConfig, allow_partial: bool) -> tuple[Use, ...]:
@@ -172,14 +187,14 @@ def uses_of(given: tuple[Any, ...], config: ModelConfig, allow_partial: bool) ->
 
     Args:
         given: each a path or an `Adapter`, or a pair of one and its strength: a number, or numbers
-            by part.
+            by part, and by block as `{"unet": 1, "unet/middle": 0.5}`.
         config: of the model.
         allow_partial: see `Match.check`.
 
     Raises:
         WeightsError: see `open_adapter` and `Match.check`.
-        ValueError: a strength that is not finite, or of a part that there is not, or none for a
-            part that there is.
+        ValueError: a strength that is not finite, or of a part or a block that there is not, or
+            none for a part that there is.
         TypeError: something else was given.
     """
     wanted = [given_of(each) for each in given]
@@ -188,7 +203,7 @@ def uses_of(given: tuple[Any, ...], config: ModelConfig, allow_partial: bool) ->
     for adapter, strength in wanted:
         found = _match(adapter, config, names)
         found.check(allow_partial)
-        uses.append(Use(found, _strengths(found, strength)))
+        uses.append(Use(found, _strengths(found, strength, names)))
     return tuple(uses)
 
 
@@ -212,7 +227,7 @@ def given_of(given: Any) -> tuple[Adapter, float | dict[str, float]]:
             f"('style.safetensors', 0.8), not {shown(given)}"
         )
     if isinstance(strength, Mapping):
-        if odd := [key for key in strength if key not in PARTS]:
+        if odd := [key for key in strength if str(key).partition("/")[0] not in PARTS]:
             raise ValueError(f"A strength is for {' or '.join(PARTS)}, not for {shown(odd[0])}")
         numbers = {part: real(f"strength of {part}", v) for part, v in strength.items()}
         return _opened(source), numbers
@@ -223,7 +238,9 @@ def _opened(source: Any) -> Adapter:
     return source if isinstance(source, Adapter) else open_adapter(source)
 
 
-def _strengths(found: Match, strength: float | Mapping[str, float]) -> dict[str, float]:
+def _strengths(
+    found: Match, strength: float | Mapping[str, float], names: Mapping[str, Named]
+) -> dict[str, float]:
     if not isinstance(strength, Mapping):
         return dict.fromkeys(found.parts, strength)
     # A strength of the text encoder is that of both, where there are two.
@@ -233,4 +250,27 @@ def _strengths(found: Match, strength: float | Mapping[str, float]) -> dict[str,
             f"{found.adapter.path} changes the {left[0]} too: give its strength, of which 0 leaves "
             f"it as it is"
         )
-    return {part: strength[name] for part, name in asked.items()}
+    blocks = {name: number for name, number in strength.items() if "/" in name}
+    for name in blocks:
+        _check_block(name, names)
+    return {part: strength[name] for part, name in asked.items()} | blocks
+
+
+def _check_block(name: str, names: Mapping[str, Named]) -> None:
+    """Raises:
+    ValueError: the model has no such block.
+    """
+    paths = {
+        (each.place.part, entry.path)
+        for each in names.values()
+        for entry in (each.place.weight, each.place.bias)
+        if entry is not None
+    }
+    if any(_goes_by(part, path, name) for part, path in paths):
+        return
+    of = name.partition("/")[0]
+    known = sorted({path.split("/")[0] for part, path in paths if part.removesuffix("_2") == of})
+    raise ValueError(
+        f"A strength is for {shown(name)}, which the model has not; the blocks of its {of} are "
+        f"{', '.join(known)}, and what these begin with, as down_1"
+    )

@@ -279,7 +279,7 @@ def _by_weight(uses: tuple[Use, ...]) -> dict[Key, list[tuple[Change, Weight, fl
     found: dict[Key, list[tuple[Change, Weight, float]]] = {}
     for use in uses:
         for change, place, entry in use.match.matched:
-            if strength := use.strengths[place.part]:
+            if strength := use.strength(place.part, entry.path):
                 key = place.part, entry.path
                 found.setdefault(key, []).append((change, entry, strength))
     return found

@@ -144,6 +144,36 @@ def test_a_part_of_strength_0_is_left_to_the_bit(pipeline, tmp_path):
     assert bits(weights(pipeline)) == before
 
 
+def test_a_block_may_have_a_strength_of_its_own(pipeline, tmp_path):
+    before = bits(weights(pipeline))
+    path = write(tmp_path / "x.safetensors", "kohya", CONFIG)
+    pipeline.merge_adapters(path)
+    whole = bits(weights(pipeline))
+    blocks = {"unet/down": 0, "unet/down_0_0/transformer": 1, "text_encoder/layer_1": 0}
+    pipeline.merge_adapters((path, {"unet": 1, "text_encoder": 1, **blocks}))
+    after = bits(weights(pipeline))
+
+    def left(name):
+        part, path = name.split("/", 1)
+        if part == "unet":
+            return path.startswith("down_0_0/residual/")
+        return path.startswith("layer_1/")
+
+    assert after == {name: before[name] if left(name) else whole[name] for name in before}
+    changed = {name for name in before if before[name] != whole[name]}
+    for there in ("unet/down_0_0/residual/", "unet/down_0_0/transformer/", "unet/downsample_0/"):
+        assert any(name.startswith(there) for name in changed), there
+    request = pipeline.request("a cat", adapters=[(path, {"unet": 1, "unet/middle": 0.5})])
+    (adaptation,) = request.adapters
+    assert adaptation.blocks == (("unet/middle", 0.5),)
+    assert pipeline.model.uses(request.adapters)[0].strength("unet", "middle/x") == 0.5
+    for name in ("unet/down_7", "unet/dow", "unet/"):
+        with pytest.raises(ValueError, match=rf"A strength is for '{name}', which the model has n"):
+            pipeline.merge_adapters((path, {"unet": 1, "text_encoder": 1, name: 1}))
+    with pytest.raises(ValueError, match="changes the unet too"):
+        pipeline.merge_adapters((path, {"text_encoder": 1, "unet/middle": 1}))
+
+
 def test_after_the_block_the_adapters_are_those_before_it(pipeline, tmp_path):
     path = write(tmp_path / "x.safetensors", "diffusers", CONFIG)
     pipeline.merge_adapters((path, 0.5))

@@ -101,7 +101,9 @@ def full() -> Request:
                 Net("ef").attachment(), (Attachment.of(PICTURE[:8]),), strength=0.5, end=0.75
             ),
         ),
-        adapters=(Adaptation(Net("cd").attachment(), 0.5, -0.25),),
+        adapters=(
+            Adaptation(Net("cd").attachment(), 0.5, -0.25, {"unet/up_1": 2, "unet/down": 0}),
+        ),
     )
 
 
@@ -124,6 +126,15 @@ def test_the_full_request_leaves_no_field_at_its_default():
     masking = whole_one.start.masking
     for each in fields(masking):
         assert getattr(masking, each.name) != getattr(Masking(masks=()), each.name)
+
+
+def test_strengths_of_blocks_are_pairs():
+    (one,) = full().adapters
+    assert one.blocks == (("unet/down", 0.0), ("unet/up_1", 2.0))
+    assert one.strengths["unet/up_1"] == 2
+    for wrong in (7, [("unet/up_1", "much")], [(1, 2)], {"unet/up_1": float("nan")}):
+        with pytest.raises(ValueError, match=r"blocks are pairs of|strength of unet/up_1"):
+            Adaptation(Net("cd").attachment(), blocks=wrong)
 
 
 def test_arrays_are_given_again_by_their_hash():

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import reference_models as reference
 import steering
+import test_sdxl
 from test_control_references import hint, ours, theirs  # noqa: F401
 from test_parity import difference, last
 
-from keras_sd import Control, ImagePrompt, IPAdapter, T2IAdapter
+from keras_sd import Control, ImagePrompt, IPAdapter, StableDiffusion, T2IAdapter
 
 pytestmark = pytest.mark.references
 
@@ -261,3 +262,60 @@ def test_a_run_with_t2i_adapters_ends_where_diffusers_does(t2i, model, scheduler
     found = steering.ends(model, scheduler, STEPS, control=controls)
     assert difference(found, wanted) < TOLERANCE
     assert difference(steering.ends(model, scheduler, STEPS), wanted) > 50 * TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["base", "plus"])
+def test_an_ip_adapter_of_xl_ends_where_that_of_diffusers_does(tmp_path, monkeypatch, kind):
+    import diffusers
+    import torch
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    made, xl = steering.script(), test_sdxl.script()
+    monkeypatch.setattr(made, "CONTEXT", xl.MODELS["xl"].unet.context_width)
+    folder = xl.write("xl", tmp_path)
+    size = made.ENCODER["image_size"]
+    encoder = made.encoder()
+    pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(
+        folder,
+        image_encoder=encoder,
+        feature_extractor=CLIPImageProcessorPil(size=size, crop_size=size),
+    )
+    state = made.prompt_state("xl", kind, pipe.unet)
+    torch.save(state, tmp_path / "ip.bin")
+    pipe.load_ip_adapter(state, subfolder="", weight_name="")
+    pipe.set_ip_adapter_scale(0.7)
+    pipe.to(torch.float64).set_progress_bar_config(disable=True)
+    name, settings = xl.SAMPLERS["euler"]
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, **settings)
+    noise, (height, width) = xl.noise()[:1], xl.SIZE
+    arguments = {"num_inference_steps": STEPS, "guidance_scale": xl.GUIDANCE}
+    with torch.no_grad():
+        wanted = pipe(
+            prompt=xl.PROMPTS[0],
+            negative_prompt=xl.NEGATIVES[0],
+            ip_adapter_image=[as_pillow(pictures(2))],
+            latents=torch.from_numpy(noise).permute(0, 3, 1, 2).double(),
+            height=height,
+            width=width,
+            output_type="latent",
+            **arguments,
+        ).images
+    encoder.float().save_pretrained(tmp_path / "image_encoder")
+    pipeline = StableDiffusion.from_preset(folder)
+    adapter = IPAdapter.from_file(tmp_path / "ip.bin", image_encoder=tmp_path, model=pipeline)
+
+    def ends(**more):
+        *_, step = pipeline.stream(
+            *(xl.PROMPTS[0], xl.NEGATIVES[0], 1, STEPS, xl.GUIDANCE),
+            sampler="euler",
+            schedule=test_sdxl.SCHEDULES["euler"],
+            diffusion_noise=noise,
+            height=height,
+            width=width,
+            **more,
+        )
+        return step.latent
+
+    wanted = last(wanted.numpy().astype(np.float32))
+    assert difference(ends(image_prompt=ImagePrompt(adapter, pictures(2), 0.7)), wanted) < TOLERANCE
+    assert difference(ends(), wanted) > 50 * TOLERANCE

@@ -5,9 +5,9 @@ So a run can be repeated, and goes on where one that was stopped has been, to th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import keras
 import numpy as np
@@ -61,12 +61,19 @@ class Order:
     def __getitem__(self, number: int) -> np.ndarray:
         """The samples of a batch."""
         turn, place = divmod(number, self.per_pass)
+        return self._pass(turn)[place]
+
+    @cached_property
+    def _pass(self) -> Callable[[int], list[np.ndarray]]:
+        return lru_cache(maxsize=2)(self._ordered)
+
+    def _ordered(self, turn: int) -> list[np.ndarray]:
         rng = _generator(self.seed, _ORDER, turn)
         batches: list[np.ndarray] = []
         for group in self._groups:
             count = -(-len(group) // self.batch) * self.batch
             batches += np.split(np.resize(rng.permutation(group), count), count // self.batch)
-        return batches[rng.permutation(len(batches))[place]]
+        return [batches[i] for i in rng.permutation(len(batches))]
 
 
 @dataclass(frozen=True)

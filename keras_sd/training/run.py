@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ def train(
     output = Path(config.output)
     state = output / "state"
     state.mkdir(parents=True, exist_ok=True)
-    with lock(output / ".training.lock"):
+    with lock(output / ".training.lock"), _divided(config.train.devices):
         return _train(config, examples, output, report, stop_at)
 
 
@@ -145,8 +145,6 @@ def _train(
     stop_at: int | None,
 ) -> Result:
     settings = config.train
-    if settings.devices == "all":
-        keras.distribution.set_distribution(keras.distribution.DataParallel())
     model = _model(config)
     side = config.data.resolution or model.height
     buckets = Buckets(side, not config.data.buckets)
@@ -220,6 +218,18 @@ def _train(
     return Result(tuple(files), tuple(averages), until, tuple(losses))
 
 
+@contextmanager
+def _divided(devices: str) -> Iterator[None]:
+    """Within it, batches are divided among all devices, if that is asked for."""
+    before = keras.distribution.distribution()
+    if devices == "all":
+        keras.distribution.set_distribution(keras.distribution.DataParallel())
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)
+
+
 def _fit(
     trainer: DenoiserTrainer, batches: Batches, beside: Sequence[callbacks.Numbered]
 ) -> list[float]:
@@ -291,8 +301,10 @@ def _prior(
     there = read_examples(folder, prior.caption) if any(folder.iterdir()) else []
     if len(there) < prior.count:
         report(f"{prior.count - len(there)} pictures of {prior.caption!r} are drawn to {folder}")
-    for number in range(len(there), prior.count):
-        path = folder / f"prior-{number:05}.png"
+    names = {number: folder / f"prior-{number:05}.png" for number in range(prior.count)}
+    lacking = [number for number, path in names.items() if not path.exists()]
+    for number in lacking[: max(0, prior.count - len(there))]:
+        path = names[number]
         request = request_of(
             [prior.caption], seed=config.train.seed, first_image=number, height=side, width=side
         )

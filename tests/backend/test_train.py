@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import keras
@@ -18,6 +21,7 @@ from keras_sd.backend import NAME, to_numpy
 from keras_sd.cli import main
 from keras_sd.model import Model
 from keras_sd.training import callbacks, run
+from keras_sd.training.batches import Order
 from keras_sd.training.config import Log, Samples
 from keras_sd.training.optimizer import averages_of, make_optimizer, make_schedule
 from keras_sd.training.run import train
@@ -185,6 +189,41 @@ def test_blocks_that_compute_again_and_fewer_bits_change_little(
     np.testing.assert_allclose(found.losses, made.losses[:4], rtol=tolerance)
 
 
+DIVIDED = """
+import json, sys
+import keras
+from keras_sd.training.config import read_config, TrainConfig
+from keras_sd.training.trainer import DenoiserTrainer
+from keras_sd.training.run import train
+shapes, original = [], DenoiserTrainer.call
+def call(self, inputs):
+    shapes.append(keras.distribution.distribution().device_mesh.shape)
+    return original(self, inputs)
+DenoiserTrainer.call = call
+made = train(TrainConfig.from_dict(json.loads(sys.argv[1])), report=print, stop_at=3)
+assert keras.distribution.distribution() is None
+print(json.dumps([made.losses, shapes[0]]))
+"""
+
+
+@pytest.mark.skipif(NAME != "jax", reason="Keras has distributions on jax alone")
+def test_a_batch_is_divided_among_devices(unbroken, tmp_path):
+    made, wanted, _ = unbroken
+    train_ = replace(wanted.train, devices="all")
+    data = replace(wanted, output=str(tmp_path), train=train_).to_dict()
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    done = subprocess.run(
+        [sys.executable, "-c", DIVIDED, json.dumps(data)],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    losses, shape = json.loads(done.stdout.splitlines()[-1])
+    assert shape == [2]
+    np.testing.assert_allclose(losses, made.losses[:3], rtol=1e-4)
+
+
 @pytest.mark.once
 def test_remat_is_of_the_blocks(given, tmp_path):
     wanted = config(given, tmp_path, remat=True)
@@ -214,6 +253,43 @@ def test_pictures_of_several_shapes_are_in_batches_of_their_own(tmp_path, given)
     )
     assert len(made.losses) == 6
     assert np.isfinite(made.losses).all()
+
+
+# Batches
+
+
+@pytest.mark.once
+def test_a_pass_has_every_sample_in_batches_of_one_size():
+    sizes = [(8, 8)] * 5 + [(8, 16)] * 3
+    order = Order(sizes, batch=2, seed=1)
+    assert order.per_pass == 5
+    passes = [[order[turn * 5 + place] for place in range(5)] for turn in range(2)]
+    for batches in passes:
+        assert {len(batch) for batch in batches} == {2}
+        assert {len({sizes[i] for i in batch}) for batch in batches} == {1}
+        assert {int(i) for batch in batches for i in batch} == set(range(8))
+    assert not np.array_equal(*passes)
+    again, other = Order(sizes, 2, 1), Order(sizes, 2, 2)
+    np.testing.assert_array_equal([again[n] for n in range(5)], passes[0])
+    assert not np.array_equal([other[n] for n in range(5)], passes[0])
+    assert len(Order([(8, 8)], batch=4, seed=0)[0]) == 4  # the one, four times
+
+
+@pytest.mark.once
+def test_a_batch_is_a_function_of_seed_and_number(given, tmp_path, monkeypatch):
+    seen = []
+    original = run._fit
+    monkeypatch.setattr(run, "_fit", lambda t, b, c: seen.append(b) or original(t, b, c))
+    train(config(given, tmp_path, steps=1, data={"caption_dropout": 0.5}), report=quiet)
+    (batches,) = seen
+    one, two = batches.batch(7), batches.batch(8)
+    for name, array in batches.batch(7).items():
+        np.testing.assert_array_equal(array, one[name], err_msg=name)
+    assert (one["noise"] != two["noise"]).all()
+    assert sorted(one["t"] // 250) == [0, 1, 2, 3]  # a level of each quarter
+    empty = batches.empty["text_encoder"]
+    dropped = [(batches.batch(n)["text_encoder"] == empty).all(axis=1).mean() for n in range(100)]
+    assert 0.4 < np.mean(dropped) < 0.6
 
 
 # The optimizer
@@ -268,15 +344,28 @@ def test_the_rate_rises_and_falls_to_zero():
     assert {float(to_numpy(constant(step))) for step in range(11)} == {1.0}
 
 
+def applied(optimizer, gradients, variable):
+    """An update by a scaled optimizer, which on jax has no other than the stateless one."""
+    gradients = [ops.convert_to_tensor(np.float32(gradients))]
+    if NAME != "jax":
+        optimizer.apply(gradients, [variable])
+        return
+    values = [each.value for each in optimizer.variables]
+    (value,), values = optimizer.stateless_apply(values, gradients, [variable.value])
+    variable.assign(value)
+    for each, value in zip(optimizer.variables, values, strict=True):
+        each.assign(value)
+
+
 def test_an_update_that_overflows_is_left_out_and_the_scale_falls():
     variable = keras.Variable(np.ones(2, np.float32))
     optimizer = make_optimizer(0.1, ema=0.9, scale_loss=True)
     optimizer.build([variable])
     scale = float(to_numpy(optimizer.scale_loss(1.0)))
-    optimizer.apply([ops.convert_to_tensor(np.float32([np.inf, 1]))], [variable])
+    applied(optimizer, [np.inf, 1], variable)
     np.testing.assert_array_equal(to_numpy(variable.value), [1, 1])
     assert float(to_numpy(optimizer.scale_loss(1.0))) < scale
-    optimizer.apply([ops.ones(2)], [variable])
+    applied(optimizer, [1, 1], variable)
     assert (to_numpy(variable.value) < 1).all()
 
 

@@ -12,7 +12,9 @@ from keras_sd.checks import SettingError
 from keras_sd.cli import main
 from keras_sd.settings import settings
 from keras_sd.training.config import _SECTIONS, LoRASettings, TrainConfig, read_config
+from keras_sd.training.examples import read_examples
 
+ROOT = Path(__file__).parents[2]
 WHOLE = """
 model = "emoji"
 output = "out"
@@ -101,7 +103,7 @@ def test_a_section_that_is_wrong_has_the_error_of_its_setting():
 
 
 def test_the_page_has_every_setting_with_its_default_and_its_sentence():
-    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+\.\w+)` \| [^|]+ \| ([^|]*) \| (.+) \|$", page, re.MULTILINE)
     wanted = []
     for section, kind in _SECTIONS.items():
@@ -111,6 +113,32 @@ def test_the_page_has_every_setting_with_its_default_and_its_sentence():
                 default = f"`{json.dumps(each.default)}`"
             wanted.append((f"{section}.{name}", default, each.metadata["help"]))
     assert rows == wanted
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "recipes" / "shapes").glob("*.toml")), ids=lambda path: path.stem
+)
+def test_the_page_shows_each_recipe_as_it_is(path):
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    assert f"```toml\n{path.read_text(encoding='utf-8')}```" in page
+    assert read_config(path).model == "emoji"
+
+
+def test_drawings_are_made_with_captions(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from recipes.shapes import draw
+
+    draw.main(tmp_path)
+    folders = sorted((tmp_path / "drawings").iterdir())
+    found = {folder.name: read_examples(folder) for folder in folders}
+    assert {name: len(each) for name, each in found.items()} == {
+        **dict.fromkeys(("shapes", "shapes-held"), 36),
+        **dict.fromkeys(("thing", "thing-held", "word", "word-held"), 8),
+    }
+    assert {each.size for examples in found.values() for each in examples} == {(64, 64)}
+    assert found["shapes"][0].caption == "a green ring on red"
+    assert all("<hoop>" in each.caption for each in found["word"])
+    assert found["shapes"][0].sha256 != found["shapes-held"][0].sha256
 
 
 def test_the_command_says_what_is_wrong_before_keras_is_there(tmp_path, capsys):

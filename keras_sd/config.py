@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from reprlib import repr as shown
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from keras_sd.checks import check_size as check_size
 from keras_sd.network_configs import MAX_BLOCKS as MAX_BLOCKS
@@ -29,6 +29,9 @@ from keras_sd.network_configs import UNetConfig as UNetConfig
 from keras_sd.network_configs import require, require_number, require_sizes
 from keras_sd.noise import NoiseTable
 
+Prediction = Literal["epsilon", "v", "x0"]
+"""What a UNet gives, see `NoiseConfig`."""
+
 
 @dataclass(frozen=True)
 class NoiseConfig:
@@ -39,19 +42,20 @@ class NoiseConfig:
         beta_start: first beta.
         beta_end: last beta.
         num_train_timesteps: levels of the training table.
-        prediction: what the UNet gives: `"epsilon"` (the noise) or `"v"`
-            (Salimans & Ho 2022, `v = alpha * noise - sigma * x0`).
+        prediction: what the UNet gives: `"epsilon"` (the noise), `"v"` (Salimans & Ho 2022, `v =
+            alpha * noise - sigma * x0`) or `"x0"` (the clean latent, as some that were distilled to
+            one step).
         final_sigma: where a run ends: `"first"` (the table's least noise, as SD's own DDIM and
             PNDM do) or `"zero"`.
         zero_terminal_snr: whether the table is stretched to end in pure noise (Lin et al. 2023).
-            There the noise says nothing of the image, so such a model predicts v.
+            There the noise says nothing of the image, so such a model does not predict it.
     """
 
     beta_schedule: Literal["scaled_linear", "linear"] = "scaled_linear"
     beta_start: float = 0.00085
     beta_end: float = 0.012
     num_train_timesteps: int = 1000
-    prediction: Literal["epsilon", "v"] = "epsilon"
+    prediction: Prediction = "epsilon"
     final_sigma: Literal["first", "zero"] = "first"
     zero_terminal_snr: bool = False
 
@@ -65,7 +69,7 @@ class NoiseConfig:
         )
         for name, allowed in (
             ("beta_schedule", ("scaled_linear", "linear")),
-            ("prediction", ("epsilon", "v")),
+            ("prediction", get_args(Prediction)),
             ("final_sigma", ("first", "zero")),
         ):
             require(
@@ -73,9 +77,9 @@ class NoiseConfig:
                 f"noise: {name} {getattr(self, name)!r} is not one of {', '.join(allowed)}",
             )
         require(
-            self.prediction == "v" or not self.zero_terminal_snr,
-            "noise: zero_terminal_snr needs the prediction v, for the noise alone, which is what "
-            "epsilon predicts, says nothing of the image",
+            self.prediction != "epsilon" or not self.zero_terminal_snr,
+            "noise: zero_terminal_snr needs the prediction v or x0, for the noise alone, which is "
+            "what epsilon predicts, says nothing of the image",
         )
 
     def table(self) -> NoiseTable:

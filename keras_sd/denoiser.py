@@ -242,16 +242,18 @@ def predict(
 
 
 def to_x0(kind: str, x: Any, alpha: Any, sigma: Any, prediction: Any) -> Any:
-    """The clean latent that a prediction implies: `(x - sigma * epsilon) / alpha`, or `alpha * x -
-    sigma * v`.
+    """The clean latent that a prediction implies: `(x - sigma * epsilon) / alpha`, `alpha * x -
+    sigma * v`, or itself.
 
     Args:
-        kind: `"epsilon"`, or `"v"` (Salimans & Ho 2022, appendix D).
+        kind: `"epsilon"`, `"v"` (Salimans & Ho 2022, appendix D), or `"x0"`.
         x: the latent.
         alpha: of its level.
         sigma: likewise.
         prediction: what the UNet gave.
     """
+    if kind == "x0":
+        return prediction
     if kind == "v":
         return alpha * x - sigma * prediction
     return (x - sigma * prediction) / alpha

@@ -52,6 +52,10 @@ KINDS = {
         *("euler", "trailing", 4, (2, 4, 8), 1.0, (1, 1)),
         "Lin et al. 2024, SDXL-Lightning (arXiv 2402.13929); a file is of one number of steps",
     ),
+    "lightning_1": FewSteps(
+        *("euler", "trailing", 1, (1,), 1.0, (1, 1)),
+        "The card of SDXL-Lightning's UNet of one step, whose prediction is x0",
+    ),
     "hyper": FewSteps(
         *("ddim", "trailing", 4, (2, 4, 8), 1.0, (1, 1)),
         "Ren et al. 2024, Hyper-SD (arXiv 2404.13686); a file is of one number of steps",

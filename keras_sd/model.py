@@ -22,7 +22,7 @@ from keras_sd.adapters.merging import Adapts, Merging
 from keras_sd.backend import JitCompile, compile_step, resolve_jit_compile, structure
 from keras_sd.checks import check_sizes, flag
 from keras_sd.conditions import CONTEXT
-from keras_sd.config import ModelConfig
+from keras_sd.config import ModelConfig, Prediction
 from keras_sd.denoiser import STEPS, compiled_steps
 from keras_sd.embeddings.using import Embeds
 from keras_sd.latents import Latents
@@ -99,7 +99,7 @@ class Model(Adapts, Embeds, Latents):
         refiner: str | Path | None = None,
         tiled: bool | int = False,
         low_memory: bool = False,
-        prediction: Literal["epsilon", "v"] | None = None,
+        prediction: Prediction | None = None,
         ema: bool = False,
         variant: str | None = None,
         vocabulary: str | Path | None = None,
@@ -123,7 +123,8 @@ class Model(Adapts, Embeds, Latents):
             tiled: see the attribute.
             low_memory: load networks when they are first needed, and let them go when others are:
                 text encoders, UNet, autoencoder, at every picture. Takes no adapters.
-            prediction: what the UNet gives, for files that cannot say it: `"epsilon"` or `"v"`.
+            prediction: what the UNet gives, for files that cannot say it: `"epsilon"`, `"v"` or
+                `"x0"`.
             ema: take the averaged weights of the UNet, from a file that has both.
             variant: of the files in a diffusers folder, such as `"fp16"`.
             vocabulary: path of CLIP's merges, where none lie beside the weights: `merges.txt` or

@@ -18,7 +18,7 @@ Variant = Annotated[
     typer.Option(help="Which of several files for the same weights, such as fp16."),
 ]
 Prediction = Annotated[
-    Literal["epsilon", "v"] | None,
+    Literal["epsilon", "v", "x0"] | None,
     typer.Option(help="What the UNet predicts, for a file that does not say it."),
 ]
 Ema = Annotated[

@@ -15,6 +15,7 @@ from keras_sd.cli import addons, backends, loading
 from keras_sd.cli.draw import check_output, loaded, made_of, output_paths, save
 from keras_sd.cli.drawing import Output, draws
 from keras_sd.cli.terminal import Debug, Json, printable, steps_bar, table
+from keras_sd.config import Prediction
 
 if TYPE_CHECKING:
     from keras_sd.provenance import Provenance
@@ -177,7 +178,7 @@ def _loading_of(found: Provenance, settings: ReplayOptions, left: list[str]) -> 
     from keras_sd import compat
 
     allowed: dict[str, tuple[Any, ...]] = {
-        "prediction": ("epsilon", "v"),
+        "prediction": get_args(Prediction),
         "ema": (True,),
         "strict": (True,),
         "tiled": (True,),

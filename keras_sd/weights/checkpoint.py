@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from keras_sd.compat import rules_of
 from keras_sd.config import SDXL_LCM, ModelConfig
@@ -102,8 +102,8 @@ def open_checkpoint(
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no checkpoint {path}")
-    if prediction not in (None, "epsilon", "v"):
-        raise ValueError(f"prediction is 'epsilon' or 'v', not {prediction!r}")
+    if prediction not in (None, *get_args(Prediction)):
+        raise ValueError(f"prediction is 'epsilon', 'v' or 'x0', not {prediction!r}")
     rules = rules_of(compat)
     named = {
         **{"text_encoder": text_encoder, "text_encoder_2": text_encoder_2},

@@ -43,15 +43,16 @@ def family_of(config: ModelConfig, kind: str | None = None) -> str:
     """
     if kind is None:
         kind = kind_of(config.unet.in_channels, config.unet.out_channels)
-    second, v = config.unet.linear_projection, config.noise.prediction == "v"
+    second, gives = config.unet.linear_projection, config.noise.prediction
+    said = "" if gives == "epsilon" else f"{gives}-prediction"
     if config.unet.pooled_width:
-        return ", ".join(filter(None, (_xl(config), kind, "v-prediction" if v else "")))
+        return ", ".join(filter(None, (_xl(config), kind, said)))
     name = f"Stable Diffusion {2 if second else 1}.x"
     if kind:
         return f"{name} {kind}"
     if second:
-        return f"{name}, 768x768, v-prediction" if v else f"{name} base, 512x512"
-    return f"{name}, v-prediction" if v else name
+        return f"{name}, 768x768, {said}" if gives == "v" else f"{name} base, 512x512"
+    return f"{name}, {said}" if said else name
 
 
 _SMALLER = {"SSD-1B": SSD_1B, "Segmind-Vega": SEGMIND_VEGA}

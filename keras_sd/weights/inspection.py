@@ -55,7 +55,7 @@ class Report:
         error: why it cannot be read, or None. Where there is one, most of the rest is empty.
         family: what it is, for people.
         layout: `"keras_sd"`, `"diffusers"`, `"original"` or `"keras_cv"`; None for a part alone.
-        prediction: what the UNet gives, `"epsilon"` or `"v"`.
+        prediction: what the UNet gives, `"epsilon"`, `"v"` or `"x0"`.
         prediction_from: how that is known.
         parts: by `text_encoder`, `unet` and `autoencoder`.
         files: the files of weights, with their sha256 if they were read.

@@ -1,23 +1,22 @@
-"""What a UNet predicts, the noise or v: the names and shapes of a file are the same for both."""
+"""What a UNet predicts, the noise, v or x0: the names and shapes of a file are the same for all."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
+from keras_sd.config import Prediction
 from keras_sd.weights.architecture import Shapes
 from keras_sd.weights.readers import WeightsError, shown
-
-Prediction = Literal["epsilon", "v"]
-"""Of a UNet: the noise, or `alpha * noise - sigma * x0`."""
 
 _PREDICTIONS: dict[str, Prediction] = {
     "epsilon": "epsilon",
     "eps": "epsilon",
     "v": "v",
     "v_prediction": "v",
+    "x0": "x0",
+    "sample": "x0",
 }
 _ARCHITECTURES = {"stable-diffusion-v2-512": "epsilon", "stable-diffusion-v2-768-v": "v"}
 ZERO_SNR = "ztsnr"
@@ -53,7 +52,7 @@ def stated_prediction(
         path: of the file, for messages and for the `.yaml` file.
 
     Raises:
-        WeightsError: it says something that is neither epsilon nor v.
+        WeightsError: it says something that is none of the three.
     """
     metadata = metadata or {}
     said = next((key for key in _PREDICTION_KEYS if key in metadata), None)
@@ -71,7 +70,7 @@ def stated_prediction(
     if value not in _PREDICTIONS:
         raise WeightsError(
             f"{path or 'the file'}: {who}, says that the UNet predicts {shown(value)}; keras_sd "
-            "knows 'epsilon' and 'v'. The option prediction overrules it"
+            "knows 'epsilon', 'v' and 'x0'. The option prediction overrules it"
         )
     return _PREDICTIONS[value], who
 

@@ -13,6 +13,7 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import get_args
 
 from keras_sd.config import SD_1, SD_2, SD_2_BASE, SDXL, SDXL_REFINER, ModelConfig
 from keras_sd.weights.architecture import PARTS, Shapes, part_config
@@ -140,7 +141,7 @@ def recognise(
         shapes: of the tensors, by name.
         metadata: what the file says of itself.
         path: of the file, for messages and for the `.yaml` file.
-        prediction: `"epsilon"` or `"v"`.
+        prediction: `"epsilon"`, `"v"` or `"x0"`.
         ema: take the moving average of the UNet's weights, which some files hold as well, and some
             alone.
         without: parts that will be taken from elsewhere, so that there is nothing to note of them.
@@ -150,8 +151,8 @@ def recognise(
             has these shapes.
         ValueError: there is no such `prediction`.
     """
-    if prediction not in (None, "epsilon", "v"):
-        raise ValueError(f"prediction is {prediction!r}, not 'epsilon' or 'v'")
+    if prediction not in (None, *get_args(Prediction)):
+        raise ValueError(f"prediction is {prediction!r}, not 'epsilon', 'v' or 'x0'")
     if own := {name.split("/")[0] for name in shapes if "/" in name} & PARTS.keys():
         note = f"It holds {_listed(own)}; a config.json beside it has the model's numbers."
         return Recognised("keras_sd", "a model of keras_sd", notes=(note,))

@@ -41,6 +41,14 @@ def denoiser(context, unconditional, guidance, prediction="epsilon"):
     return Denoiser(steps, told, untold, guidance)
 
 
+def test_the_clean_latent_may_be_what_is_predicted():
+    x = arrays()[0].astype(np.float64)
+    conditional, unconditional = (x * w + x**2 * (w - 1) + w for w in (1.5, 0.0))
+    wanted = unconditional + 7.5 * (conditional - unconditional)
+    found = denoised(Guidance(7.5), "x0")
+    np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=2e-5)
+
+
 def expected(scale, rescale=0.0):
     """x0 as the papers write it, in float64."""
     x = arrays()[0].astype(np.float64)

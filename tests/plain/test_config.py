@@ -89,7 +89,7 @@ def test_a_whole_number_is_a_float_too():
         (lambda: UNetConfig(depths=(1,)), "depths .* and widths .* differ in length"),
         (lambda: UNetConfig(groups=7), "width 320 is not a multiple of 8 heads and 7 groups"),
         (lambda: AutoencoderConfig(groups=7), "width 128 is not a multiple of 7 groups"),
-        (lambda: NoiseConfig(prediction="x0"), "prediction 'x0' is not one of epsilon, v"),
+        (lambda: NoiseConfig(prediction="flow"), "prediction 'flow' is not one of epsilon, v, x0"),
         (lambda: NoiseConfig(beta_start=0.5), "beta_end is 0.012, not at least beta_start, 0.5"),
         (lambda: NoiseConfig(beta_schedule="cosine"), "'cosine' is not one of scaled_linear"),
         (lambda: NoiseConfig(final_sigma="last"), "'last' is not one of first, zero"),

@@ -286,7 +286,7 @@ REFUSED = [
     (SCHEDULER, "beta_start", 0.02, "beta_end is 0.012, not at least beta_start, 0.02"),
     (SCHEDULER, "beta_end", 1.0, "beta_end is 1.0"),
     (SCHEDULER, "num_train_timesteps", 10**9, "num_train_timesteps"),
-    (SCHEDULER, "prediction_type", "sample", "not 'epsilon' or 'v_prediction'"),
+    (SCHEDULER, "prediction_type", "flow", "not 'epsilon' or 'v_prediction' or 'sample'"),
     (SCHEDULER, "rescale_betas_zero_snr", True, "zero_terminal_snr needs the prediction v"),
     (SCHEDULER, "rescale_betas_zero_snr", 1, "rescale_betas_zero_snr is 1, not true or false"),
     (SCHEDULER, "set_alpha_to_one", 1, "set_alpha_to_one is 1, not true or false"),
@@ -1159,6 +1159,15 @@ def test_zero_terminal_snr_is_a_setting_of_its_own(sampler, theirs):
     assert jsons[SCHEDULER]["prediction_type"] == "v_prediction"
     plain = write.to_jsons(Path("x"), replace(SD_2, defaults=config.defaults), VOCABULARY)
     assert not plain[SCHEDULER].get("rescale_betas_zero_snr")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [("epsilon", "epsilon"), ("v", "v_prediction"), ("x0", "sample")]
+)
+def test_what_the_unet_gives_has_a_name_there(ours, theirs):
+    config = replace(SD_1, noise=NoiseConfig(prediction=ours))
+    jsons = write.to_jsons(Path("x"), config, VOCABULARY)
+    assert jsons[SCHEDULER]["prediction_type"] == theirs
 
 
 def test_a_model_that_diffusers_has_not_is_refused(tmp_path):

@@ -105,6 +105,7 @@ def test_a_file_has_the_config_it_was_made_with(config):
         (TINY_1, "v", "Stable Diffusion 1.x, v-prediction"),
         (TINY_2, "v", "Stable Diffusion 2.x, 768x768, v-prediction"),
         (TINY_2, "epsilon", "Stable Diffusion 2.x base, 512x512"),
+        (TINY_1, "x0", "Stable Diffusion 1.x, x0-prediction"),
         (with_input(TINY_1, 9), None, "Stable Diffusion 1.x inpainting"),
         (with_input(TINY_2, 9), None, "Stable Diffusion 2.x inpainting"),
         (with_input(TINY_1, 8), None, "Stable Diffusion 1.x InstructPix2Pix"),
@@ -268,6 +269,15 @@ SIDECAR_EPSILON = SIDECAR_V.replace('parameterization: "v"', "# parameterization
     [
         ("epsilon", V, MARK, SIDECAR_V, "epsilon", "the option"),
         ("v", EPSILON, {}, SIDECAR_EPSILON, "v", "the option"),
+        ("x0", EPSILON, {}, SIDECAR_EPSILON, "x0", "the option"),
+        (
+            None,
+            {"modelspec.prediction_type": "sample"},
+            {},
+            None,
+            "x0",
+            "modelspec.prediction_type",
+        ),
         (None, EPSILON, MARK, SIDECAR_V, "epsilon", "modelspec.prediction_type"),
         (None, V, {}, SIDECAR_EPSILON, "v", "modelspec.prediction_type"),
         (None, {"modelspec.predict_key": "epsilon"}, MARK, None, "epsilon", "predict_key"),
@@ -297,7 +307,7 @@ def test_who_says_what_the_unet_predicts(
     assert who in found.prediction_from
     assert found.notes == ()
     if config is TINY_2:
-        assert found.config.defaults.height == {"v": 768, "epsilon": 512}[expected]
+        assert found.config.defaults.height == (768 if expected == "v" else 512)
 
 
 def test_what_a_file_says_can_be_asked_for_alone(tmp_path):
@@ -310,8 +320,8 @@ def test_what_a_file_says_can_be_asked_for_alone(tmp_path):
     said = {"modelspec.prediction_type": "epsilon"}
     where = "the file's metadata, modelspec.prediction_type"
     assert stated_prediction({"v_pred": ()}, said, path) == ("epsilon", where)
-    with pytest.raises(WeightsError, match=r"x\.safetensors: .*predicts 'x0'"):
-        stated_prediction({}, {"modelspec.prediction_type": "x0"}, path)
+    with pytest.raises(WeightsError, match=r"x\.safetensors: .*predicts 'flow'"):
+        stated_prediction({}, {"modelspec.prediction_type": "flow"}, path)
 
 
 def test_nobody_says_what_the_unet_predicts(tmp_path):
@@ -340,14 +350,14 @@ def test_variants_of_2_predict_one_thing(channels, expected):
 
 
 def test_a_prediction_that_we_do_not_know_is_refused(tmp_path):
-    metadata = {"modelspec.prediction_type": "sample"}
-    with pytest.raises(WeightsError, match=r"modelspec.prediction_type.*'sample'.*option"):
+    metadata = {"modelspec.prediction_type": "flow"}
+    with pytest.raises(WeightsError, match=r"modelspec.prediction_type.*'flow'.*option"):
         recognise(file_of(TINY_1), metadata)
     assert recognise(file_of(TINY_1), metadata, prediction="v").config.noise.prediction == "v"
-    (tmp_path / "model.yaml").write_text("model:\n  params:\n    parameterization: x0\n")
-    with pytest.raises(WeightsError, match=r"model\.yaml, says .*'x0'"):
+    (tmp_path / "model.yaml").write_text("model:\n  params:\n    parameterization: mu\n")
+    with pytest.raises(WeightsError, match=r"model\.yaml, says .*'mu'"):
         recognise(file_of(TINY_1), path=tmp_path / "model.ckpt")
-    with pytest.raises(ValueError, match="prediction is 'sample', not 'epsilon' or 'v'"):
+    with pytest.raises(ValueError, match="prediction is 'sample', not 'epsilon', 'v' or"):
         recognise(file_of(TINY_1), prediction="sample")
 
 

@@ -286,7 +286,9 @@ def _read_noise(given: FolderSettings, name: str, kind: Kind) -> NoiseConfig:
             beta_end=end,
             num_train_timesteps=given.size("num_train_timesteps", 1000, most=MAX_TIMESTEPS),
             prediction=given.choice(
-                "prediction_type", "epsilon", {"epsilon": "epsilon", "v_prediction": "v"}
+                "prediction_type",
+                "epsilon",
+                {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"},
             ),
             zero_terminal_snr=given.flag("rescale_betas_zero_snr", False),
             final_sigma="zero" if final == "zero" else "first",

@@ -384,7 +384,7 @@ def _scheduler_json(config: ModelConfig, name: str) -> dict[str, Any]:
         "beta_schedule": noise.beta_schedule,
         "beta_start": noise.beta_start,
         "num_train_timesteps": noise.num_train_timesteps,
-        "prediction_type": "v_prediction" if noise.prediction == "v" else "epsilon",
+        "prediction_type": {"v": "v_prediction", "x0": "sample"}.get(noise.prediction, "epsilon"),
         "steps_offset": 1,
         "timestep_spacing": spacing if spacing in SPACINGS else "leading",
         "trained_betas": None,

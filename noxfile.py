@@ -167,7 +167,6 @@ def training(session: nox.Session, backend: str) -> None:
     """The four trainings of docs/training.md on the embedded model, measured: some minutes each."""
     install(session, *CONSTRAINTS, ours(session), PACKAGE.get(backend, backend), "pytest")
     prepare(session, backend)
-    del session.env["OMP_NUM_THREADS"]
     session.env.pop("XLA_FLAGS", None)  # here programs run longer than they are compiled
     session.run("pytest", "-s", "-m", "", *(session.posargs or ["tests/training"]))
 

@@ -46,7 +46,7 @@ def test_fine_tuning_learns_the_drawings(folder):
     before = loss(folder, Model.from_preset("emoji"), "shapes-held")
     made = trained(folder, "fine-tune")
     for path in (*made.files, *made.averaged):
-        assert loss(folder, Model.from_preset(path), "shapes-held") < 0.7 * before
+        assert loss(folder, Model.from_preset(path), "shapes-held") < 0.8 * before
     assert (folder / "out" / "fine-tune" / "samples" / "00000040.png").is_file()
 
 

@@ -1,4 +1,4 @@
-"""What `keras-sd inspect` says of a LoRA, or of a network by which pictures steer a run."""
+"""What `keras-sd inspect` says of a LoRA, an embedding, or a network by which pictures steer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from keras_sd.cli.terminal import printable, size, table
 
 if TYPE_CHECKING:
-    from keras_sd.adapters.inspection import AdapterReport
+    from keras_sd.addons import AdapterReport
 
 _PARTS = {
     "text_encoder": "text encoder",
@@ -38,13 +38,15 @@ def lines(report: AdapterReport, most: int | None) -> Iterator[str]:
     made = f", made for {report.base}" if report.base else ""
     network = next((_NETWORKS[part] for part in report.parts if part in _NETWORKS), None)
     what, places = (network, "tensors") if network else ("an adapter", "changes")
+    if "embedding" in report.kinds:
+        what, places = "an embedding", "vectors"
     if "image_encoder" in report.parts:
         made = f", {report.base}"
     yield printable(f"{report.path}: {what}{made}")
     rows = []
     if report.error:
         rows.append(("error", " ".join(report.error.split())))
-    if report.kinds and what != "a ControlNet":
+    if report.kinds and what not in ("a ControlNet", "an embedding"):
         rows.append(("kind", _counts(report.kinds)))
     if report.layout:
         rows.append(("layout", report.layout))

@@ -13,7 +13,7 @@ from keras_sd.cli import adapters, loading
 from keras_sd.cli.terminal import Debug, Json, bytes_bar, printable, say, size, table
 
 if TYPE_CHECKING:
-    from keras_sd.adapters.inspection import AdapterReport
+    from keras_sd.addons import AdapterReport
     from keras_sd.weights.inspection import PartReport, Report
 
 
@@ -116,7 +116,7 @@ def inspect(
 
     Exit status: 0 when all is well, 1 when something is wrong with it.
     """
-    from keras_sd.adapters.inspection import inspect as look_at_adapter
+    from keras_sd.addons import inspect as look_at_adapter
     from keras_sd.weights.inspection import inspect as look
 
     place, left = _here(path, variant)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,15 @@ from keras_sd.weights.readers import (
     shown,
 )
 
-__all__ = ["FAMILIES", "MAX_VECTORS", "XL", "Embedding", "is_embedding", "open_embedding"]
+__all__ = [
+    "FAMILIES",
+    "MAX_VECTORS",
+    "XL",
+    "Embedding",
+    "embedding_of",
+    "is_embedding",
+    "open_embedding",
+]
 
 MAX_VECTORS = 75
 """Of an embedding: as many as a chunk of CLIP's has room for."""
@@ -100,7 +108,11 @@ def open_embedding(path: str | os.PathLike[str], *, clip_l_alone: bool = False) 
     """
     flag("clip_l_alone", clip_l_alone)
     path = Path(os.path.expanduser(checked_path(path, "embedding", "the path of a file")))
-    file = read_file(path)
+    return embedding_of(read_file(path), path, clip_l_alone=clip_l_alone)
+
+
+def embedding_of(file: TensorFile, path: Path, *, clip_l_alone: bool = False) -> Embedding:
+    """The embedding in a file that is open; the errors are those of `open_embedding`."""
     key, layout = _key(file, path, clip_l_alone)
     token = None
     if layout == "A1111":
@@ -125,9 +137,9 @@ def open_embedding(path: str | os.PathLike[str], *, clip_l_alone: bool = False) 
     return Embedding(path.stem, vectors, token, layout, path, sha256(path), facts, second)
 
 
-def is_embedding(file: TensorFile) -> bool:
-    """Whether a file is an embedding, be it one that is read or not."""
-    names = set(file.tensors)
+def is_embedding(tensors: Iterable[str]) -> bool:
+    """Whether a file is an embedding, be it one that is read or not, by its tensors' names."""
+    names = set(tensors)
     if not names:
         return False
     return (
@@ -156,7 +168,7 @@ def _key(file: TensorFile, path: Path, clip_l_alone: bool) -> tuple[str, str]:
             f"{path} is no embedding: it holds {' and '.join(parts)}, a checkpoint or a part of "
             "one, which from_preset loads"
         )
-    if not is_embedding(file):
+    if not is_embedding(file.tensors):
         raise WeightsError(
             f"{path} is no embedding that keras_sd reads: it has {len(names)} tensors, "
             f"{listed(names)}. An embedding has one, by its word, by {_KOHYA} or in "

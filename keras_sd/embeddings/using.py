@@ -19,7 +19,7 @@ from keras_sd.weights.readers import WeightsError, shown
 if TYPE_CHECKING:
     from keras_sd.tokenizer import Tokenizer
 
-__all__ = ["Embeds", "Named"]
+__all__ = ["Embeds", "Named", "named_in"]
 
 _log = logging.getLogger(__name__)
 
@@ -104,21 +104,45 @@ class Embeds:
                 f"The tokenizer has {tokenizer.vocab_size} tokens and the text encoder {known}: "
                 "with embeddings, each token needs a vector"
             )
-        ids: dict[str, range] = {}
-        first = known
-        for each in used:
-            count = len(each.embedding)
-            if count > room:
-                raise WeightsError(
-                    f"{each.embedding.path} has {count} vectors, and the model "
-                    f"{printable(self.config.name)} reads {room} tokens at a time"
-                )
-            ids |= dict.fromkeys(each.names, range(first, first + count))
-            first += count
-        rows = max(_LEAST_ROWS, 1 << (first - known - 1).bit_length())
+        count = sum(len(each.embedding) for each in used)
+        rows = max(_LEAST_ROWS, 1 << (count - 1).bit_length())
         table = np.zeros((rows, self.config.text_encoders[part].width), np.float32)
-        table[: first - known] = np.concatenate(vectors)
-        return tokenizer.with_names(Names(ids)), table
+        table[:count] = np.concatenate(vectors)
+        return tokenizer.with_names(_numbered(used, known, room, self.config.name)), table
+
+
+def named_in(config: ModelConfig, tokenizer: Tokenizer, *embeddings: Any) -> Tokenizer:
+    """The tokenizer of a model's first text encoder, which knows the names of embeddings. No
+    network is needed.
+
+    Args:
+        config: of the model.
+        tokenizer: of its first text encoder.
+        *embeddings: see `Embeds.with_embeddings`, which has the errors too.
+    """
+    used = [Named(each, _names(each, name)) for each, name in _given(embeddings, False)]
+    if not used:
+        return tokenizer
+    for each in used:
+        _fitting(each.embedding, config)
+    _check_owners(used)
+    known, room = config.text_encoder.vocab_size, tokenizer.max_length - 2
+    return tokenizer.with_names(_numbered(used, known, room, config.name))
+
+
+def _numbered(used: Sequence[Named], first: int, room: int, model: str) -> Names:
+    """Ids of their own for the vectors of each, from `first` on."""
+    ids: dict[str, range] = {}
+    for each in used:
+        count = len(each.embedding)
+        if count > room:
+            raise WeightsError(
+                f"{each.embedding.path} has {count} vectors, and the model {printable(model)} "
+                f"reads {room} tokens at a time"
+            )
+        ids |= dict.fromkeys(each.names, range(first, first + count))
+        first += count
+    return Names(ids)
 
 
 def _check_owners(used: Sequence[Named]) -> None:

@@ -13,10 +13,10 @@ from safetensors.numpy import save_file
 from tiny import TINY, TINY_2
 
 from keras_sd.adapters import Adapter, match, open_adapter
-from keras_sd.adapters.inspection import inspect
 from keras_sd.adapters.kinds import KINDS, REFUSED, ROLES, applied, fits, kind_of
 from keras_sd.adapters.matching import uses_of
 from keras_sd.adapters.names import names_of
+from keras_sd.addons import inspect
 from keras_sd.config import SD_1, SD_2
 from keras_sd.weights.names import diffusers
 from keras_sd.weights.readers import WeightsError

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 from tiny import TINY, TINY_2, TINY_XL
 
-from keras_sd.adapters import inspection
+from keras_sd import addons
 from keras_sd.adapters.control_files import is_control, open_control
 from keras_sd.cli import main
 from keras_sd.config import ControlConfig
@@ -30,7 +30,7 @@ def write(path, layout="original", **more):
 @pytest.fixture
 def small(monkeypatch):
     """Models of the family are small ones."""
-    monkeypatch.setattr(inspection, "_FAMILIES", {64: TINY})
+    monkeypatch.setattr(addons, "_FAMILIES", {64: TINY})
 
 
 @pytest.mark.parametrize("layout", TABLES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
 from dataclasses import FrozenInstanceError
@@ -12,6 +13,7 @@ import pytest
 from fuzz import DAMAGE, archive, bounded, integer, nothing_executed, state, storage, tensor, text
 from safetensors.numpy import save_file
 
+from keras_sd.cli import main
 from keras_sd.embeddings import open_embedding
 from keras_sd.prompts import PromptError, Whole, chunks, explain, sections
 from keras_sd.prompts.names import Names
@@ -105,6 +107,29 @@ def test_a_pair_for_xl_has_vectors_for_both_text_encoders(tmp_path):
     half = open_embedding(path, clip_l_alone=True)
     np.testing.assert_array_equal(half.vectors, VECTORS)
     assert (half.vectors_2, half.layout) == (None, "XL, clip_l alone")
+
+
+def test_inspect_says_what_it_is(tmp_path, capsys):
+    vectors = np.ones((3, 768), np.float16)
+    path = written(tmp_path, "toy.safetensors", {"<cat-toy>": vectors})
+    assert main(["inspect", str(path)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "toy.safetensors: an embedding, made for Stable Diffusion 1.x" in shown
+    for said in ("text encoder 3 vectors", "can be used yes", "calls it toy or <cat-toy>"):
+        assert said in shown
+    path = written(
+        tmp_path, "xl.safetensors", {"clip_l": vectors, "clip_g": np.ones((3, 1280), np.float16)}
+    )
+    assert main(["inspect", "--json", str(path)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["parts"] == {"text_encoder": 3, "text_encoder_2": 3}
+    assert (told["base"], told["layout"]) == ("Stable Diffusion XL", "XL")
+    path = written(tmp_path, "odd.safetensors", {"clip_g": vectors})
+    assert main(["inspect", str(path)]) == 1
+    assert "it lacks clip_l" in " ".join(capsys.readouterr().out.split())
+    path = written(tmp_path, "small.safetensors", {"emb_params": vectors[:, :8]})
+    assert main(["inspect", str(path)]) == 0
+    assert "no: no model here has 8 features" in capsys.readouterr().out
 
 
 def test_half_a_pair_is_refused(tmp_path):

@@ -87,6 +87,7 @@ RANK = {
     "new_sampler": 5,
     "serve": 5,
     "effect": 5,
+    "addons": 4,
     "tables": 5,
     "cli": 5,
     "models": 5,

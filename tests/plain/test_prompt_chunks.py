@@ -6,7 +6,9 @@ import json
 import random
 import re
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from keras_sd.cli import main
 from keras_sd.prompts import STYLES, PromptError, chunks, explain, parse, sections
@@ -242,6 +244,25 @@ def test_the_command_says_what_is_wrong(capsys, arguments, message):
     status, out, err = command(capsys, *arguments)
     assert (status, out) == (2, "")
     assert message in err
+
+
+def test_the_command_knows_embeddings(capsys, tmp_path):
+    width = open_preset("emoji").config.text_encoder.width
+    path = tmp_path / "trio.safetensors"
+    save_file({"emb_params": np.ones((3, width), np.float32)}, path)
+    options = ("--style", "keras_sd", "--embedding", str(path), "--negative")
+    status, out, _ = command(capsys, "a (trio:1.2) cat", *options)
+    assert status == 0
+    assert "embedding 'trio': 3 vectors" in out
+    assert "5 tokens in 1 chunk" in out
+    status, _, err = command(capsys, "a AND b", *options)
+    assert status == 2
+    assert "A negative prompt has" in err
+    save_file({"emb_params": np.ones((3, 768), np.float32)}, path)
+    status, _, err = command(capsys, "a trio", *options)
+    assert status == 2
+    assert "--embedding:" in err
+    assert "was made for Stable Diffusion 1.x" in err
 
 
 def test_the_command_shows_edits_over_its_steps(capsys):

@@ -1,4 +1,6 @@
-"""What a file of an adapter is, for people and for programs. No model is loaded."""
+"""What a file is that goes beside a model: an adapter, an embedding, or a network by which pictures
+steer a run; for people and for programs. No model is loaded.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +23,7 @@ from keras_sd.adapters.image_encoder_files import ImageEncoderFile, encoder_file
 from keras_sd.adapters.image_prompt_files import ImagePromptFile, is_image_prompt, prompt_file_of
 from keras_sd.adapters.matching import match
 from keras_sd.config import SD_1, SD_2, SDXL, ModelConfig
+from keras_sd.embeddings.files import Embedding, embedding_of, is_embedding
 from keras_sd.weights.parts import is_floating
 from keras_sd.weights.readers import WeightsError, is_finite, read_file, release, sha256
 
@@ -115,8 +118,8 @@ class AdapterReport:
 
 
 def inspect(path: str | Path, *, numbers: bool = True) -> AdapterReport | None:
-    """Says what a file of an adapter is, or of a network by which pictures steer a run, and what is
-    wrong with it.
+    """Says what a file of an adapter is, of an embedding, or of a network by which pictures steer a
+    run, and what is wrong with it.
 
     Args:
         path: of the file.
@@ -256,6 +259,28 @@ def _of_encoder(file: ImageEncoderFile, numbers: bool) -> dict[str, Any]:
     return {**found, "layout": "transformers", "base": file.name, "notes": notes}
 
 
+def _of_embedding(file: Embedding, numbers: bool) -> dict[str, Any]:
+    """Of an embedding: its vectors, and how a prompt calls it. They are read in any case."""
+    parts = {"text_encoder": len(file)}
+    if file.vectors_2 is not None:
+        parts["text_encoder_2"] = len(file)
+    encoders = [each for config in _FAMILIES.values() for each in config.text_encoders.values()]
+    width = file.vectors.shape[1]
+    said = " or ".join(dict.fromkeys(filter(None, (file.name, file.token))))
+    return {
+        "layout": file.layout,
+        "base": file.family,
+        "parts": parts,
+        "kinds": {"embedding": 1},
+        "said": dict(file.facts),
+        "numbers_read": numbers,
+        "notes": [f"A prompt calls it {said}."],
+        "unsupported": None
+        if any(each.width == width for each in encoders)
+        else f"no model here has {width} features",
+    }
+
+
 def _of_network(
     part: str,
     kind: str,
@@ -283,6 +308,7 @@ _LOOKS: tuple[tuple[Callable[..., bool], Callable[..., dict[str, Any]]], ...] = 
     (is_features, lambda file, path, numbers: _of_features(feature_file_of(file, path), numbers)),
     (is_encoder, lambda file, path, numbers: _of_encoder(encoder_file_of(file, path), numbers)),
     (is_adapter, lambda file, path, numbers: _found(adapter_of(file, path), numbers)),
+    (is_embedding, lambda file, path, numbers: _of_embedding(embedding_of(file, path), numbers)),
 )
 """What is said of each kind of file, by what its names tell."""
 

@@ -168,12 +168,13 @@ def test_text_encoder_and_unet_are_trained_together(given, tmp_path):
     assert (table[0] != table[1]).any()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("settings", "tolerance"),
     [
         ({"remat": True}, 1e-5),
-        pytest.param({"dtype": "mixed_bfloat16"}, 3e-2, marks=pytest.mark.once),
-        pytest.param({"dtype": "mixed_float16"}, 3e-3, marks=pytest.mark.once),
+        ({"dtype": "mixed_bfloat16"}, 3e-2),
+        ({"dtype": "mixed_float16"}, 3e-3),
     ],
     ids=["remat", "bfloat16", "float16"],
 )

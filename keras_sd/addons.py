@@ -59,6 +59,13 @@ def _known(context: int | None, base: str | None) -> ModelConfig | None:
     return _FAMILIES.get(context or next(named, 0))
 
 
+def _unsupported(known: ModelConfig | None, base: str | None) -> str | None:
+    """Why no model here takes what was made for a family, or None."""
+    if known is not None or base is None:
+        return None
+    return f"it was made for {base}, and keras_sd has models of 1.x, 2.x and XL"
+
+
 @dataclass(frozen=True)
 class AdapterReport:
     """What `inspect` found.
@@ -163,10 +170,8 @@ def _found(adapter: Adapter, numbers: bool) -> dict[str, Any]:
     # the text encoder, of which 2.x has more.
     found = match(adapter, known or (SD_2 if base is None else SD_1))
     problems: dict[str, list[str]] = {}
-    unsupported = None
-    if base is not None and known is None:
-        unsupported = f"it was made for {base}, and keras_sd has models of 1.x, 2.x and XL"
-    else:
+    unsupported = _unsupported(known, base)
+    if unsupported is None:
         misshapen = found.misshapen if known else ()
         kinds = {"unknown": found.unknown, "misshapen": misshapen, "twice": found.twice}
         problems = {kind: list(names) for kind, names in kinds.items() if names}
@@ -196,12 +201,7 @@ def _found(adapter: Adapter, numbers: bool) -> dict[str, Any]:
 def _of_control(file: ControlFile, numbers: bool) -> dict[str, Any]:
     """Of a ControlNet: whether it fits a model of its family, which has its size."""
     known = _known(file.context, file.base)
-    problems: dict[str, list[str]] = {}
-    unsupported = None
-    if known is None:
-        unsupported = f"it was made for {file.base}, and keras_sd has models of 1.x, 2.x and XL"
-    else:
-        problems = dict(file.part(file.config(known)).problems())
+    problems = {} if known is None else dict(file.part(file.config(known)).problems())
     notes = list(file.notes)
     if file.difference:
         notes.append("Its weights are differences from the UNet's, to which they are added.")
@@ -211,19 +211,14 @@ def _of_control(file: ControlFile, numbers: bool) -> dict[str, Any]:
         "layout": file.layout,
         "base": file.base,
         "notes": notes,
-        "unsupported": unsupported,
+        "unsupported": _unsupported(known, file.base),
     }
 
 
 def _of_prompt(file: ImagePromptFile, numbers: bool) -> dict[str, Any]:
     """Of an IP-Adapter: likewise, and the image encoder that it needs."""
     known = _known(file.context, file.base)
-    problems: dict[str, list[str]] = {}
-    unsupported = None
-    if known is None:
-        unsupported = f"it was made for {file.base}, and keras_sd has models of 1.x, 2.x and XL"
-    else:
-        problems = dict(file.part(file.config(known), known).problems())
+    problems = {} if known is None else dict(file.part(file.config(known), known).problems())
     found = _of_network("image_prompt", "IP-Adapter", file.tensors, problems, numbers)
     return {
         **found,
@@ -231,7 +226,7 @@ def _of_prompt(file: ImagePromptFile, numbers: bool) -> dict[str, Any]:
         "layout": "diffusers" if file.by_diffusers else "original",
         "base": file.base,
         "notes": [f"It needs the image encoder {file.encoder}."],
-        "unsupported": unsupported,
+        "unsupported": _unsupported(known, file.base),
     }
 
 

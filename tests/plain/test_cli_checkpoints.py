@@ -356,9 +356,10 @@ def test_inspect_a_preset_that_was_changed(capsys):
 
 
 def test_inspect_says_what_else_a_file_is(capsys):
-    save_file({"emb_params": np.zeros((2, 2), np.float32)}, "x.safetensors")
+    name = "down_blocks.0.motion_modules.0.temporal_transformer.norm.weight"
+    save_file({name: np.zeros(2, np.float32)}, "x.safetensors")
     found = run_json(capsys, "inspect", "x.safetensors", status=1)
-    assert "a textual inversion embedding" in found["error"]
+    assert "an AnimateDiff motion module" in found["error"]
 
 
 def test_inspect_an_adapter(capsys):

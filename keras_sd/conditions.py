@@ -8,8 +8,8 @@ from typing import Any
 from keras import ops
 
 __all__ = [
-    *("BESIDE", "CONTEXT", "FEATURES", "GUIDANCE", "HINT", "NUMBERS", "PAINTED", "POOLED"),
-    *("STRENGTH", "TOKENS"),
+    *("BESIDE", "CONTEXT", "DEEP", "FEATURES", "GUIDANCE", "HINT", "NUMBERS", "PAINTED"),
+    *("POOLED", "STRENGTH", "TOKENS"),
     "Conditions",
 ]
 
@@ -35,6 +35,10 @@ PAINTED = "painted"
 FEATURES = "features {}"
 """Of T2I-Adapters, by their number from the finest: what they add on the UNet's way down, `(images,
 height, width, features)`."""
+
+DEEP = "deep {}"
+"""Of an earlier evaluation of the run, by their number: the UNet's deep features, see
+`keras_sd.networks.UNet`; in place of what they are made of, the controls' residuals included."""
 
 HINT = "hint {}"
 """Of a ControlNet, by its number among the run's networks: the picture that it is shown, as

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_sd.adaptive import Adaptive
 from keras_sd.backend import JitCompile, compile_step
 from keras_sd.conditions import (
     BESIDE,
     CONTEXT,
+    DEEP,
     FEATURES,
     HINT,
     PAINTED,
@@ -33,6 +35,7 @@ from keras_sd.noise import Level, Levels
 from keras_sd.sampler import Parts
 
 __all__ = [
+    "KEEPING",
     "STEPS",
     "WEIGHTS",
     "Denoiser",
@@ -42,6 +45,9 @@ __all__ = [
     "predict",
     "to_x0",
 ]
+
+KEEPING = "{}, keeping"
+"""The name of the step that also gives the UNet's deep features, behind its other results."""
 
 WEIGHTS = "weights"
 """Of the parts of prompts, `(parts, images, 1, 1, 1)`, beside what the UNet is told."""
@@ -62,6 +68,7 @@ class Denoiser:
             "Composable Diffusion", the conjunction of concepts), whatever the guidance. None is one
             part of weight 1.
         memory: of the run, for what its guide remembers; None is one of its own.
+        adaptive: of the run, which pictures are past guidance; None is none ever.
     """
 
     def __init__(
@@ -72,8 +79,9 @@ class Denoiser:
         guidance: Guidance,
         weights: np.ndarray | None = None,
         memory: dict[str, Any] | None = None,
+        adaptive: Adaptive | None = None,
     ):
-        self._guidance = guidance
+        self._guidance, self._adaptive = guidance, adaptive
         self._memory = {} if memory is None else memory
         self._told = told.tree()
         self._both = untold.above(told).tree()  # both halves of guidance are one batch
@@ -97,15 +105,16 @@ class Denoiser:
             float32 tensor like `x`.
         """
         scalars = _scalars(level.t, level.alpha, level.sigma)
-        if not self._guidance.guides(level):
+        if not self._guidance.guides(level) or self._is_past:
             return self._told_alone(x, scalars)
-        if self._guidance.guide is None:
+        if self._guidance.guide is None and self._adaptive is None:
             return self._guided(x, *scalars, self._both, *self._strength)
-        return self._combined(x, level, scalars, *self._parts(x, *scalars, self._both))
+        return self._with_both(x, level, scalars).guided
 
     def parts(self, x: Any, level: Level) -> Parts:
         """The two clean latents that guidance combines, and what it makes of them, in one
-        evaluation. Outside of the interval of guidance all three are the one with the prompt.
+        evaluation. Outside of the interval of guidance, and of pictures that are past it, all three
+        are the one with the prompt.
 
         Args:
             x: the latent, as for a call.
@@ -115,25 +124,30 @@ class Denoiser:
             Float32 tensors like `x`. The guided one is without `Guidance.rescale`.
         """
         scalars = _scalars(level.t, level.alpha, level.sigma)
-        if not self._guidance.includes(level):
+        if not self._guidance.includes(level) or self._is_past:
             alone = self._told_alone(x, scalars)
             return Parts(alone, alone, alone)
-        told, untold = self._parts(x, *scalars, self._both)
-        return Parts(told, untold, self._combined(x, level, scalars, told, untold))
+        return self._with_both(x, level, scalars)
+
+    @property
+    def _is_past(self) -> bool:
+        return self._adaptive is not None and self._adaptive.over
 
     def _told_alone(self, x: Any, scalars: list[Any]) -> Any:
         if self._has_parts:  # they are differences from the unconditional prediction
             return self._parts(x, *scalars, self._both)[0]
         return self._plain(x, *scalars, self._told)
 
-    def _combined(self, x: Any, level: Level, scalars: list[Any], told: Any, untold: Any) -> Any:
+    def _with_both(self, x: Any, level: Level, scalars: list[Any]) -> Parts:
+        told, untold = self._parts(x, *scalars, self._both)
         guide = self._guidance.guide or CFG()
         perturbed = None
         if "perturbed" in getattr(guide, "needs", ()):
             conditions = self._both if self._has_parts else self._told
             perturbed = self._perturbed(x, *scalars, conditions)
         seen = Seen(told, untold, x, level, _dot, perturbed)
-        return guide(seen, self._guidance.scale, self._memory)
+        found = Parts(told, untold, guide(seen, self._guidance.scale, self._memory))
+        return found if self._adaptive is None else self._adaptive.settled(found, x, level)
 
 
 class Turns:
@@ -196,10 +210,9 @@ def predict(
     t: Any,
     conditions: Mapping[str, Any],
     controls: Sequence[Any] = (),
-    *,
-    perturbed: bool = False,
+    **options: bool,
 ) -> Any:
-    """What the UNet gives: epsilon or v, float32 like `x`.
+    """What the UNet gives: epsilon or v, float32 like `x`; and its deep features with `keeps`.
 
     Args:
         unet: the network.
@@ -208,18 +221,20 @@ def predict(
         conditions: what it is told.
         controls: the networks of the run beside the UNet, a `keras_sd.networks.ControlNetwork` or
             `ImagePromptNetwork` each; those count whose hints or tokens are among the conditions.
-        perturbed: whether the middle of the UNet attends to nothing.
+        **options: of the UNet, `perturbed` and `keeps`; a network of others need not know them.
     """
     times, context = ops.broadcast_to(t, (ops.shape(x)[0],)), conditions[CONTEXT]
     beside = {name: conditions[name] for name in BESIDE if name in conditions}
-    told: dict[str, Any] = dict(beside)
+    told: dict[str, Any] = {**beside, **options}
+    if deep := _numbered(conditions, DEEP):
+        told["deep"] = deep
     added: list[Any] = []
     images: list[Any] = []
     for number, control in enumerate(controls):
         if (tokens := conditions.get(TOKENS.format(number))) is not None:
             strength = conditions[STRENGTH.format(number)]
             images.append([(*pair, strength) for pair in control.pairs(tokens)])
-        if (hint := conditions.get(HINT.format(number))) is None:
+        if (hint := conditions.get(HINT.format(number))) is None or deep:
             continue
         strengths = conditions[STRENGTH.format(number)]
         found = [
@@ -229,16 +244,17 @@ def predict(
         added = [a + b for a, b in zip(added, found, strict=True)] if added else found
     if images:  # what each attention sees of all of them
         told["images"] = list(zip(*images, strict=True))
-    if FEATURES.format(0) in conditions:
-        names = itertools.takewhile(
-            conditions.__contains__, map(FEATURES.format, itertools.count())
-        )
-        told["features"] = [conditions[name] for name in names]
+    if features := _numbered(conditions, FEATURES):
+        told["features"] = features
     if PAINTED in conditions:
         x = ops.concatenate([x, conditions[PAINTED]], axis=-1)
-    if perturbed:  # a network of others need not know it
-        told["perturbed"] = True
     return unet(x, times, context, *([added] if added else ()), **told)
+
+
+def _numbered(conditions: Mapping[str, Any], name: str) -> list[Any]:
+    """The conditions of this name, by their number from 0."""
+    names = itertools.takewhile(conditions.__contains__, map(name.format, itertools.count()))
+    return [conditions[each] for each in names]
 
 
 def to_x0(kind: str, x: Any, alpha: Any, sigma: Any, prediction: Any) -> Any:
@@ -304,6 +320,18 @@ def _rescaled(predicted, kind, x, t, alpha, sigma, both, scale, rescale):
     return to_x0(kind, x, alpha, sigma, guided)
 
 
+def _keeping(step, predicted, *args):
+    deep = []
+
+    def kept(x, t, conditions, **options):
+        found, features = predicted(x, t, conditions, keeps=True, **options)
+        deep.extend(features)
+        return found
+
+    found = step(kept, *args)
+    return (*found, *deep) if isinstance(found, tuple) else (found, *deep)
+
+
 STEPS: dict[str, Callable[..., Any]] = {
     "plain": _plain,
     "parts": _parts,
@@ -311,11 +339,12 @@ STEPS: dict[str, Callable[..., Any]] = {
     "rescaled": _rescaled,
     "perturbed": _perturbed,
 }
+STEPS |= {KEEPING.format(name): partial(_keeping, step) for name, step in STEPS.items()}
 """Functions of `(predicted, kind, x, t, alpha, sigma, conditions, ...)`, where `predicted(x, t,
 conditions)` is what the UNet gives, that give clean latents: of one half, of both, guided (with the
 scale), rescaled (with scale and rescale), and of the half with the prompt, perturbed. All numbers
 are scalars, or `t` is one a row and the others are `(rows, 1, 1, 1)`, where rows of several runs
-share a call."""
+share a call. Those named as in `KEEPING` give a tuple, the deep features last."""
 
 
 def compiled_steps(

@@ -114,15 +114,19 @@ class Guidance:
         interval: the lowest and the highest `sigma / alpha` with guidance (Kynkaanniemi et al.
             2024); at other levels there is none, and a step costs half. None is all levels.
         guide: what makes one of both; None is the formula above, which is compiled with the model.
+        until: the cosine of both predictions from which on there is no guidance, see
+            `keras_sd.adaptive.Adaptive`. None is never.
 
     Raises:
-        ValueError: one of them is out of its range, or `rescale` is asked for with a `guide`.
+        ValueError: one of them is out of its range, or `rescale` is asked for with a `guide` or
+            with `until`.
     """
 
     scale: float
     rescale: float = 0.0
     interval: tuple[float, float] | None = None
     guide: Guide | None = None
+    until: float | None = None
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -136,6 +140,10 @@ class Guidance:
         if self.guide is not None and self.rescale:
             raise SettingError(
                 "guidance_rescale", "is for the guidance 'cfg' alone: leave one of both out"
+            )
+        if self.until is not None and self.rescale:
+            raise SettingError(
+                "guidance_rescale", "does not go with adaptive_guidance: leave one of both out"
             )
 
     def includes(self, level: Level) -> bool:

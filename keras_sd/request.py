@@ -31,6 +31,7 @@ from keras_sd.guidance import check_interval, check_rescale, check_scale
 from keras_sd.image_prompts import ImagePrompt
 from keras_sd.prompt_styles import STYLES
 from keras_sd.settings import setting, settings
+from keras_sd.sparing import Sparing
 from keras_sd.start import Attachment, Masking, Start, read_attachments
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ MAX_IMAGES = 2**16
 
 
 @dataclass(frozen=True)
-class Request(Conditioning):
+class Request(Conditioning, Sparing):
     """Everything a picture depends on but the weights.
 
     Attributes:
@@ -369,7 +370,11 @@ class Request(Conditioning):
             "image_prompts": (),
             "adapters": (),
             "guidance_method": None,
-            **dict.fromkeys(settings(Conditioning)),
+            **{
+                each.name: each.default
+                for part in (Conditioning, Sparing)
+                for each in settings(part).values()
+            },
         }
         for name in (name for name, usual in new.items() if getattr(self, name) == usual):
             del found[name]

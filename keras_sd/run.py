@@ -16,7 +16,9 @@ import numpy as np
 from keras import ops
 
 from keras_sd import inpainting, precision, random, registry, sampling
+from keras_sd.adaptive import Adaptive
 from keras_sd.backend import to_numpy
+from keras_sd.caching import cached
 from keras_sd.checks import SettingError
 from keras_sd.conditioning import REFINE_AT
 from keras_sd.conditions import PAINTED, Conditions
@@ -39,6 +41,8 @@ from keras_sd.refining import Handed, first_of_refiner
 from keras_sd.request import Request
 from keras_sd.sampler import Denoise, Noise, Sampler, label
 from keras_sd.sampling import Step
+from keras_sd.settings import settings
+from keras_sd.sparing import Sparing
 from keras_sd.start import Masking, Start
 from keras_sd.texts import Tokenized
 
@@ -78,6 +82,7 @@ def run(model: Model, request: Request, *, through: Through | None = None) -> It
     refined = _refined(model, request, levels, size)
     controls = Controls(model, request, (begin.height, begin.width), len(levels) - 1)
     uses = model.uses(request.adapters)
+    steps_of = cached(model, request, through)
     model.note_unknown_words(*texts)
     schedule = request.schedule
     if isinstance(schedule, str) and (why := registry.mismatch(sampler, schedule)):
@@ -88,8 +93,8 @@ def run(model: Model, request: Request, *, through: Through | None = None) -> It
     def steps() -> Iterator[Step]:
         with model.adapted(request.adapters, uses) if through is None else nullcontext():
             x, shown, blend = begin.placed(levels[0])
-            denoise = denoiser_of(model, texts, shown, controls, guidance, levels, through)
-            walk = begin.blended(*refined(sampler, denoise, through), blend)
+            denoise = denoiser_of(model, texts, shown, controls, guidance, levels, steps_of)
+            walk = begin.blended(*refined(sampler, denoise, steps_of), blend)
             drawn = sampling.sample(*walk, x, levels, noise, preview=begin.finished)
             yield from precision.finite_steps(drawn, model.parts["unet"].dtype_policy)
 
@@ -118,6 +123,9 @@ def denoiser_of(
     """
     turns = joined(model.texts.turns(*texts), controls.turns)
     memory: dict[str, Any] = {}  # of this run, whoever's turn it is
+    adaptive = None
+    if guidance.until is not None:
+        adaptive = Adaptive(guidance.until, model.config.noise.prediction)
     denoisers = {
         (each, active): Denoiser(
             controls.steps(active) if through is None else through(controls.steps(active)),
@@ -126,6 +134,7 @@ def denoiser_of(
             guidance,
             each.weights,
             memory,
+            adaptive,
         )
         for each, active in dict.fromkeys(turn for _, turn in turns)
     }
@@ -183,6 +192,9 @@ def inverted(model: Model, request: Request, num_refinements: int) -> np.ndarray
         FloatingPointError: the result is not finite.
     """
     count = len(request)
+    for name, usual in settings(Sparing).items():
+        if getattr(request, name) != usual.default:
+            raise SettingError(name, "is for runs of samplers alone, and this is an inversion")
     begin = Beginning(model, model.tagged(request.resolved(model.defaults)))
     request = begin.request
     levels = levels_of(model, request, (begin.height, begin.width))
@@ -250,6 +262,11 @@ def _guidance(model: Model, request: Request) -> Guidance:
                 f"is {label(method)}, and {model.config.name} is told the scale and gives what is "
                 "guided already: leave it out, with a sampler that does without it",
             )
+        if request.adaptive_guidance is not None:
+            raise SettingError(
+                "adaptive_guidance",
+                f"spares a second evaluation, and {model.config.name} needs none: leave it out",
+            )
         return Guidance(1.0)
     if request.guidance_rescale and getattr(sampler, "needs_parts", False):
         raise SettingError(
@@ -267,7 +284,8 @@ def _guidance(model: Model, request: Request) -> Guidance:
         _check_perturbed(model, method)
     if type(guide) is CFG:  # which is compiled with the model
         guide = None
-    return Guidance(scale, request.guidance_rescale, request.guidance_interval, guide)
+    interval, until = request.guidance_interval, request.adaptive_guidance
+    return Guidance(scale, request.guidance_rescale, interval, guide, until)
 
 
 def _check_perturbed(model: Model, method: Any) -> None:

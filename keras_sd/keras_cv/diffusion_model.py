@@ -65,12 +65,21 @@ class DiffusionModel(KerasCVPart, networks.UNet):
         self.max_text_length = max_text_length
         self._factor = source.config.autoencoder.factor
 
-    def call(self, latent, timesteps=None, context=None, residuals=None, **told):
+    def call(
+        self,
+        latent,
+        timesteps=None,
+        context=None,
+        residuals=None,
+        perturbed=False,
+        keeps=False,
+        **told,
+    ):
         if isinstance(latent, dict):
             latent = [latent[name] for name in ("latent", "timestep_embedding", "context")]
         if isinstance(latent, list | tuple):
             return self.predict_at(*latent)
-        return super().call(latent, timesteps, context, residuals, **told)
+        return super().call(latent, timesteps, context, residuals, perturbed, keeps, **told)
 
     def draw(self) -> tuple[Any, Any]:
         config = self.config

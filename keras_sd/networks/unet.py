@@ -26,6 +26,10 @@ from keras_sd.networks.layers import (
 )
 from keras_sd.networks.network import Network
 
+SHALLOW = 2
+"""Blocks on the way up that are computed where deep features are given: those that see what
+`conv_in` and the first block on the way down have kept."""
+
 
 def timestep_embedding(timesteps, width: int, max_period: float = 10000.0):
     """Sinusoids of the timesteps (Vaswani et al. 2017): cosines first, then sines.
@@ -134,7 +138,7 @@ class WayDown(Network):
         added = self.added1(ops.cast(added, self.compute_dtype))
         return time + self.added2(backend.silu(added))
 
-    def _go_down(self, x, time, context, features=(), images=None, **perturbed):
+    def _go_down(self, x, time, context, features=(), images=None, shallow=False, **perturbed):
         """What is kept for the way up, finest first; and the middle's output.
 
         Args:
@@ -143,6 +147,8 @@ class WayDown(Network):
             context: the text encoding.
             features: of each level what is added at its end, and of the middle; see `UNet`.
             images: what attention sees beside the text, by the name of its block.
+            shallow: whether to turn back after the first block, whose output takes the place of the
+                middle's.
             **perturbed: of the middle, see `UNet`.
         """
         levels, seen = len(self.config.widths), images or {}
@@ -154,6 +160,8 @@ class WayDown(Network):
                 if level < len(features) and within and i == len(row):
                     x = x + features[level]
                 skips.append(x)
+                if shallow:
+                    return skips, x
             if level < len(self.downsamples):
                 x = self.downsamples[level](x)
                 if level < len(features) and not within:
@@ -189,6 +197,12 @@ class UNet(WayDown):
     one vector; `numbers` `(batch, numbers)` float32, such as the picture's size; `guidance`
     `(batch, guidance_width)` float32, as `keras_sd.guidance.embedded` gives it.
 
+    With `keeps=True` it gives the prediction and its deep features, a list: what the last two
+    blocks of the way up are given, and, where there are residuals, those of these blocks. Given as
+    `deep`, they take the place of all that lies deeper (Ma et al. 2023, "DeepCache"): computed are
+    `conv_in`, the first block on the way down and the last two on the way up, which see what these
+    have kept.
+
     Args:
         config: the network's numbers.
         name: of the Keras model.
@@ -219,9 +233,13 @@ class UNet(WayDown):
         self.conv_out = conv(widths[0], config.out_channels, "conv_out", zeros=True)
         self.build()
 
-    def call(self, latent, timesteps, context, residuals=None, **told):
+    # Keras takes all of `told` for tensors, so that flags are arguments of their own.
+    def call(
+        self, latent, timesteps, context, residuals=None, perturbed=False, keeps=False, **told
+    ):
         time = timestep_embedding(timesteps, self.config.widths[0])
-        return self.predict_at(latent, time, context, residuals, **told)
+        flags = {"perturbed": perturbed, "keeps": keeps}
+        return self.predict_at(latent, time, context, residuals, **flags, **told)
 
     def predict_at(
         self,
@@ -232,6 +250,8 @@ class UNet(WayDown):
         features=(),
         images=(),
         perturbed=False,
+        deep=None,
+        keeps=False,
         **told,
     ):
         """The prediction for timesteps that are embedded already, `(batch, widths[0])`."""
@@ -241,20 +261,36 @@ class UNet(WayDown):
         seen = self._by_block(images)
         features = [ops.cast(each, self.compute_dtype) for each in features]
         middle = {"perturbed": True} if perturbed else {}
-        skips, x = self._go_down(x, time, context, features, seen, **middle)
-        if residuals is not None:
-            *of_skips, of_middle = residuals
-            skips = [skip + added for skip, added in zip(skips, of_skips, strict=True)]
-            x = x + of_middle
+        shallow, end = len(self.up) - SHALLOW, len(self.up)
+        if deep is None:
+            skips, x = self._go_down(x, time, context, features, seen, **middle)
+            if residuals is not None:
+                *of_skips, of_middle = residuals
+                skips = [skip + added for skip, added in zip(skips, of_skips, strict=True)]
+                x = x + of_middle
+            x = self._go_up(x, skips, time, context, seen, range(shallow))
+            deep = [x, *(() if residuals is None else residuals[:SHALLOW])]
+        else:
+            skips, _ = self._go_down(x, time, context, features, seen, shallow=True)
+            x, *added = (ops.cast(each, self.compute_dtype) for each in deep)
+            if added:
+                skips = [skip + each for skip, each in zip(skips, added, strict=True)]
+        x = self._go_up(x, skips, time, context, seen, range(shallow, end))
+        predicted = ops.cast(self.conv_out(backend.silu(self.norm_out(x))), "float32")
+        return (predicted, deep) if keeps else predicted
 
-        for level, row in enumerate(rows(self.up, self.config.blocks + 1)):
-            for block in row:
-                x = ops.concatenate([x, skips.pop()], axis=-1)
-                x = block(x, time, context, **_of(block, seen))
-            if level < len(self.upsamples):
-                x = self.upsamples[level](x, like=skips[-1])
-
-        return ops.cast(self.conv_out(backend.silu(self.norm_out(x))), "float32")
+    def _go_up(self, x, skips, time, context, seen, blocks: range):
+        """The output of the last of these blocks, by their number; takes what they see off
+        `skips`.
+        """
+        for number in blocks:
+            block = self.up[number]
+            x = ops.concatenate([x, skips.pop()], axis=-1)
+            x = block(x, time, context, **_of(block, seen))
+            level, within = divmod(number + 1, self.config.blocks + 1)
+            if not within and level <= len(self.upsamples):
+                x = self.upsamples[level - 1](x, like=skips[-1])
+        return x
 
     def _by_block(self, images: Iterable[Sequence[Any]]) -> Mapping[str, Any]:
         """Those of each block, by its name."""

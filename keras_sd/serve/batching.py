@@ -155,10 +155,7 @@ class Batches:
         found = asked[0].step(*given, self._conditions(kind, asked, size), *strength)
         self.calls, self.rows = self.calls + 1, self.rows + sum(rows)
         whole = isinstance(found, tuple)
-        columns = [
-            np.split(to_numpy(array)[: sum(rows)], np.cumsum(rows)[:-1])
-            for array in (found if whole else (found,))
-        ]
+        columns = [_parted(to_numpy(array), size, rows) for array in (found if whole else (found,))]
         results = [tuple(map(ops.convert_to_tensor, row)) for row in zip(*columns, strict=True)]
         return results if whole else [result for (result,) in results]
 
@@ -177,6 +174,13 @@ class Batches:
             told[name] = ops.convert_to_tensor(array)
         self._told[kind] = whose, size, told
         return told
+
+
+def _parted(array: np.ndarray, size: int, rows: list[int]) -> list[np.ndarray]:
+    """The rows of each run, of an array of some predictions for each of `size` rows."""
+    folded = array.reshape(-1, size, *array.shape[1:])[:, : sum(rows)]
+    parts = np.split(folded, np.cumsum(rows)[:-1], axis=1)
+    return [part.reshape(-1, *array.shape[1:]) for part in parts]
 
 
 def _filled(rows: np.ndarray, size: int) -> np.ndarray:

@@ -58,6 +58,8 @@ def full() -> Request:
         guidance_rescale=0.5,
         guidance_interval=(0.25, math.inf),
         guidance_method="apg:norm=7.5",
+        feature_caching=3,
+        adaptive_guidance=0.95,
         prompt_style="compel",
         clip_skip=2,
         original_size=(512, 768),

@@ -430,6 +430,8 @@ def test_the_components_say_what_a_folder_is_and_its_pipeline_makes_a_note(sd1, 
 MULTI = "DPMSolverMultistepScheduler"
 LINSPACE = "linspace:inside=True,whole=nearest"
 SHORT, SMALLER = "lower_order_final is True: runs of less than 15", "first latent has the noise"
+LOWER = "lower_order_final is True: the last steps are of lower order"
+DRAWS = "low=0.570475,high=5.12273"  # the ratios at timesteps 199.5 and 800.5
 SIGMA_MIN = {"final_sigmas_type": "sigma_min", "timestep_spacing": "linspace"}
 
 
@@ -630,7 +632,42 @@ SIGMA_MIN = {"final_sigmas_type": "sigma_min", "timestep_spacing": "linspace"}
             [],
         ),
         ("TCD", {}, ("tcd", "lcm", "first"), []),
-        ("SASolver", {}, ("ddim", "leading", "first"), ["asks for SASolverScheduler"]),
+        (
+            "SASolver",
+            {},
+            (f"sa_solver:few_steps=True,{DRAWS}", "leading:inside=True", "first"),
+            [LOWER],
+        ),
+        (
+            "SASolver",
+            {"lower_order_final": False, "predictor_order": 3, "corrector_order": 4},
+            (
+                f"sa_solver:few_steps=True,predictor_order=3,corrector_order=4,{DRAWS}",
+                "leading:inside=True",
+                "first",
+            ),
+            [],
+        ),
+        (
+            "SASolver",
+            {
+                **{"predictor_order": 1, "corrector_order": 1, "num_train_timesteps": 200},
+                **{"algorithm_type": "noise_prediction", "tau_func": "f", "variance_type": "x"},
+            },
+            (
+                "sa_solver:few_steps=True,predictor_order=1,corrector_order=1,tau=0.0",
+                "leading:inside=True",
+                "first",
+            ),
+            ["corrector takes one", "algorithm_type is 'noise", "tau_func is 'f'", "variance_type"],
+        ),
+        (
+            "SASolver",
+            {"predictor_order": 5, "lower_order_final": False, "use_karras_sigmas": True},
+            (f"sa_solver:few_steps=True,{DRAWS}", "karras:whole=nearest", "first"),
+            ["predictor_order is 5", "the last step stands still"],
+        ),
+        ("DDIMInverse", {}, ("ddim", "leading", "first"), ["asks for DDIMInverseScheduler"]),
     ],
 )
 def test_the_scheduler_gives_what_a_run_does_by_default(sd1, name, values, expected, noted):
@@ -677,6 +714,11 @@ GRIDS = [
         [831, 665, 499, 333, 167],
     ),
     ((MULTI, KARRAS), [14.6146, 4.79654, 1.27411, 0.247952, 0.0291675], [999, 786, 427, 59, 0]),
+    (
+        ("SASolver", {"timestep_spacing": "trailing"}),
+        [14.6146, 5.08777, 2.27646, 1.16058, 0.569285],
+        [999, 799, 599, 399, 199],
+    ),
     # Theirs begins at 998, for the float below 999 is cut.
     (
         ("UniPCMultistep", EXPONENTIAL),

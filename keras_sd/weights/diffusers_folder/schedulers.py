@@ -194,6 +194,36 @@ def _deis(given: FolderSettings, notes: list[str]) -> Spec:
     return "deis", {} if order == 3 else {"solver_order": order}
 
 
+def _sa_solver(given: FolderSettings, notes: list[str]) -> Spec:
+    settings: dict[str, Any] = {"few_steps": True}  # as theirs weighs two values
+    orders = {1: 1, 2: 2, 3: 3, 4: 4}
+    for key, known in (("predictor_order", orders), ("corrector_order", orders)):
+        if (order := _one_of(given, key, 2, known, notes)) != 2:
+            settings[key] = order
+    if settings.get("corrector_order") == 1:
+        _note(
+            given, "corrector_order", notes, "whose corrector takes one value; here there is none"
+        )
+    if given.take("algorithm_type", "data_prediction") != "data_prediction":
+        _note(given, "algorithm_type", notes)
+    if given.take("tau_func") is not None:
+        _note(given, "tau_func", notes, "a function; taken is the one that it has by default")
+    _note_variance(given, notes)
+    if given.flag("lower_order_final", True) and settings.get("predictor_order") != 1:
+        notes.append(
+            "the scheduler's lower_order_final is True: the last steps are of lower order in "
+            "diffusers, and here are not"
+        )
+    noise = _read_noise(given, "SASolverScheduler", KINDS["SASolverScheduler"])
+    # It draws at the timesteps from 200 to 800, and they are whole.
+    if noise.num_train_timesteps <= 200:
+        return "sa_solver", {**settings, "tau": 0.0}
+    for key, t in (("low", 199.5), ("high", 800.5)):
+        if t < noise.num_train_timesteps - 1:
+            settings[key] = float(f"{noise.table().level(t).ratio:.6g}")
+    return "sa_solver", settings
+
+
 _K = ("linear", 0.00085, 0.012)
 _SCALED = ("scaled_linear", 0.00085, 0.012)
 
@@ -214,15 +244,12 @@ KINDS: dict[str, Kind] = {
     "DPMSolverSinglestepScheduler": Kind(_singlestep, "multistep", "final_sigmas_type"),
     "UniPCMultistepScheduler": Kind(_unipc, "multistep", "final_sigmas_type"),
     "DEISMultistepScheduler": Kind(_deis, "multistep", "first"),
+    "SASolverScheduler": Kind(_sa_solver, "multistep", "first"),
     "LCMScheduler": Kind(_lcm, "distilled", betas=_SCALED),
     "TCDScheduler": Kind("tcd", "distilled", "first", betas=_SCALED),
 }
 # Of the same noise, without a sampler here that is theirs.
-UNKNOWN = (
-    "DDIMInverseScheduler",
-    "DPMSolverMultistepInverseScheduler",
-    "SASolverScheduler",
-)
+UNKNOWN = ("DDIMInverseScheduler", "DPMSolverMultistepInverseScheduler")
 # Whose default differs: Stable Diffusion's files say false.
 _TO_ONE = ("DDIMScheduler", "DDIMParallelScheduler")
 

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -41,6 +42,9 @@ _log = logging.getLogger(__name__)
 
 Key = tuple[str, str]
 """The part and the path of a variable."""
+
+_Wanted = tuple[Change, Weight, float, Path]
+"""A change, the weight that it changes, its strength, and the file that it is from."""
 
 
 @dataclass(frozen=True)
@@ -272,34 +276,35 @@ def _merge(
     return Merged(uses, base, marks)
 
 
-def _by_weight(uses: tuple[Use, ...]) -> dict[Key, list[tuple[Change, Weight, float]]]:
+def _by_weight(uses: tuple[Use, ...]) -> dict[Key, list[_Wanted]]:
     """The changes of each variable, in the order of the adapters; none of strength 0, which leave
     a weight as it is.
     """
-    found: dict[Key, list[tuple[Change, Weight, float]]] = {}
+    found: dict[Key, list[_Wanted]] = {}
     for use in uses:
         for change, place, entry in use.match.matched:
             if strength := use.strength(place.part, entry.path):
                 key = place.part, entry.path
-                found.setdefault(key, []).append((change, entry, strength))
+                wanted = change, entry, strength, use.match.adapter.path
+                found.setdefault(key, []).append(wanted)
     return found
 
 
-def _merged(key: Key, clean: np.ndarray, changes: list[tuple[Change, Weight, float]]) -> np.ndarray:
+def _merged(key: Key, clean: np.ndarray, changes: list[_Wanted]) -> np.ndarray:
     dtype = np.result_type(np.float32, clean.dtype)
     entry = changes[0][1]
     weight = np.ascontiguousarray(entry.theirs(clean)).astype(dtype)
-    for change, _, strength in changes:
+    for change, _, strength, path in changes:
         try:
             factors = change.factors()
         except WeightsError as error:
-            raise WeightsError(f"{error}; nothing was merged") from None
+            raise WeightsError(f"{path}: {error}; nothing was merged") from None
         with np.errstate(over="ignore", invalid="ignore"):
             weight = applied(change.kind, factors, weight, change.scale, strength)
     with np.errstate(over="ignore"):
         value = np.ascontiguousarray(entry.ours(weight)).astype(clean.dtype)
     if not is_finite(value):
-        names = ", ".join(change.name for change, _, _ in changes)
+        names = ", ".join(change.name for change, *_ in changes)
         raise WeightsError(
             f"With {names} the weight {'/'.join(key)} does not fit {clean.dtype}: a number is not "
             "finite; nothing was merged"
@@ -309,7 +314,7 @@ def _merged(key: Key, clean: np.ndarray, changes: list[tuple[Change, Weight, flo
 
 def _check_variables(
     variables: Mapping[Key, keras.Variable],
-    changes: Mapping[Key, list[tuple[Change, Weight, float]]],
+    changes: Mapping[Key, list[_Wanted]],
     before: Merged,
 ) -> None:
     for key, found in changes.items():

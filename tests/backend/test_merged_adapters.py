@@ -205,7 +205,10 @@ def test_ten_adapters_are_one_step(pipeline, traced, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"lora_unet_conv_in.lora_up.weight": np.nan}, "conv_in.lora_up.weight' is not finite"),
+        (
+            {"lora_unet_conv_in.lora_up.weight": np.nan},
+            r"bad\.safetensors: 'lora_unet_conv_in\.lora_up\.weight' is not finite",
+        ),
         ({"lora_unet_nowhere.lora_up.weight": None}, "not whole"),
         ({"lora_unet_nowhere.diff": 1}, "in part"),
     ],

@@ -6,18 +6,21 @@ import hashlib
 import logging
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
 
 from keras_sd.adapters.control_files import ControlFile, open_control
+from keras_sd.adapters.control_writing import save_control
 from keras_sd.backend import to_numpy
 from keras_sd.config import ControlConfig, ModelConfig
 from keras_sd.networks import ControlNetwork
 from keras_sd.networks.initializers import weights_follow
 from keras_sd.precision import policy_scope
 from keras_sd.start import Attachment
+from keras_sd.weights.files import Dtype
 from keras_sd.weights.load import arrays_of, load_parts, variables_of
 from keras_sd.weights.parts import Part, is_floating
 from keras_sd.weights.readers import WeightsError, sha256
@@ -104,6 +107,18 @@ class ControlNet:
             if path in base:
                 variable.assign(_base(path, base[path], tuple(variable.shape)))
         return cls(network)
+
+    def save(self, folder: str | Path, *, dtype: Dtype | None = None) -> None:
+        """Writes it as a folder that `from_file` reads, and diffusers.
+
+        Args:
+            folder: see `keras_sd.adapters.control_writing.save_control`, as for the errors.
+            dtype: of the numbers in the file, `"float16"`, `"bfloat16"` or `"float32"`; None is as
+                they are.
+        """
+        named = arrays_of({"": self.network})
+        arrays = {path.removeprefix("/"): array for path, array in named.items()}
+        save_control(folder, self.network.config, arrays, dtype=dtype)
 
     def attachment(self) -> Attachment:
         """How a request refers to it: by the SHA-256 of its file, or of its weights."""

@@ -15,12 +15,22 @@ from keras_sd.files import checked_path
 from keras_sd.settings import Checked, setting, settings
 
 __all__ = [
-    *("Data", "LoRASettings", "Log", "Prior", "Samples", "Targets", "TextualInversion"),
+    *(
+        "ControlNetSettings",
+        "Data",
+        "LoRASettings",
+        "Log",
+        "Prior",
+        "Samples",
+        "Targets",
+        "TextualInversion",
+    ),
     *("Training", "TrainConfig", "read_config"),
 ]
 
-Method = Literal["full", "lora", "textual_inversion"]
+Method = Literal["full", "lora", "textual_inversion", "controlnet"]
 Targets = Literal["attention", "transformer", "all"]
+HintName = Literal["canny", "invert", "threshold"]
 _DTYPES = ("float32", "mixed_float16", "mixed_bfloat16")
 
 
@@ -51,6 +61,10 @@ _part = _of(real, 0.0, 1.0)
 _positive = partial(_of, real, above=0.0)
 
 
+_ALONE = {"textual_inversion": "word's vectors", "controlnet": "ControlNet's weights"}
+"""What the other methods change."""
+
+
 @dataclass(frozen=True)
 class Data(Checked):
     """The section `[data]`."""
@@ -77,7 +91,8 @@ class Training(Checked):
 
     method: Method = setting(
         "full",
-        "What is learned: all weights of the UNet, a `lora` beside them, or a word's vectors.",
+        "What is learned: all weights of the UNet, a `lora` beside them, a word's vectors, or a "
+        "`controlnet`.",
         _of(choice, get_args(Method)),
     )
     text_encoder: bool = setting(
@@ -146,6 +161,18 @@ class TextualInversion(Checked):
 
 
 @dataclass(frozen=True)
+class ControlNetSettings(Checked):
+    """The section `[controlnet]`."""
+
+    hint: HintName = setting(
+        "canny",
+        "What it is shown of each picture, one of `keras_sd.hints`: `canny`, `invert`, "
+        "`threshold`.",
+        _of(choice, get_args(HintName)),
+    )
+
+
+@dataclass(frozen=True)
 class Prior(Checked):
     """The section `[prior]`, which makes it DreamBooth (Ruiz et al. 2022)."""
 
@@ -189,6 +216,7 @@ class TrainConfig:
         train: how.
         lora: of the method `lora`.
         textual_inversion: of the method `textual_inversion`.
+        controlnet: of the method `controlnet`.
         prior: of DreamBooth.
         samples: what is drawn meanwhile.
         log: what is written meanwhile.
@@ -203,6 +231,7 @@ class TrainConfig:
     train: Training = field(default_factory=Training)
     lora: LoRASettings = field(default_factory=LoRASettings)
     textual_inversion: TextualInversion = field(default_factory=TextualInversion)
+    controlnet: ControlNetSettings = field(default_factory=ControlNetSettings)
     prior: Prior = field(default_factory=Prior)
     samples: Samples = field(default_factory=Samples)
     log: Log = field(default_factory=Log)
@@ -216,10 +245,13 @@ class TrainConfig:
                 "train.warmup",
                 f"is less than the {self.train.steps} steps, not {self.train.warmup}",
             )
-        if self.train.method == "textual_inversion" and self.train.text_encoder:
+        if self.train.method in _ALONE and self.train.text_encoder:
             raise SettingError(
-                "train.text_encoder", "goes with full and lora; here only the word's vectors change"
+                "train.text_encoder",
+                f"goes with full and lora; here only the {_ALONE[self.train.method]} change",
             )
+        if self.train.method == "controlnet" and self.prior.caption is not None:
+            raise SettingError("prior.caption", "goes with full and lora, not with a controlnet")
         if self.prior.caption is not None and self.data.buckets:
             raise SettingError(
                 "data.buckets",
@@ -275,6 +307,7 @@ _SECTIONS: dict[str, type[Checked]] = {
     "train": Training,
     "lora": LoRASettings,
     "textual_inversion": TextualInversion,
+    "controlnet": ControlNetSettings,
     "prior": Prior,
     "samples": Samples,
     "log": Log,

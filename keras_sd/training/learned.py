@@ -1,4 +1,4 @@
-"""What is learned, and how it is written: the UNet, a LoRA, or an embedding."""
+"""What is learned, and how it is written: the UNet, a LoRA, an embedding, or a ControlNet."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_sd.adapters.controlnet import ControlNet
 from keras_sd.adapters.writing import save_lora
 from keras_sd.backend import to_numpy
 from keras_sd.checks import SettingError
@@ -18,6 +19,7 @@ from keras_sd.embeddings.writing import save_embedding
 from keras_sd.model import Model
 from keras_sd.tokenizer import Tokenizer
 from keras_sd.training.config import TrainConfig
+from keras_sd.training.control import new_control
 from keras_sd.training.lora import LoRA, add_lora, chosen, unreached_of
 from keras_sd.weights.load import variables_of
 
@@ -35,6 +37,7 @@ class Learned:
         drawing: the model that sample sheets are drawn by.
         vectors: first values of an embedding, or None.
         learn_from: is given the trainer, once it is there.
+        control: the ControlNet that is trained, or None.
     """
 
     variables: list[keras.Variable]
@@ -43,6 +46,7 @@ class Learned:
     drawing: Callable[[], Model]
     vectors: np.ndarray | None = None
     learn_from: Callable[[Any], None] = lambda trainer: None
+    control: ControlNet | None = None
 
 
 def learned_of(model: Model, config: TrainConfig) -> Learned:
@@ -55,7 +59,12 @@ def learned_of(model: Model, config: TrainConfig) -> Learned:
     Raises:
         ValueError: the model cannot learn it.
     """
-    make = {"full": _full, "lora": _lora, "textual_inversion": _embedding}
+    make = {
+        "full": _full,
+        "lora": _lora,
+        "textual_inversion": _embedding,
+        "controlnet": _controlnet,
+    }
     return make[config.train.method](model, config)
 
 
@@ -99,6 +108,18 @@ def _lora(model: Model, config: TrainConfig) -> Learned:
         return paths
 
     return Learned(lora.variables, dict(model.tokenizers), write, lambda: model)
+
+
+def _controlnet(model: Model, config: TrainConfig) -> Learned:
+    net = new_control(model, config.train.seed)
+
+    def write(folder: Path, end: str) -> list[Path]:
+        path = folder / f"controlnet{end}"
+        net.save(path)
+        return [path]
+
+    variables = list(net.network.trainable_variables)
+    return Learned(variables, dict(model.tokenizers), write, lambda: model, control=net)
 
 
 def _embedding(model: Model, config: TrainConfig) -> Learned:

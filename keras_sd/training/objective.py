@@ -6,7 +6,7 @@ arithmetic, for NumPy's arrays and every backend's tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -139,7 +139,13 @@ class Objective:
         return cls(noise.prediction, gamma, float(noise.zero_terminal_snr))
 
     def __call__(
-        self, unet: Any, latents: Any, conditions: Mapping[str, Any], noise: Any, level: Noising
+        self,
+        unet: Any,
+        latents: Any,
+        conditions: Mapping[str, Any],
+        noise: Any,
+        level: Noising,
+        controls: Sequence[Any] = (),
     ) -> Any:
         """The loss of each row: the mean of its squared error, times its weight.
 
@@ -149,13 +155,14 @@ class Objective:
             conditions: what the UNet is told, see `keras_sd.conditions`.
             noise: unit normal, like `latents`.
             level: how much of it each row gets.
+            controls: networks beside the UNet, see `keras_sd.denoiser.predict`.
 
         Returns:
             `(batch,)` float32.
         """
         alpha, sigma = (ops.reshape(each, (-1, 1, 1, 1)) for each in (level.alpha, level.sigma))
         x = noised(latents, noise, alpha, sigma)
-        found = ops.cast(predict(unet, x, level.t, conditions), "float32")
+        found = ops.cast(predict(unet, x, level.t, conditions, controls), "float32")
         return self.loss(found, target(self.kind, latents, noise, alpha, sigma), level)
 
     def loss(self, predicted: Any, wanted: Any, level: Noising) -> Any:

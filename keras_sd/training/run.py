@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import numpy as np
 from keras_sd.backend import NAME, supplied
 from keras_sd.checks import SettingError
 from keras_sd.config import MAX_BLOCKS, MAX_LEVELS
+from keras_sd.controls import Control
 from keras_sd.forms import request_of
+from keras_sd.hints import HINTS
 from keras_sd.image import save_png
 from keras_sd.lock import lock
 from keras_sd.model import Model
@@ -25,6 +28,7 @@ from keras_sd.training import callbacks
 from keras_sd.training.batches import Batches, Samples, tokens_of
 from keras_sd.training.buckets import Buckets
 from keras_sd.training.config import TrainConfig, read_config
+from keras_sd.training.control import ControlTrainer, HintedBatches, Hints
 from keras_sd.training.examples import Example, ExamplesError, read_examples
 from keras_sd.training.latents import cache_latents
 from keras_sd.training.learned import Learned, learned_of
@@ -163,12 +167,18 @@ def _train(
     report(f"{sum(len(each.latents) for each in samples)} pictures are encoded in {folder}")
 
     networks = {part: model.parts[part] for part in (*model.config.text_encoders, "unet")}
-    with only(learned.variables, list(networks.values())):
-        trainer = DenoiserTrainer(
-            networks,
-            Objective.of(model.config.noise, settings.min_snr or None),
-            learned.vectors,
-        )
+    objective = Objective.of(model.config.noise, settings.min_snr or None)
+    supply: Callable[..., Batches] = Batches
+    beside: list[Any] = []
+    shown: Hints | None = None
+    if learned.control is not None:
+        shown = Hints(examples, samples[0].latents, HINTS[config.controlnet.hint])
+        supply, beside = partial(HintedBatches, shown), [learned.control.network]
+    with only(learned.variables, [*networks.values(), *beside]):
+        if beside:
+            trainer: DenoiserTrainer = ControlTrainer(networks, objective, *beside)
+        else:
+            trainer = DenoiserTrainer(networks, objective, learned.vectors)
         learned.learn_from(trainer)
         schedule = make_schedule(
             settings.learning_rate,
@@ -194,7 +204,7 @@ def _train(
         span = callbacks.Span(first, until, settings.accumulate, schedule)
         if first:
             report(f"goes on behind step {first // settings.accumulate} of {settings.steps}")
-        batches = Batches(
+        batches = supply(
             samples,
             model.config,
             _empty(learned),
@@ -205,7 +215,7 @@ def _train(
             last=until,
             ends=_ends(model, learned),
         )
-        losses = _fit(trainer, batches, _callbacks(config, output, span, learned, report))
+        losses = _fit(trainer, batches, _callbacks(config, output, span, learned, report, shown))
         files: list[Path] = []
         averages: list[Path] = []
         if until == last:
@@ -329,12 +339,21 @@ def _ends(model: Model, learned: Learned) -> int | None:
     return list(learned.tokenizers.values())[-1].end_id
 
 
+def _control(learned: Learned, shown: Hints | None, count: int) -> Control | None:
+    """Of sample sheets: the hints of the first pictures, over and over."""
+    if shown is None:
+        return None
+    hints = [shown[number % len(shown)] for number in range(count)]
+    return Control(learned.control, hints, resize="crop")
+
+
 def _callbacks(
     config: TrainConfig,
     output: Path,
     span: callbacks.Span,
     learned: Learned,
     report: Callable[[str], None],
+    shown: Hints | None,
 ) -> list[callbacks.Numbered]:
     log, samples = config.log, config.samples
     state = output / "state" / "state.safetensors"
@@ -350,6 +369,7 @@ def _callbacks(
             num_steps=samples.steps,
             height=config.data.resolution,
             width=config.data.resolution,
+            control=_control(learned, shown, len(samples.prompts)),
         )
         run(learned.drawing(), request)  # which says what is wrong with it, and draws nothing yet
         found.append(

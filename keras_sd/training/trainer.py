@@ -62,6 +62,7 @@ class DenoiserTrainer(keras.Model):
         self.unet = networks["unet"]
         self.text_encoders = [each for name, each in networks.items() if name != "unet"]
         self.part_names = [name for name in networks if name != "unet"]
+        self.controls: Sequence[Any] = ()
         self.vectors: keras.Variable | None = None
         if vectors is not None:
             self.vectors = self.add_weight(vectors.shape, dtype="float32", name="vectors")
@@ -73,7 +74,9 @@ class DenoiserTrainer(keras.Model):
         """The weighted loss of each sample, `(batch,)`."""
         level = Noising(inputs["t"], inputs["alpha"], inputs["sigma"])
         conditions = self.conditions(inputs)
-        losses = self.objective(self.unet, inputs["latents"], conditions, inputs["noise"], level)
+        losses = self.objective(
+            self.unet, inputs["latents"], conditions, inputs["noise"], level, self.controls
+        )
         return losses * inputs["weight"] if "weight" in inputs else losses
 
     def conditions(self, inputs: Mapping[str, Any]) -> dict[str, Any]:

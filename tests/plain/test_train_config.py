@@ -76,6 +76,13 @@ def test_a_model_that_lies_beside_the_file_is_a_path(tmp_path):
         ("resolution = 64", "resolution = 60", "data.resolution 60 is not a multiple of 8"),
         ('"lora"', '"lore"', "train.method is one of 'full', 'lora', 'textual_inversion'"),
         ("buckets = false", "", "data.buckets is false with a prior"),
+        ('"lora"', '"controlnet"', "prior.caption goes with full and lora, not with a controlnet"),
+        (
+            'method = "lora"',
+            'method = "controlnet"\ntext_encoder = true',
+            "here only the ControlNet's weights change",
+        ),
+        ("[prior]", '[controlnet]\nhint = "depth"\n[prior]', "controlnet.hint is one of 'canny'"),
         ('folder = "pictures"', "", "data.folder is a path"),
         ('folder = "pictures"', "folder = 3", "data.folder is a path"),
         ('model = "emoji"', "", "model is missing"),

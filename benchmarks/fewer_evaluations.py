@@ -40,6 +40,7 @@ WAYS: dict[str, dict[str, Any]] = {
     **{f"adaptive_guidance={least}": {"adaptive_guidance": least} for least in (0.999, 0.99, 0.97)},
     "guidance_interval=(0.2, 5.0)": {"guidance_interval": (0.2, 5.0)},
     "feature_caching=2, adaptive_guidance=0.99": {"feature_caching": 2, "adaptive_guidance": 0.99},
+    "freeu=(1.2, 1.3, 0.9, 0.6)": {"freeu": (1.2, 1.3, 0.9, 0.6)},
     "another seed": {"seed": 1},
 }
 

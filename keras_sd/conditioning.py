@@ -1,5 +1,5 @@
-"""Settings of what models such as SDXL are told beside a prompt (Podell et al. 2023, section 2.2),
-and of where a refiner takes over: `Conditioning`, a part of every request.
+"""Settings of what a UNet is told beside a prompt, such as SDXL of sizes (Podell et al. 2023,
+section 2.2), and of where a refiner takes over: `Conditioning`, a part of every request.
 """
 
 from __future__ import annotations
@@ -42,6 +42,14 @@ def _pair(least: int, first: str, second: str) -> Any:
         return one, two
 
     return check
+
+
+def _four(name: str, value: Any) -> tuple[float, ...]:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 4:
+        raise SettingTypeError(name, f"is four numbers, b1, b2, s1 and s2, not {value!r}")
+    return tuple(real(name, each, 0.0, 10.0) for each in value)
 
 
 _size = _pair(1, "height", "width")
@@ -96,6 +104,12 @@ class Conditioning(Checked):
         "What an empty negative prompt is to the UNet: its text encoded, or zeros. A refiner does "
         "as it was trained.",
         partial(choice, choices=(None, *EMPTY_NEGATIVES)),
+    )
+    freeu: tuple[float, float, float, float] | None = setting(
+        None,
+        "FreeU's b1, b2, s1 and s2: how much of its backbone and of its skips' lowest frequencies "
+        "a UNet sees on the way up, such as 1.5 1.6 0.9 0.2; by itself, 1 of each.",
+        _four,
     )
     refine_at: float | None = setting(
         None,

@@ -8,7 +8,7 @@ from typing import Any
 from keras import ops
 
 __all__ = [
-    *("BESIDE", "CONTEXT", "DEEP", "FEATURES", "GUIDANCE", "HINT", "NUMBERS", "PAINTED"),
+    *("BESIDE", "CONTEXT", "DEEP", "FEATURES", "FREEU", "GUIDANCE", "HINT", "NUMBERS", "PAINTED"),
     *("POOLED", "STRENGTH", "TOKENS"),
     "Conditions",
 ]
@@ -24,6 +24,9 @@ NUMBERS = "numbers"
 
 GUIDANCE = "guidance"
 """Scales that the UNet is told of, as features, `(images, features)`."""
+
+FREEU = "freeu"
+"""How far FreeU goes, `(images, 4)`, see `keras_sd.networks.UNet`."""
 
 BESIDE = (POOLED, NUMBERS, GUIDANCE)
 """What a UNet takes by these names beside its context."""

@@ -1,5 +1,5 @@
 """Controls and image prompts in a run: what the UNet is told of their pictures, and at which
-steps.
+steps; and FreeU, which it is told of at all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from keras_sd import image as images
 from keras_sd.adapters.fitting import feature_misfits, prompt_misfits
 from keras_sd.adapters.ip_adapter import prepared
 from keras_sd.checks import SettingError
-from keras_sd.conditions import FEATURES, HINT, STRENGTH, TOKENS, Conditions
+from keras_sd.conditions import FEATURES, FREEU, HINT, STRENGTH, TOKENS, Conditions
 from keras_sd.config import ControlConfig, ModelConfig
 from keras_sd.controls import Control
 from keras_sd.image_prompts import ImagePrompt
@@ -32,7 +32,7 @@ Active = tuple[int, ...]
 
 
 class Controls:
-    """The controls and image prompts of one run.
+    """The controls and image prompts of one run, and its FreeU.
 
     Args:
         model: of the run.
@@ -48,6 +48,13 @@ class Controls:
     def __init__(self, model: Model, request: Request, size: tuple[int, int], num_steps: int):
         self._model, self._count = model, len(request)
         asked: list[Control | ImagePrompt] = [*request.controls, *request.image_prompts]
+        self._freeu = request.freeu
+        if self._freeu is not None and not isinstance(model.parts["unet"], UNet):
+            raise SettingError(
+                "freeu",
+                "is for a keras_sd.networks.UNet, and the UNet is another network: "
+                f"{model.parts['unet']!r}",
+            )
         self._told = [_told(model, each, len(request), size) for each in asked]
         #: Those that the UNet's steps know, each once for each that is told of it.
         self._beside = tuple(each.network for each in self._told if each.within_steps)
@@ -73,6 +80,9 @@ class Controls:
             negative: for the negative prompts.
         """
         found: dict[str, Any] = {}
+        if self._freeu is not None:
+            rows = np.tile(np.array(self._freeu, np.float32), (self._count, 1))
+            found[FREEU] = ops.convert_to_tensor(rows)
         for i in active:
             number = sum(each.within_steps for each in self._told[:i])
             arrays = self._told[i].told(number, self._features[i], negative)

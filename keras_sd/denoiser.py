@@ -23,6 +23,7 @@ from keras_sd.conditions import (
     CONTEXT,
     DEEP,
     FEATURES,
+    FREEU,
     HINT,
     PAINTED,
     STRENGTH,
@@ -246,6 +247,8 @@ def predict(
         told["images"] = list(zip(*images, strict=True))
     if features := _numbered(conditions, FEATURES):
         told["features"] = features
+    if FREEU in conditions:
+        told["freeu"] = conditions[FREEU]
     if PAINTED in conditions:
         x = ops.concatenate([x, conditions[PAINTED]], axis=-1)
     return unet(x, times, context, *([added] if added else ()), **told)

@@ -236,7 +236,7 @@ def _refined(
     last = len(levels) - 1
     at = first_of_refiner(levels, refine_at, model.config.noise.num_train_timesteps)
     empty = refiner.config.defaults.empty_negative
-    own = replace(request, empty_negative=empty, controls=(), image_prompts=())
+    own = replace(request, empty_negative=empty, controls=(), image_prompts=(), freeu=None)
     texts = refiner.texts.read(own, last, size)
     controls = Controls(refiner, own, size, last)
     guidance = _guidance(refiner, request)

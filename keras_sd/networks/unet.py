@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_sd import backend
 from keras_sd.config import UNetConfig
+from keras_sd.networks.freeu import freed
 from keras_sd.networks.layers import (
     Block,
     Downsample,
@@ -197,6 +198,9 @@ class UNet(WayDown):
     one vector; `numbers` `(batch, numbers)` float32, such as the picture's size; `guidance`
     `(batch, guidance_width)` float32, as `keras_sd.guidance.embedded` gives it.
 
+    With `freeu`, `(batch, 4)` float32, the first two levels of the way up see more of what came up
+    to them and less of what the way down has kept: b1, b2, s1, s2 of `keras_sd.networks.freeu`.
+
     With `keeps=True` it gives the prediction and its deep features, a list: what the last two
     blocks of the way up are given, and, where there are residuals, those of these blocks. Given as
     `deep`, they take the place of all that lies deeper (Ma et al. 2023, "DeepCache"): computed are
@@ -252,6 +256,7 @@ class UNet(WayDown):
         perturbed=False,
         deep=None,
         keeps=False,
+        freeu=None,
         **told,
     ):
         """The prediction for timesteps that are embedded already, `(batch, widths[0])`."""
@@ -268,28 +273,30 @@ class UNet(WayDown):
                 *of_skips, of_middle = residuals
                 skips = [skip + added for skip, added in zip(skips, of_skips, strict=True)]
                 x = x + of_middle
-            x = self._go_up(x, skips, time, context, seen, range(shallow))
+            x = self._go_up(x, skips, time, context, seen, freeu, range(shallow))
             deep = [x, *(() if residuals is None else residuals[:SHALLOW])]
         else:
             skips, _ = self._go_down(x, time, context, features, seen, shallow=True)
             x, *added = (ops.cast(each, self.compute_dtype) for each in deep)
             if added:
                 skips = [skip + each for skip, each in zip(skips, added, strict=True)]
-        x = self._go_up(x, skips, time, context, seen, range(shallow, end))
+        x = self._go_up(x, skips, time, context, seen, freeu, range(shallow, end))
         predicted = ops.cast(self.conv_out(backend.silu(self.norm_out(x))), "float32")
         return (predicted, deep) if keeps else predicted
 
-    def _go_up(self, x, skips, time, context, seen, blocks: range):
+    def _go_up(self, x, skips, time, context, seen, freeu, blocks: range):
         """The output of the last of these blocks, by their number; takes what they see off
         `skips`.
         """
         for number in blocks:
-            block = self.up[number]
-            x = ops.concatenate([x, skips.pop()], axis=-1)
+            block, skip = self.up[number], skips.pop()
+            level, within = divmod(number, self.config.blocks + 1)
+            if freeu is not None and level < 2:
+                x, skip = freed(x, skip, freeu[:, level], freeu[:, 2 + level])
+            x = ops.concatenate([x, skip], axis=-1)
             x = block(x, time, context, **_of(block, seen))
-            level, within = divmod(number + 1, self.config.blocks + 1)
-            if not within and level <= len(self.upsamples):
-                x = self.upsamples[level - 1](x, like=skips[-1])
+            if within == self.config.blocks and level < len(self.upsamples):
+                x = self.upsamples[level](x, like=skips[-1])
         return x
 
     def _by_block(self, images: Iterable[Sequence[Any]]) -> Mapping[str, Any]:

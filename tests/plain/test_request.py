@@ -71,6 +71,7 @@ def full() -> Request:
         aesthetic_score=7.5,
         negative_aesthetic_score=1.0,
         empty_negative="zeros",
+        freeu=(1.5, 1.6, 0.9, 0.2),
         refine_at=0.75,
         noise=(Attachment.of(rng.standard_normal((8, 16, 4)).astype(np.float32)),),
         start=Start(

@@ -180,6 +180,7 @@ def test_other_prompts_and_other_halves_begin_with_a_whole_one(tiny):
     near(found, by_hand(tiny, (0, 2, 3), parts, **middle))
 
 
+@pytest.mark.once
 def test_each_kind_of_prediction_has_features_of_its_own():
     """As of samplers that see both halves, and of PAG, which asks for two kinds a step."""
     calls = []
@@ -315,6 +316,7 @@ def test_it_is_what_the_unet_gives_that_is_compared():
 # --- what does not go together --------------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_what_has_no_place_is_said_before_the_run(tiny):
     other = attending()
     for pipeline, settings, message in (
@@ -334,6 +336,7 @@ def test_what_has_no_place_is_said_before_the_run(tiny):
         told.stream("a cat", num_steps=2, adaptive_guidance=0.9)
 
 
+@pytest.mark.once
 def test_json_has_them_where_they_are_on():
     plain = Request(("a cat",))
     assert not {"feature_caching", "adaptive_guidance"} & plain.to_dict().keys()

@@ -172,7 +172,7 @@ def test_other_prompts_and_other_halves_begin_with_a_whole_one(tiny):
     levels = tiny.levels(5, "trailing")
     middle = {"guidance_interval": ((levels[2].ratio + levels[3].ratio) / 2, 1e9)}
     text = f"{EDIT} AND blue :0.5"
-    found = drawn(tiny, text, prompt_style="keras_sd", feature_caching=2, **middle)
+    found = drawn(tiny, text, prompt_style="keras_sd", feature_caching=5, **middle)
 
     def parts(step):
         return [(edited(step), 1.0), ("blue", 0.5)]

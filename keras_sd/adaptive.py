@@ -23,7 +23,7 @@ class Adaptive:
 
     Args:
         threshold: the least cosine of both predictions that is nearly parallel.
-        kind: what the UNet predicts, `"epsilon"` or `"v"`, since that is what is compared.
+        kind: what the UNet predicts, see `keras_sd.denoiser.to_x0`: that is what is compared.
     """
 
     def __init__(self, threshold: float, kind: str):
@@ -55,6 +55,8 @@ class Adaptive:
 
     def _predicted(self, x0: Array, x: Array, level: Level) -> Array:
         """What the UNet gave, but for its length."""
+        if self._kind == "x0":
+            return x0
         if self._kind == "v":
             return level.alpha * x - x0
         return x - level.alpha * x0

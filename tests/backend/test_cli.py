@@ -311,7 +311,7 @@ BAD_INPUT = [
     (["--output", "cat.jpg"], "--output is cat.jpg: neither a folder that exists nor a name"),
     (["--output", "nowhere/"], "--output is nowhere: neither a folder that exists nor a name"),
     (["--output", "x" * 300 + ".png"], "File name too long"),
-    (["--prediction", "x0"], "'epsilon', 'v'"),
+    (["--prediction", "score"], "'epsilon', 'v'"),
     (["--compat", "diffusers"], "compat is one of .*'keras_cv==0.9'"),
     (["--dtype", "float8"], "'mixed_float16'"),
     (

@@ -23,7 +23,7 @@ from keras_sd.backend import to_numpy
 from keras_sd.caching import _Features
 from keras_sd.checks import SettingError
 from keras_sd.conditions import CONTEXT, HINT, STRENGTH
-from keras_sd.denoiser import KEEPING, STEPS, predict
+from keras_sd.denoiser import KEEPING, STEPS, predict, to_x0
 from keras_sd.forms import request_of
 from keras_sd.networks import UNet
 from keras_sd.noise import Level
@@ -302,11 +302,8 @@ def test_it_is_what_the_unet_gives_that_is_compared():
     level, x, one, other = Level(500.0, 0.6, 0.8), random(2, 3), random(2, 3), random(2, 3)
     pairs = [to_numpy(each).astype(float) for each in (one, other)]
     expected = np.sum(pairs[0] * pairs[1], -1) / np.prod(np.linalg.norm(pairs, axis=-1), axis=0)
-    for kind in ("v", "epsilon"):
-        if kind == "v":
-            told, untold = (level.alpha * x - level.sigma * each for each in (one, other))
-        else:
-            told, untold = ((x - level.sigma * each) / level.alpha for each in (one, other))
+    for kind in ("v", "epsilon", "x0"):
+        told, untold = (to_x0(kind, x, level.alpha, level.sigma, each) for each in (one, other))
         for shift, over in ((-1e-4, True), (1e-4, False)):
             adaptive = Adaptive(expected.min() + shift, kind)
             adaptive.settled(Parts(told, untold, told), x, level)

@@ -24,7 +24,10 @@ def _rotations(blocks: np.ndarray, bound: float, outputs: int) -> np.ndarray:
     if 0 < longest < length:
         turn = turn * np.float32(longest / length)
     one = np.eye(blocks.shape[-1], dtype=np.float32)
-    return (one + turn) @ np.linalg.inv(one - turn)
+    try:
+        return (one + turn) @ np.linalg.inv(one - turn)
+    except np.linalg.LinAlgError:  # numbers so large that the one is lost beside them
+        return np.full_like(turn, np.nan)  # which merging refuses
 
 
 def _partly(rotations: np.ndarray, strength: float) -> np.ndarray:

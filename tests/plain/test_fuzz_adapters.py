@@ -33,6 +33,7 @@ from keras_sd.adapters.image_encoder_files import open_image_encoder
 from keras_sd.adapters.image_prompt_files import open_image_prompt
 from keras_sd.adapters.kinds import applied
 from keras_sd.adapters.matching import uses_of
+from keras_sd.adapters.rotations import turned
 from keras_sd.addons import inspect
 from keras_sd.config import ControlConfig
 from keras_sd.embeddings import open_embedding
@@ -313,6 +314,14 @@ def test_relatives_of_lora_of_any_shapes_and_numbers(tmp_path, kind, count):
         path.unlink()
     assert count / 50 < merged < count
     assert all(str(path) in said for path, said in refused)
+
+
+def test_rotations_that_float32_cannot_compute_are_not_finite():
+    rows = [[0, 0, 1, -1], [1, 1, 1, 1], [1, 1, 0, -1], [0, -1, -1, 0]]
+    blocks = np.array([rows, rows], np.float32) * np.float32(2**60)
+    with np.errstate(all="ignore"):
+        found = turned({"oft_blocks": blocks}, np.ones((8, 3), np.float32), 0.0, 1.0)
+    assert not is_finite(found)  # `merge_adapters` says so, and merges nothing
 
 
 @pytest.mark.parametrize("count", COUNTS)

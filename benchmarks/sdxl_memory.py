@@ -1,13 +1,14 @@
 """SDXL in bfloat16 at full size: how long it takes to load beside diffusers, and how much memory.
 
-    python benchmarks/sdxl_memory.py FOLDER [--draw] [--only SYSTEM] [--dtype bfloat16]
+    python benchmarks/sdxl_memory.py FOLDER [--draw] [--size 512] [--on torch] [--only SYSTEM]
+        [--dtype bfloat16]
 
 FOLDER is made where there is none: random numbers in the layout of diffusers, 7 GB. Each load is a
 process of its own, with the files in the system's memory; imports are not counted. diffusers maps
 its files, so of each of its parameters a number in every page is read. With `--draw` one picture of
-512x512 in one step follows, with `low_memory`, on torch: a line for the load, one for the step with
-texts and UNet, one for the decode. `peak` is the most resident memory of the process, mapped
-pages of files included.
+512x512 in one step follows, with `low_memory`, on torch or another backend: a line for the load,
+one for the step with texts and UNet, one for the decode. `peak` is the most resident memory of the
+process, mapped pages of files included.
 """
 
 from __future__ import annotations
@@ -37,7 +38,12 @@ print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_m
 DRAWN = """
 start = time.perf_counter()
 for step in pipeline.stream(
-    "a lighthouse", seed=1, num_steps=1, guidance_scale=1, height=512, width=512
+    "a lighthouse",
+    seed=1,
+    num_steps=1,
+    guidance_scale=1,
+    height=int(sys.argv[3]),
+    width=int(sys.argv[3]),
 ):
     pass
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
@@ -110,6 +116,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--draw", action="store_true")
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--on", default="torch", choices=("torch", "jax", "tensorflow"))
     parser.add_argument("--only")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     options = parser.parse_args()
@@ -118,12 +126,13 @@ def main() -> None:
     systems = {"diffusers": ("torch", THEIRS)}
     for backend in ("torch", "jax", "tensorflow"):
         systems[f"keras_sd, {backend}"] = backend, OURS.format(False)
-    systems["low_memory"] = "torch", OURS.format(True) + DRAWN * options.draw
+    systems["low_memory"] = options.on, OURS.format(True) + DRAWN * options.draw
     for name, (backend, program) in systems.items():
         if options.only not in (None, name):
             continue
         environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        command = [sys.executable, "-u", "-c", program, str(options.folder), options.dtype]
+        given = [str(options.folder), options.dtype, str(options.size)]
+        command = [sys.executable, "-u", "-c", program, *given]
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout is not None
             for line in child.stdout:  # as they come, for a picture takes long

@@ -317,7 +317,7 @@ def test_the_arithmetic_of_keras_cv(first, tmp_path, vocabulary):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"prediction": "x0"}, "prediction is 'epsilon' or 'v', not 'x0'"),
+        ({"prediction": "score"}, "prediction is 'epsilon', 'v' or 'x0', not 'score'"),
         ({"variant": "fp16"}, "variant 'fp16' is of files in a folder"),
         ({"ema": True}, "no moving average"),
         ({"unet": "none.safetensors"}, "none.safetensors"),

@@ -164,7 +164,7 @@ def ray(session: nox.Session) -> None:
 @nox.session(default=False)
 @nox.parametrize("backend", BACKENDS)
 def training(session: nox.Session, backend: str) -> None:
-    """The four trainings of docs/training.md on the embedded model, measured: some minutes each."""
+    """The trainings of docs/training.md on the embedded model, measured: some minutes each."""
     install(session, *CONSTRAINTS, ours(session), PACKAGE.get(backend, backend), "pytest")
     prepare(session, backend)
     session.env.pop("XLA_FLAGS", None)  # here programs run longer than they are compiled

@@ -24,9 +24,8 @@ from keras_sd.noise import Level
 __all__ = ["BrownianPath", "batch_normal", "normal"]
 
 _BLOCK = 4096
-"""Numbers that are made at a time. What is in between stays in the processor's nearest cache, and
-in memory that the process has: larger arrays are new pages each time, which take longer than the
-arithmetic."""
+"""Quantiles that are looked up at a time: NumPy makes larger arrays of their places, in new pages
+each time."""
 
 
 def normal(seed: int, image: int, step: int, shape: Sequence[int]) -> NDArray[np.float32]:
@@ -50,14 +49,13 @@ def normal(seed: int, image: int, step: int, shape: Sequence[int]) -> NDArray[np
     philox = _philox(key, _uint64("step", step))
     shape = tuple(int(n) for n in shape)
     count = math.prod(shape)
-    numbers = np.empty(2 * ((count + 1) // 2), np.float32)
-    for start in range(0, len(numbers), _BLOCK):
-        pairs = numbers[start : start + _BLOCK]
-        uniform = (philox.random_raw(len(pairs)) >> np.uint64(11)) * 2.0**-53  # in [0, 1)
-        radius = np.sqrt(-2.0 * np.log(1.0 - uniform[0::2]))  # of a number in (0, 1]
-        angle = 2.0 * np.pi * uniform[1::2]
-        pairs[0::2] = radius * np.cos(angle)
-        pairs[1::2] = radius * np.sin(angle)
+    bits = philox.random_raw(2 * ((count + 1) // 2))
+    uniform = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53  # in [0, 1)
+    radius = np.sqrt(-2.0 * np.log(1.0 - uniform[0::2]))  # of a number in (0, 1]
+    angle = 2.0 * np.pi * uniform[1::2]
+    numbers = np.empty(2 * len(radius), np.float32)
+    numbers[0::2] = radius * np.cos(angle)
+    numbers[1::2] = radius * np.sin(angle)
     return numbers[:count].reshape(shape)
 
 

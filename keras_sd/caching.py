@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from keras_sd.checks import SettingError
 from keras_sd.conditions import DEEP
 from keras_sd.denoiser import KEEPING
-from keras_sd.low_memory import InTurn
+from keras_sd.low_memory import stranger
 from keras_sd.model import Model
 from keras_sd.networks import UNet
 from keras_sd.request import Request
@@ -43,12 +43,10 @@ def cached(
     if request.feature_caching == 1:
         return through
     for each in (model, model.refiner):
-        if each is None or isinstance(each.parts, InTurn):
-            continue
-        if not isinstance(unet := each.parts["unet"], UNet):
+        if each is not None and (other := stranger(each.parts, "unet", UNet)) is not None:
             raise SettingError(
                 "feature_caching",
-                f"is for a keras_sd.networks.UNet, and the UNet is another network: {unet!r}",
+                f"is for a keras_sd.networks.UNet, and the UNet is another network: {other!r}",
             )
     features = _Features(request.feature_caching)
     return lambda steps: features.steps(steps if through is None else through(steps))

@@ -20,6 +20,7 @@ from keras_sd.config import ControlConfig, ModelConfig
 from keras_sd.controls import Control
 from keras_sd.image_prompts import ImagePrompt
 from keras_sd.inpainting import stacked
+from keras_sd.low_memory import stranger
 from keras_sd.model import Model
 from keras_sd.networks import FeatureNetwork, UNet
 from keras_sd.request import Request
@@ -49,11 +50,10 @@ class Controls:
         self._model, self._count = model, len(request)
         asked: list[Control | ImagePrompt] = [*request.controls, *request.image_prompts]
         self._freeu = request.freeu
-        if self._freeu is not None and not isinstance(model.parts["unet"], UNet):
+        if self._freeu is not None and (other := stranger(model.parts, "unet", UNet)) is not None:
             raise SettingError(
                 "freeu",
-                "is for a keras_sd.networks.UNet, and the UNet is another network: "
-                f"{model.parts['unet']!r}",
+                f"is for a keras_sd.networks.UNet, and the UNet is another network: {other!r}",
             )
         self._told = [_told(model, each, len(request), size) for each in asked]
         #: Those that the UNet's steps know, each once for each that is told of it.
@@ -210,10 +210,10 @@ def _told(
             f"The {what}, {given.name or given.sha256}, is known by its hash alone: "
             "give the request its networks with Request.attached"
         )
-    if not isinstance(model.parts["unet"], UNet):
+    if (other := stranger(model.parts, "unet", UNet)) is not None:
         raise ValueError(
-            f"A control is added to a keras_sd.networks.UNet, and the UNet is another network: "
-            f"{model.parts['unet']!r}"
+            "A control is added to a keras_sd.networks.UNet, and the UNet is another network: "
+            f"{other!r}"
         )
     if isinstance(asked, ImagePrompt):
         return _Pictured(model, asked, count, size)

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from keras_sd.backend import release
 
-__all__ = ["InTurn", "config_of"]
+__all__ = ["InTurn", "config_of", "stranger"]
 
 
 class _Room:
@@ -103,3 +103,17 @@ def config_of(parts: Mapping[str, Any], name: str, known: Any) -> Any:
     if isinstance(parts, InTurn) and not parts.is_own(name):
         return known
     return parts[name].config
+
+
+def stranger(parts: Mapping[str, Any], name: str, kind: type) -> Any | None:
+    """The network of a part where it is of another kind, which is not loaded for that: one that is
+    loaded in turn is of the kind.
+
+    Args:
+        parts: of a model.
+        name: of the part.
+        kind: the class that is wanted.
+    """
+    if isinstance(parts, InTurn) and not parts.is_own(name):
+        return None
+    return None if isinstance(parts[name], kind) else parts[name]

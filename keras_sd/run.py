@@ -32,7 +32,7 @@ from keras_sd.guides import CFG
 from keras_sd.image import from_uint8
 from keras_sd.inversion import check_invertible, invert
 from keras_sd.levels import make_levels
-from keras_sd.low_memory import InTurn
+from keras_sd.low_memory import stranger
 from keras_sd.model import Model
 from keras_sd.networks import UNet
 from keras_sd.networks.autoencoder import NO_ENCODER
@@ -289,9 +289,8 @@ def _guidance(model: Model, request: Request) -> Guidance:
 
 
 def _check_perturbed(model: Model, method: Any) -> None:
-    name, low_memory = model.config.name, isinstance(model.parts, InTurn)
-    if not low_memory and not isinstance(model.parts["unet"], UNet):
-        problem = f"and its UNet is another network than ours: {model.parts['unet']!r}"
+    if (other := stranger(model.parts, "unet", UNet)) is not None:
+        problem = f"and its UNet is another network than ours: {other!r}"
     elif not model.config.unet.depth_of_middle:
         problem = "and there is none"
     else:
@@ -299,7 +298,7 @@ def _check_perturbed(model: Model, method: Any) -> None:
     raise SettingError(
         "guidance_method",
         f"is {label(method)}, which changes the self-attention in the middle of a UNet, here that "
-        f"of {name}, {problem}",
+        f"of {model.config.name}, {problem}",
     )
 
 

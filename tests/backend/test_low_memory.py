@@ -8,6 +8,7 @@ import gc
 import pickle
 import weakref
 
+import keras
 import numpy as np
 import pytest
 from test_sdxl import script
@@ -63,6 +64,22 @@ def test_one_group_of_networks_is_there_at_a_time(folders, built):
     start = {"image": script().picture(), "strength": 0.5, "height": None, "width": None}
     pictures(pipeline, **start)
     assert built == [("tiny-xl", *part) for part in (TEXTS, UNET, AUTOENCODER)]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "settings",
+    [{"freeu": (1.5, 1.6, 0.9, 0.2)}, {"feature_caching": 2}, {"guidance_method": "pag"}],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_no_network_is_loaded_to_look_at_it(folders, built, settings):
+    """And one that was set in place is looked at."""
+    pipeline = keras_sd.StableDiffusion.from_preset(folders["xl"], low_memory=True)
+    pictures(pipeline, **settings)
+    assert built == [("tiny-xl", *part) for part in (TEXTS, UNET, AUTOENCODER)]
+    pipeline.unet = keras.layers.Dense(3)
+    with pytest.raises(ValueError, match="another network"):
+        pictures(pipeline, **settings)
 
 
 @pytest.mark.once

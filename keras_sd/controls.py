@@ -7,45 +7,59 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from keras_sd.checks import choice, flag, real
 from keras_sd.settings import Checked, setting
 from keras_sd.start import Resize, read_attachments
 
-__all__ = ["Control", "check_part", "counts"]
+__all__ = ["Control", "Partly"]
 
 
-def check_part(what: str, start: float, end: float) -> None:
-    """Checks a part of the steps.
-
-    Args:
-        what: counts in it, for the error.
-        start: from 0 to 1.
-        end: likewise.
-
-    Raises:
-        ValueError: it ends before it has begun.
+class Partly(Checked):
+    """What a network and its pictures bring into a part of a run's steps, with fields `image`,
+    `strength`, `start`, `end` and one of the network.
     """
-    if start >= end:
-        raise ValueError(f"{what} counts from start to end; {start:g} is not before {end:g}")
 
+    _what: ClassVar[tuple[str, str, str]]
+    """What errors call it; the name of the network's field, and what they call that."""
 
-def counts(each: Any, step: int, num_steps: int) -> bool:
-    """Whether something with a strength, a start and an end counts at a step of a run: at those
-    that are from `start` to `end` as a whole.
+    strength: float
+    start: float
+    end: float
 
-    Args:
-        each: a `Control` or a `keras_sd.ImagePrompt`.
-        step: counted from 0.
-        num_steps: of the run.
-    """
-    begun = step / num_steps >= each.start
-    return bool(each.strength > 0 and begun and (step + 1) / num_steps <= each.end)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start >= self.end:
+            raise ValueError(
+                f"{self._what[0]} counts from start to end; {self.start:g} is not before "
+                f"{self.end:g}"
+            )
+
+    def counts(self, step: int, num_steps: int) -> bool:
+        """Whether it counts at a step of a run: at those that are from `start` to `end` as a whole.
+
+        Args:
+            step: counted from 0.
+            num_steps: of the run.
+        """
+        begun = step / num_steps >= self.start
+        return self.strength > 0 and begun and (step + 1) / num_steps <= self.end
+
+    @classmethod
+    def _read(cls, name: str, value: Any) -> Any:
+        _, network, kind = cls._what
+        if name == "image":
+            return read_attachments(name, value)
+        if name == network:
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{network} is the sha256 of {kind} and a name, not {value!r}")
+            return read_attachments(name, [value])[0]
+        return super()._read(name, value)
 
 
 @dataclass(frozen=True)
-class Control(Checked):
+class Control(Partly):
     """A ControlNet or T2I-Adapter in a run, and the hint that it is shown.
 
     Attributes:
@@ -58,6 +72,8 @@ class Control(Checked):
         ValueError: a setting does not fit.
         TypeError: a setting is of another kind.
     """
+
+    _what = ("A control", "net", "a network")
 
     net: Any
     image: Any
@@ -83,26 +99,3 @@ class Control(Checked):
         "How a hint of another shape is brought to the size of the run; by itself, it is refused.",
         partial(choice, choices=(None, *get_args(Resize))),
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_part("A control", self.start, self.end)
-
-    def counts(self, step: int, num_steps: int) -> bool:
-        """Whether it counts at a step of a run: at those that are from `start` to `end` as a whole.
-
-        Args:
-            step: counted from 0.
-            num_steps: of the run.
-        """
-        return counts(self, step, num_steps)
-
-    @classmethod
-    def _read(cls, name: str, value: Any) -> Any:
-        if name == "image":
-            return read_attachments(name, value)
-        if name == "net":
-            if not isinstance(value, Mapping):
-                raise ValueError(f"net is the sha256 of a network and a name, not {value!r}")
-            return read_attachments(name, [value])[0]
-        return super()._read(name, value)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from keras_sd.checks import real
-from keras_sd.controls import check_part, counts
-from keras_sd.settings import Checked, setting
-from keras_sd.start import read_attachments
+from keras_sd.controls import Partly
+from keras_sd.settings import setting
 
 __all__ = ["ImagePrompt"]
 
 
 @dataclass(frozen=True)
-class ImagePrompt(Checked):
+class ImagePrompt(Partly):
     """An IP-Adapter in a run, and the pictures that it is shown.
 
     Attributes:
@@ -29,6 +27,8 @@ class ImagePrompt(Checked):
         ValueError: a setting does not fit.
         TypeError: a setting is of another kind.
     """
+
+    _what = ("An image prompt", "adapter", "an IP-Adapter")
 
     adapter: Any
     image: Any
@@ -43,28 +43,3 @@ class ImagePrompt(Checked):
     end: float = setting(
         1.0, "The part of the steps until which it counts.", partial(real, least=0, most=1)
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_part("An image prompt", self.start, self.end)
-
-    def counts(self, step: int, num_steps: int) -> bool:
-        """Whether it counts at a step of a run, as `keras_sd.Control.counts` does.
-
-        Args:
-            step: counted from 0.
-            num_steps: of the run.
-        """
-        return counts(self, step, num_steps)
-
-    @classmethod
-    def _read(cls, name: str, value: Any) -> Any:
-        if name == "image":
-            return read_attachments(name, value)
-        if name == "adapter":
-            if not isinstance(value, Mapping):
-                raise ValueError(
-                    f"adapter is the sha256 of an IP-Adapter and a name, not {value!r}"
-                )
-            return read_attachments(name, [value])[0]
-        return super()._read(name, value)

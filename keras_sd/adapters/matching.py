@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -251,12 +251,12 @@ def _strengths(
             f"it as it is"
         )
     blocks = {name: number for name, number in strength.items() if "/" in name}
-    for name in blocks:
-        _check_block(name, names)
+    if blocks:
+        _check_blocks(blocks, names)
     return {part: strength[name] for part, name in asked.items()} | blocks
 
 
-def _check_block(name: str, names: Mapping[str, Named]) -> None:
+def _check_blocks(blocks: Iterable[str], names: Mapping[str, Named]) -> None:
     """Raises:
     ValueError: the model has no such block.
     """
@@ -266,11 +266,12 @@ def _check_block(name: str, names: Mapping[str, Named]) -> None:
         for entry in (each.place.weight, each.place.bias)
         if entry is not None
     }
-    if any(_goes_by(part, path, name) for part, path in paths):
-        return
-    of = name.partition("/")[0]
-    known = sorted({path.split("/")[0] for part, path in paths if part.removesuffix("_2") == of})
-    raise ValueError(
-        f"A strength is for {shown(name)}, which the model has not; the blocks of its {of} are "
-        f"{', '.join(known)}, and what these begin with, as down_1"
-    )
+    for name in blocks:
+        if any(_goes_by(part, path, name) for part, path in paths):
+            continue
+        of = name.partition("/")[0]
+        known = {path.split("/")[0] for part, path in paths if part.removesuffix("_2") == of}
+        raise ValueError(
+            f"A strength is for {shown(name)}, which the model has not; the blocks of its {of} are "
+            f"{', '.join(sorted(known))}, and what these begin with, as down_1"
+        )

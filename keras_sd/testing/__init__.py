@@ -53,7 +53,7 @@ from keras_sd.testing.convergence import (
     measure_order,
 )
 from keras_sd.testing.guidance import all_guidance_checks, check_guidance
-from keras_sd.testing.running import Check, ContractViolation, called, resolved
+from keras_sd.testing.running import Check, ContractViolation, called, check_all, resolved
 from keras_sd.testing.schedules import all_schedule_checks, check_schedule
 
 __all__ = [
@@ -109,14 +109,7 @@ def check_sampler(sampler: Sampler | str) -> None:
         ContractViolation: At least one check failed; the message has all of them.
     """
     sampler = resolved(sampler)
-    failures = []
-    for check in all_checks():
-        try:
-            check(sampler)
-        except ContractViolation as violation:
-            failures.append(violation)
-    if failures:
-        raise ContractViolation("\n".join(str(f) for f in failures)) from failures[0]
+    check_all(all_checks(), sampler)
 
 
 def parametrize_with_checks(samplers: Iterable[Sampler | str]) -> Any:

@@ -25,19 +25,22 @@ from keras_sd.testing.problems import (
     grid,
     started,
 )
-from keras_sd.testing.running import fail, finished, reported, resolved, stepped, with_parts
+from keras_sd.testing.running import (
+    fail,
+    finished,
+    reported,
+    resolved,
+    stepped,
+    unshown,
+    with_parts,
+)
 
 
 def check_settings(sampler: Sampler | str) -> None:
     """The repr shows every setting, so that a saved picture can say how it was made (clause 5)."""
     sampler = resolved(sampler)
-    if inspect.isroutine(sampler):
-        return  # a plain function has no settings and is named by its name
-    if " object at 0x" in repr(sampler):
-        fail(sampler, 5, f"its repr is {sampler!r}; make the class a frozen dataclass")
-    missing = [s for s in inspect.signature(type(sampler)).parameters if s not in repr(sampler)]
-    if missing:
-        fail(sampler, 5, f"the setting {missing[0]!r} is missing from its repr, {sampler!r}")
+    if problem := unshown(sampler):
+        fail(sampler, 5, problem)
 
 
 def check_yields_once_per_interval(sampler: Sampler | str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -15,7 +14,7 @@ from keras_sd.random import normal
 from keras_sd.registry import get_guidance
 from keras_sd.sampler import label
 from keras_sd.testing.problems import Plain
-from keras_sd.testing.running import ContractViolation
+from keras_sd.testing.running import ContractViolation, check_all, unshown
 
 GuidanceCheck = Callable[[Guide | str], None]
 
@@ -63,26 +62,14 @@ def check_guidance(guidance: Guide | str) -> None:
     Raises:
         ContractViolation: At least one check failed; the message has all of them.
     """
-    failures = []
-    for check in all_guidance_checks():
-        try:
-            check(guidance)
-        except ContractViolation as violation:
-            failures.append(violation)
-    if failures:
-        raise ContractViolation("\n".join(str(f) for f in failures)) from failures[0]
+    check_all(all_guidance_checks(), guidance)
 
 
 def check_guidance_settings(guidance: Guide | str) -> None:
     """The repr shows every setting, so that a saved picture can say how it was made (clause 6)."""
     guide = get_guidance(guidance)
-    if inspect.isroutine(guide):
-        return  # a plain function has no settings and is named by its name
-    if " object at 0x" in repr(guide):
-        _fail(guide, 6, f"its repr is {guide!r}; make the class a frozen dataclass")
-    missing = [s for s in inspect.signature(type(guide)).parameters if s not in repr(guide)]
-    if missing:
-        _fail(guide, 6, f"the setting {missing[0]!r} is missing from its repr, {guide!r}")
+    if problem := unshown(guide):
+        _fail(guide, 6, problem)
 
 
 def check_guidance_declarations(guidance: Guide | str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -37,6 +38,32 @@ def resolved(sampler: Sampler | str) -> Sampler:
 
 def called(given: Any) -> str:
     return given if isinstance(given, str) else label(given)
+
+
+def check_all(checks: Iterable[Callable[[Any], None]], given: Any) -> None:
+    """Runs every check.
+
+    Raises:
+        ContractViolation: at least one failed; the message has all of them.
+    """
+    failures = []
+    for check in checks:
+        try:
+            check(given)
+        except ContractViolation as violation:
+            failures.append(violation)
+    if failures:
+        raise ContractViolation("\n".join(str(f) for f in failures)) from failures[0]
+
+
+def unshown(given: Any) -> str | None:
+    """What the repr of a plugin lacks of its settings, or None."""
+    if inspect.isroutine(given):
+        return None  # a plain function has no settings and is named by its name
+    if " object at 0x" in repr(given):
+        return f"its repr is {given!r}; make the class a frozen dataclass"
+    missing = [s for s in inspect.signature(type(given)).parameters if s not in repr(given)]
+    return f"the setting {missing[0]!r} is missing from its repr, {given!r}" if missing else None
 
 
 def with_parts(sampler: Sampler, denoise: Denoise) -> Denoise:

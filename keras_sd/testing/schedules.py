@@ -10,7 +10,7 @@ from keras_sd.noise import FlowPath, Level, Levels, NoisePath, NoiseTable, for_r
 from keras_sd.registry import get_schedule
 from keras_sd.sampler import label
 from keras_sd.schedules import Schedule
-from keras_sd.testing.running import ContractViolation
+from keras_sd.testing.running import ContractViolation, check_all
 
 ScheduleCheck = Callable[[Schedule | str], None]
 
@@ -49,14 +49,7 @@ def check_schedule(schedule: Schedule | str) -> None:
     Raises:
         ContractViolation: At least one check failed; the message has all of them.
     """
-    failures = []
-    for check in all_schedule_checks():
-        try:
-            check(schedule)
-        except ContractViolation as violation:
-            failures.append(violation)
-    if failures:
-        raise ContractViolation("\n".join(str(f) for f in failures)) from failures[0]
+    check_all(all_schedule_checks(), schedule)
 
 
 def check_number_of_levels(schedule: Schedule | str) -> None:

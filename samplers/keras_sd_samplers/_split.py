@@ -78,3 +78,12 @@ class Stochastic:
     @property
     def stochastic(self) -> bool:
         return self.eta > 0
+
+
+@dataclass(frozen=True)
+class Brownian(Stochastic):
+    """Those whose noise is that of one Brownian path."""
+
+    @property
+    def brownian(self) -> bool:
+        return self.eta > 0

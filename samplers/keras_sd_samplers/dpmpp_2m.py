@@ -10,11 +10,11 @@ from typing import ClassVar
 
 from keras_sd.noise import Levels, transfer
 from keras_sd.sampler import Array, Denoise, Noise
-from keras_sd_samplers._split import Stochastic, diffusion
+from keras_sd_samplers._split import Brownian, diffusion
 
 
 @dataclass(frozen=True)
-class DPMpp2M(Stochastic):
+class DPMpp2M(Brownian):
     """Multistep DPM-Solver++ of order 2: the clean latent is continued along its last change (Lu
     et al. 2022b, algorithm 2; with `eta` their SDE-DPM-Solver++(2M)). One evaluation a step.
 
@@ -36,10 +36,6 @@ class DPMpp2M(Stochastic):
         super().__post_init__()
         if self.solver not in ("midpoint", "heun"):
             raise ValueError(f"solver must be 'midpoint' or 'heun', got {self.solver!r}.")
-
-    @property
-    def brownian(self) -> bool:
-        return self.eta > 0
 
     def __call__(self, denoise: Denoise, x: Array, levels: Levels, noise: Noise) -> Iterator[Array]:
         before, last = levels[0], None

@@ -9,11 +9,11 @@ from itertools import pairwise
 
 from keras_sd.noise import Levels, transfer
 from keras_sd.sampler import Array, Denoise, Noise
-from keras_sd_samplers._split import Stochastic, diffusion
+from keras_sd_samplers._split import Brownian, diffusion
 
 
 @dataclass(frozen=True)
-class DPMpp3M(Stochastic):
+class DPMpp3M(Brownian):
     """Multistep DPM-Solver++ of order 3: the clean latent is continued by the parabola in
     log(sigma / alpha) through its last three values (after Lu et al. 2022b; with `eta` on the
     reverse diffusion, first in k-diffusion). One evaluation a step.
@@ -30,10 +30,6 @@ class DPMpp3M(Stochastic):
     """
 
     eta: float = 0.0
-
-    @property
-    def brownian(self) -> bool:
-        return self.eta > 0
 
     @property
     def unsuited(self) -> dict[str, str]:

@@ -9,11 +9,11 @@ from typing import ClassVar
 
 from keras_sd.noise import Levels, transfer
 from keras_sd.sampler import Array, Denoise, Noise
-from keras_sd_samplers._split import Stochastic, ancestral
+from keras_sd_samplers._split import Brownian, ancestral
 
 
 @dataclass(frozen=True)
-class DPMppSDE(Stochastic):
+class DPMppSDE(Brownian):
     """Each step looks ahead to a level between, with noise, and weighs both clean latents (after
     Lu et al. 2022b, algorithm 1, on the reverse diffusion; first in k-diffusion). Two evaluations a
     step, one where it ends at sigma 0.
@@ -35,10 +35,6 @@ class DPMppSDE(Stochastic):
         super().__post_init__()
         if not 0 < self.r < 1:
             raise ValueError(f"r must lie between 0 and 1, got {self.r!r}.")
-
-    @property
-    def brownian(self) -> bool:
-        return self.eta > 0
 
     def __call__(self, denoise: Denoise, x: Array, levels: Levels, noise: Noise) -> Iterator[Array]:
         for now, nxt in pairwise(levels):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import ClassVar
 
-from keras_sd.noise import Levels, denoised, epsilon, transfer
-from keras_sd.sampler import Array, Denoise, Noise
-from keras_sd_samplers._polynomial import adams
+from keras_sd_samplers.lms import LMS
 
 
 @dataclass(frozen=True)
-class IPNDMV:
+class IPNDMV(LMS):
     """Adams-Bashforth on the noise estimate with the exact weights of unequal steps in
     ``sigma / alpha``, from order 1 up as estimates come in (Zhang & Chen 2022, "iPNDM", with
     variable steps as in Zhou et al. 2024, AMED-Solver). One evaluation a step.
@@ -27,25 +24,4 @@ class IPNDMV:
         ValueError: `solver_order` is something else.
     """
 
-    solver_order: int = 4
-
-    def __post_init__(self) -> None:
-        if self.solver_order not in (1, 2, 3, 4):
-            raise ValueError(f"solver_order must be 1, 2, 3 or 4, got {self.solver_order!r}.")
-
-    @property
-    def order(self) -> int:
-        return min(self.solver_order, 2)
-
-    def __call__(self, denoise: Denoise, x: Array, levels: Levels, noise: Noise) -> Iterator[Array]:
-        past: list[tuple[float, Array]] = []
-        for now, nxt in pairwise(levels):
-            x0 = denoise(x, now)
-            if now.alpha:
-                past = [(now.ratio, epsilon(x, x0, now)), *past[: self.solver_order - 1]]
-                if nxt.sigma:
-                    shares = adams([ratio for ratio, _ in past], nxt.ratio)
-                    eps = sum(share * eps for share, (_, eps) in zip(shares, past, strict=True))
-                    x0 = denoised(x, eps, now)
-            x = transfer(x, x0, now, nxt)
-            yield x
+    clean_end: ClassVar[bool] = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 from keras_sd.noise import Levels, denoised, epsilon, transfer
 from keras_sd.sampler import Array, Denoise, Noise
@@ -26,6 +27,9 @@ class LMS:
         ValueError: `solver_order` is something else.
     """
 
+    clean_end: ClassVar[bool] = False
+    """Whether a step to sigma 0 takes the model's clean latent."""
+
     solver_order: int = 4
 
     def __post_init__(self) -> None:
@@ -42,8 +46,9 @@ class LMS:
             x0 = denoise(x, now)
             if now.alpha:
                 past = [(now.ratio, epsilon(x, x0, now)), *past[: self.solver_order - 1]]
-                shares = adams([ratio for ratio, _ in past], nxt.ratio)
-                eps = sum(share * eps for share, (_, eps) in zip(shares, past, strict=True))
-                x0 = denoised(x, eps, now)
+                if nxt.sigma or not self.clean_end:
+                    shares = adams([ratio for ratio, _ in past], nxt.ratio)
+                    eps = sum(share * eps for share, (_, eps) in zip(shares, past, strict=True))
+                    x0 = denoised(x, eps, now)
             x = transfer(x, x0, now, nxt)
             yield x

@@ -10,11 +10,11 @@ from typing import ClassVar
 
 from keras_sd.noise import Level, Levels, transfer
 from keras_sd.sampler import Array, Denoise, Noise
-from keras_sd_samplers._split import Stochastic, diffusion
+from keras_sd_samplers._split import Brownian, diffusion
 
 
 @dataclass(frozen=True)
-class SEEDS2(Stochastic):
+class SEEDS2(Brownian):
     """SEEDS-2 on the clean latent (Gonzalez et al. 2023, "SEEDS: Exponential SDE Solvers for Fast
     High-Quality Sampling from Diffusion Models", arXiv 2305.14267): a level between is looked at
     along the way, and the noise that took the latent there is kept for the whole step. Two
@@ -38,10 +38,6 @@ class SEEDS2(Stochastic):
         if not 0 < self.r < 1:
             raise ValueError(f"r must lie between 0 and 1, got {self.r!r}.")
 
-    @property
-    def brownian(self) -> bool:
-        return self.eta > 0
-
     def __call__(self, denoise: Denoise, x: Array, levels: Levels, noise: Noise) -> Iterator[Array]:
         for now, nxt in pairwise(levels):
             x0 = denoise(x, now)
@@ -54,7 +50,7 @@ class SEEDS2(Stochastic):
 
 
 @dataclass(frozen=True)
-class SEEDS3(Stochastic):
+class SEEDS3(Brownian):
     """SEEDS-3 on the clean latent, with the weights of DPM-Solver++(3S) for three stages (Gonzalez
     et al. 2023, as `SEEDS2`). Three evaluations a step, one where it ends at sigma 0 or begins at
     alpha 0.
@@ -78,10 +74,6 @@ class SEEDS3(Stochastic):
         super().__post_init__()
         if not 0 < self.r1 < self.r2 < 1:
             raise ValueError(f"0 < r1 < r2 < 1 must hold, got r1 {self.r1!r} and r2 {self.r2!r}.")
-
-    @property
-    def brownian(self) -> bool:
-        return self.eta > 0
 
     def __call__(self, denoise: Denoise, x: Array, levels: Levels, noise: Noise) -> Iterator[Array]:
         for now, nxt in pairwise(levels):

@@ -1561,6 +1561,7 @@ SCHEDULER_TAKEN = {
     *("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"),
     *("skip_prk_steps", "variance_type", "timestep_scaling", "original_inference_steps"),
     *("solver_order", "solver_type", "algorithm_type", "lower_order_final", "euler_at_final"),
+    *("predictor_order", "corrector_order", "tau_func"),
     # Their pipelines set them so, whatever the file says.
     *("steps_offset", "clip_sample", "clip_sample_range"),
     # Of thresholding and of flow matching.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from keras_sd.gallery import plot_gallery
     from keras_sd.image_prompts import ImagePrompt
     from keras_sd.pipeline import StableDiffusion
+    from keras_sd.planning import plan
     from keras_sd.registry import (
         get_guidance,
         get_sampler,
@@ -50,6 +51,7 @@ _HOME = {
     "list_samplers": "registry",
     "list_schedules": "registry",
     "models": "models",
+    "plan": "planning",
     "plot_gallery": "gallery",
 }
 
@@ -73,6 +75,7 @@ __all__ = [
     "list_samplers",
     "list_schedules",
     "models",
+    "plan",
     "plot_gallery",
 ]
 

@@ -20,6 +20,7 @@ import numpy as np
 from keras import ops
 
 from keras_sd import executables
+from keras_sd.costs import CHUNK_QUERIES, CHUNK_SCORES
 from keras_sd.devices import spread
 
 logger = logging.getLogger("keras_sd")
@@ -31,10 +32,6 @@ JitCompile = bool | Literal["auto"]
 
 HAS_XLA = NAME != "torch"
 """Whether XLA can compile at all."""
-
-# Above this many scores an attention on a CPU is bound by memory traffic: 2**25 float32 are 128 MB.
-_CHUNK_SCORES = 2**25
-_CHUNK_QUERIES = 512
 
 # From this many scores of one head on, what a fused kernel spares is more than a launch.
 _FUSED_SCORES = 2**17
@@ -436,7 +433,7 @@ def attention(query, key, value, causal: bool = False, seen=None):
                 query, key, value, is_causal=causal, implementation="cudnn"
             )
         batch, queries, heads, _ = query.shape
-        is_long = batch * heads * queries * key.shape[1] > _CHUNK_SCORES
+        is_long = batch * heads * queries * key.shape[1] > CHUNK_SCORES
         if is_long and not causal and (device.platform == "cpu" or str(query.dtype) in _HALVES):
             return _attention_chunked(query, key, value)
     return attention_plain(query, key, value, causal)
@@ -510,8 +507,8 @@ def _attention_chunked(query, key, value):
     def one_head(qkv):
         q, k, v = qkv
         chunks = []
-        for start in range(0, queries, _CHUNK_QUERIES):
-            chunk = q[start : start + _CHUNK_QUERIES] * features**-0.5
+        for start in range(0, queries, CHUNK_QUERIES):
+            chunk = q[start : start + CHUNK_QUERIES] * features**-0.5
             chunks.append(_softmax_product(matmul_float32(chunk, ops.transpose(k)), v))
         return ops.concatenate(chunks)
 

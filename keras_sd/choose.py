@@ -27,6 +27,24 @@ def installed() -> list[str]:
     return [name for name in BACKENDS if _is_installed(name)]
 
 
+def expected() -> str:
+    """The backend that Keras has, or will have when it is imported."""
+    if "keras" in sys.modules:
+        return str(sys.modules["keras"].config.backend())
+    _, config = _configuration()
+    named = config.get("backend") if isinstance(config, dict) else None
+    return os.environ.get("KERAS_BACKEND") or str(named or "tensorflow")
+
+
+def expected_policy() -> str:
+    """The name of the dtype policy that networks have where none is named."""
+    if "keras" in sys.modules:
+        return str(sys.modules["keras"].config.dtype_policy().name)
+    _, config = _configuration()
+    named = config.get("floatx") if isinstance(config, dict) else None
+    return str(named or "float32")
+
+
 def settle() -> None:
     """Set KERAS_BACKEND to the first one installed, where Keras would take one that is not.
 

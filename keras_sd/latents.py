@@ -18,12 +18,9 @@ from keras_sd.image import from_uint8
 from keras_sd.inpainting import check_pictures, stacked
 from keras_sd.networks.autoencoder import NO_ENCODER
 from keras_sd.rules import Rules
-from keras_sd.tiling import over_tiles
+from keras_sd.tiling import TILE, over_tiles
 
-__all__ = ["TILE", "Latents"]
-
-TILE = 512
-"""Pixels of the side of a tile, where only that there are tiles was asked for."""
+__all__ = ["Latents"]
 
 
 class Latents:
@@ -38,10 +35,10 @@ class Latents:
     @property
     def tiled(self) -> bool | int:
         """Whether the autoencoder takes larger pictures in tiles that overlap by a quarter and are
-        blended: a number is the side of a tile in pixels, `True` is `TILE`. Memory is that of one
-        tile, and one program is compiled for all of them. What a tile cannot see, statistics of
-        norms and attention over the whole picture, is its own: see docs/sdxl.md for how much that
-        is.
+        blended: a number is the side of a tile in pixels, `True` is `keras_sd.tiling.TILE`. Memory
+        is that of one tile, and one program is compiled for all of them. What a tile cannot see,
+        statistics of norms and attention over the whole picture, is its own: see docs/sdxl.md for
+        how much that is.
         """
         return self._tiled or False
 

@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["over_tiles"]
+__all__ = ["TILE", "over_tiles"]
+
+TILE = 512
+"""Pixels of the side of a tile, where only that there are tiles was asked for."""
 
 
 def over_tiles(

@@ -19,6 +19,7 @@ from keras_sd.cli.draw import generate, guidance, image_to_image, inpaint, sampl
 from keras_sd.cli.draw_file import draw_file
 from keras_sd.cli.lab import lab
 from keras_sd.cli.new_sampler import new_sampler
+from keras_sd.cli.plan import plan
 from keras_sd.cli.prompt import prompt
 from keras_sd.cli.replay import info, replay
 from keras_sd.cli.serve import serve
@@ -66,6 +67,7 @@ for _command in (
     verify,
     new_sampler,
     lab,
+    plan,
     benchmark,
     warmup,
     serve,

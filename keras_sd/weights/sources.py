@@ -16,7 +16,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from keras_sd.config import SDXL_TURBO, Defaults
+from keras_sd.config import (
+    SD_1,
+    SD_2,
+    SD_2_BASE,
+    SDXL,
+    SDXL_REFINER,
+    SDXL_TURBO,
+    Defaults,
+    ModelConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -267,3 +276,16 @@ SOURCES: dict[str, Source] = {
         defaults=SDXL_TURBO.defaults,
     ),
 }
+
+CONFIGS: dict[str, ModelConfig] = {
+    "sd-1.4": SD_1,
+    "sd-1.5": SD_1,
+    "sd-2.0-base": SD_2_BASE,
+    "sd-2.0": SD_2,
+    "sd-2.1-base": SD_2_BASE,
+    "sd-2.1": SD_2,
+    "sdxl-1.0": SDXL,
+    "sdxl-refiner-1.0": SDXL_REFINER,
+    "sdxl-turbo": SDXL_TURBO,
+}
+"""Of each, the numbers that are known before it is here."""

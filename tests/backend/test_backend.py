@@ -125,14 +125,14 @@ def test_attention_on_a_context_of_another_length(form):
 
 @pytest.mark.parametrize("queries", [7, 9, 20])
 def test_attention_in_chunks(monkeypatch, queries):
-    monkeypatch.setattr(backend, "_CHUNK_QUERIES", 3)
+    monkeypatch.setattr(backend, "CHUNK_QUERIES", 3)
     query, key, value = normal(2, queries, 3, 4), normal(2, 5, 3, 4), normal(2, 5, 3, 4)
     expected = attention_by_numpy(query, key, value, False)
     close(backend._attention_chunked(query, key, value), expected)
 
     calls = []
     chunked = backend._attention_chunked
-    monkeypatch.setattr(backend, "_CHUNK_SCORES", 1)
+    monkeypatch.setattr(backend, "CHUNK_SCORES", 1)
     monkeypatch.setattr(
         backend, "_attention_chunked", lambda *args: calls.append(1) or chunked(*args)
     )

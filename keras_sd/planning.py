@@ -50,7 +50,7 @@ class Runtime:
 
 RUNTIMES = {
     "jax": Runtime(410_000_000, 280_000, 120_000_000, costs.chunked, 1.0),
-    "tensorflow": Runtime(770_000_000, 280_000, 0, costs.whole, 1.0),
+    "tensorflow": Runtime(685_000_000, 250_000, 45_000_000, costs.whole, 1.0),
     "torch": Runtime(540_000_000, 0, 250_000_000, costs.fused, 1.0),
 }
 """Measured with `python benchmarks/plan.py`, two cores of an AMD EPYC (AVX2), jax 0.10.2,

@@ -37,6 +37,7 @@ def test_policies_and_backends_are_those_there_are():
     assert choose.expected_policy() == keras.config.dtype_policy().name
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("sampler", ["ddim", "heun", "dpmpp_2s_ancestral"])
 def test_evaluations_are_those_of_a_run(emoji, sampler):
     asked = {"sampler": sampler, "schedule": "karras", "num_steps": 3}

@@ -296,6 +296,7 @@ def references(session: nox.Session) -> None:
     # Its samplers are one file, which needs torch and SciPy; what it declares to need is far more.
     install(session, *CONSTRAINTS, "scipy")
     install(session, "--no-deps", "k-diffusion==0.1.1.post1")
+    install(session, "--no-deps", "tomesd==0.1.3")  # which needs torch alone
     prepare(session, "torch")
     session.env["HF_HUB_OFFLINE"] = "1"
     session.run("pytest", *PARALLEL, "-m", "references", *session.posargs)

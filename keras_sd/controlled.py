@@ -1,5 +1,5 @@
 """Controls and image prompts in a run: what the UNet is told of their pictures, and at which
-steps; and FreeU, which it is told of at all.
+steps; FreeU, which it is told of at all; and token merging, for which its steps are compiled.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from keras_sd.config import ControlConfig, ModelConfig
 from keras_sd.controls import Control
 from keras_sd.image_prompts import ImagePrompt
 from keras_sd.inpainting import stacked
-from keras_sd.low_memory import stranger
+from keras_sd.low_memory import config_of, stranger
 from keras_sd.model import Model
 from keras_sd.networks import FeatureNetwork, UNet
 from keras_sd.request import Request
@@ -33,7 +33,7 @@ Active = tuple[int, ...]
 
 
 class Controls:
-    """The controls and image prompts of one run, and its FreeU.
+    """The controls and image prompts of one run, its FreeU and its token merging.
 
     Args:
         model: of the run.
@@ -49,11 +49,18 @@ class Controls:
     def __init__(self, model: Model, request: Request, size: tuple[int, int], num_steps: int):
         self._model, self._count = model, len(request)
         asked: list[Control | ImagePrompt] = [*request.controls, *request.image_prompts]
-        self._freeu = request.freeu
-        if self._freeu is not None and (other := stranger(model.parts, "unet", UNet)) is not None:
+        self._freeu, self._merging = request.freeu, request.token_merging
+        asks = {"freeu": self._freeu is not None, "token_merging": self._merging > 0}
+        for name in (name for name, is_asked in asks.items() if is_asked):
+            if (other := stranger(model.parts, "unet", UNet)) is not None:
+                raise SettingError(
+                    name,
+                    f"is for a keras_sd.networks.UNet, and the UNet is another network: {other!r}",
+                )
+        if self._merging and not config_of(model.parts, "unet", model.config.unet).finest_attention:
             raise SettingError(
-                "freeu",
-                f"is for a keras_sd.networks.UNet, and the UNet is another network: {other!r}",
+                "token_merging",
+                f"is for a UNet with attention, and that of {model.config.name} has none",
             )
         self._told = [_told(model, each, len(request), size) for each in asked]
         #: Those that the UNet's steps know, each once for each that is told of it.
@@ -69,8 +76,8 @@ class Controls:
     def steps(self, active: Active) -> Mapping[str, Callable[..., Any]]:
         """The compiled steps in which these count."""
         if any(self._told[i].within_steps for i in active):
-            return self._model.controlled(self._beside)
-        return self._model.steps()
+            return self._model.controlled(self._beside, self._merging)
+        return self._model.steps(self._merging)
 
     def told(self, active: Active, *, negative: bool = False) -> Conditions:
         """What the UNet is told of them, one row an image.

@@ -211,7 +211,7 @@ def predict(
     t: Any,
     conditions: Mapping[str, Any],
     controls: Sequence[Any] = (),
-    **options: bool,
+    **options: Any,
 ) -> Any:
     """What the UNet gives: epsilon or v, float32 like `x`; and its deep features with `keeps`.
 
@@ -222,7 +222,8 @@ def predict(
         conditions: what it is told.
         controls: the networks of the run beside the UNet, a `keras_sd.networks.ControlNetwork` or
             `ImagePromptNetwork` each; those count whose hints or tokens are among the conditions.
-        **options: of the UNet, `perturbed` and `keeps`; a network of others need not know them.
+        **options: of the UNet, `perturbed`, `keeps` and `merging`; a network of others need not
+            know them.
     """
     times, context = ops.broadcast_to(t, (ops.shape(x)[0],)), conditions[CONTEXT]
     beside = {name: conditions[name] for name in BESIDE if name in conditions}
@@ -351,7 +352,11 @@ share a call. Those named as in `KEEPING` give a tuple, the deep features last."
 
 
 def compiled_steps(
-    unet: Any, kind: str, jit_compile: JitCompile = "auto", controls: Sequence[Any] = ()
+    unet: Any,
+    kind: str,
+    jit_compile: JitCompile = "auto",
+    controls: Sequence[Any] = (),
+    merging: float = 0.0,
 ) -> dict[str, Callable[..., Any]]:
     """`STEPS` of one UNet, compiled.
 
@@ -360,8 +365,10 @@ def compiled_steps(
         kind: what it predicts, see `to_x0`.
         jit_compile: see `keras_sd.backend.compile_step`.
         controls: see `predict`.
+        merging: the part of the tokens that is merged, see `keras_sd.networks.UNet`.
     """
-    predicted = partial(predict, unet, controls=controls)
+    options: dict[str, Any] = {"merging": merging} if merging else {}
+    predicted = partial(predict, unet, controls=controls, **options)
     return {
         name: compile_step(partial(step, predicted, kind), [unet, *controls], jit_compile)
         for name, step in STEPS.items()

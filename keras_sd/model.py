@@ -333,18 +333,26 @@ class Model(Adapts, Embeds, Latents):
         """From prompts to what the UNet is told of them."""
         return Texts(self.config, self.parts, self.tokenizers, self._encode)
 
-    def steps(self) -> Mapping[str, Callable[..., Any]]:
-        """The UNet's compiled steps by the names of `keras_sd.denoiser.STEPS`."""
-        return self._lasting(())
+    def steps(self, merging: float = 0.0) -> Mapping[str, Callable[..., Any]]:
+        """The UNet's compiled steps by the names of `keras_sd.denoiser.STEPS`.
 
-    def controlled(self, controls: tuple[Any, ...]) -> Mapping[str, Callable[..., Any]]:
+        Args:
+            merging: the part of the tokens that is merged, see `keras_sd.networks.UNet`. Steps that
+                merge are compiled for the number; those of the last one are kept.
+        """
+        return self._lasting((), merging)
+
+    def controlled(
+        self, controls: tuple[Any, ...], merging: float = 0.0
+    ) -> Mapping[str, Callable[..., Any]]:
         """The steps of the UNet with other networks beside it, ControlNets and IP-Adapters. Those
         of the last run are kept.
 
         Args:
             controls: the networks.
+            merging: see `steps`.
         """
-        return self._lasting(controls)
+        return self._lasting(controls, merging)
 
     def embedding(self, networks: tuple[Any, ...]) -> tuple[Callable[..., Any], ...]:
         """What makes features of pictures, compiled: `embed` of each network. Those of the last run
@@ -404,23 +412,29 @@ class Model(Adapts, Embeds, Latents):
 
     # --- compiling --------------------------------------------------------------------
 
-    def _unet_steps(self, controls: tuple[Any, ...]) -> Mapping[str, Callable[..., Any]]:
+    def _unet_steps(
+        self, controls: tuple[Any, ...], merging: float
+    ) -> Mapping[str, Callable[..., Any]]:
         kind = self.config.noise.prediction
 
         def make(unet: Any) -> Mapping[str, Callable[..., Any]]:
-            return compiled_steps(unet, kind, self.jit, controls)
+            return compiled_steps(unet, kind, self.jit, controls, merging)
 
-        name = "unet, controlled" if controls else "unet"
-        found: Mapping[str, Callable[..., Any]] = self._current("unet", make, name, controls)
+        name = f"unet{', controlled' * bool(controls)}{', merging' * bool(merging)}"
+        found: Mapping[str, Callable[..., Any]] = self._current(
+            "unet", make, name, controls, merging
+        )
         return found
 
-    def _lasting(self, controls: tuple[Any, ...]) -> Mapping[str, Callable[..., Any]]:
+    def _lasting(
+        self, controls: tuple[Any, ...], merging: float
+    ) -> Mapping[str, Callable[..., Any]]:
         """Steps for a whole run. Where networks come and go, a run holds none of them, and its
         steps find theirs at every call.
         """
         if not isinstance(self.parts, InTurn):
-            return self._unet_steps(controls)
-        return {name: _Late(self, controls, name) for name in STEPS}
+            return self._unet_steps(controls, merging)
+        return {name: _Late(self, controls, merging, name) for name in STEPS}
 
     def _current(
         self,
@@ -428,14 +442,15 @@ class Model(Adapts, Embeds, Latents):
         make: Callable[[Any], Any],
         name: str | None = None,
         beside: tuple[Any, ...] = (),
+        merging: float = 0.0,
     ) -> Any:
-        """What `make` gives for a part, made anew where the part, or a network beside it, is
-        another or has changed.
+        """What `make` gives for a part, made anew where the part, a network beside it, or the part
+        of its tokens that is merged is another or has changed.
         """
         network = self.parts[part]
         name = name or part
         with self._lock:
-            now = structure([network, *beside])
+            now = structure([network, *beside]), merging
             made = self._compiled.get(name)
             if made is None or made[0] != now:
                 made = self._compiled[name] = now, make(network)
@@ -474,7 +489,8 @@ class _Late:
 
     model: Model
     controls: tuple[Any, ...]
+    merging: float
     name: str
 
     def __call__(self, *args: Any) -> Any:
-        return self.model._unet_steps(self.controls)[self.name](*args)
+        return self.model._unet_steps(self.controls, self.merging)[self.name](*args)

@@ -250,6 +250,18 @@ class UNetConfig:
         found = [*down, ("middle", last, self.depth_of_middle), *up]
         return tuple((name, self.widths[n]) for name, n, depth in found for _ in range(depth))
 
+    @property
+    def finest_attention(self) -> tuple[str, ...]:
+        """The blocks with attention of the finest resolution that has any, by their names in the
+        UNet; the middle is none of them.
+        """
+        for level in range(len(self.widths)):
+            down = [f"down_{level}_{i}" for i in range(self.blocks) if self.depths[level]]
+            up = [f"up_{level}_{i}" for i in range(self.blocks + 1) if self.depth_up(level, i)]
+            if down or up:
+                return (*down, *up)
+        return ()
+
     def adapted_within(self, level: int) -> bool:
         """Whether the features of a T2I-Adapter are added before a level's features are halved, or
         after: that is so where it has no attention, but for the last.

@@ -10,7 +10,10 @@ from functools import partial
 from keras_sd.checks import real, whole
 from keras_sd.settings import Checked, setting
 
-__all__ = ["Sparing"]
+__all__ = ["MOST_MERGED", "Sparing"]
+
+MOST_MERGED = 0.75
+"""The most that token merging can merge: of 2x2 tokens one stays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,4 +36,10 @@ class Sparing(Checked):
         "The cosine of the predictions with and without the prompt from which on a picture is "
         "drawn without guidance, such as 0.99; by itself, none.",
         partial(real, least=-1.0, most=1.0),
+    )
+    token_merging: float = setting(
+        0.0,
+        "The part of the tokens that the UNet's finest self-attention merges into others like "
+        f"them, from 0 to {MOST_MERGED:g}; 0 is none.",
+        partial(real, least=0.0, most=MOST_MERGED),
     )

@@ -73,13 +73,15 @@ class DiffusionModel(KerasCVPart, networks.UNet):
         residuals=None,
         perturbed=False,
         keeps=False,
+        merging=0.0,
         **told,
     ):
         if isinstance(latent, dict):
             latent = [latent[name] for name in ("latent", "timestep_embedding", "context")]
         if isinstance(latent, list | tuple):
             return self.predict_at(*latent)
-        return super().call(latent, timesteps, context, residuals, perturbed, keeps, **told)
+        flags = {"perturbed": perturbed, "keeps": keeps, "merging": merging}
+        return super().call(latent, timesteps, context, residuals, **flags, **told)
 
     def draw(self) -> tuple[Any, Any]:
         config = self.config

@@ -14,6 +14,7 @@ from keras import ops
 
 from keras_sd import backend
 from keras_sd.networks.initializers import HostConstant, HostUniform
+from keras_sd.networks.token_merging import merged
 
 ZEROS, ONES, GLOROT = HostConstant(0.0), HostConstant(1.0), HostUniform()
 
@@ -309,7 +310,8 @@ class FeedForward(Block):
 
 class TransformerBlock(Block):
     """Self-attention, attention on the text, feed-forward: each normalised, each added. With
-    `perturbed=True` the first of them is the identity map of tokens (Ahn et al. 2024).
+    `perturbed=True` the first of them is the identity map of tokens (Ahn et al. 2024); with
+    `merging`, it is of fewer tokens, see `keras_sd.networks.token_merging`.
     """
 
     def __init__(self, width: int, heads: int, context_width: int, gelu: str, name: str):
@@ -321,16 +323,21 @@ class TransformerBlock(Block):
         self.norm3 = layer_norm(width, "norm3")
         self.feed_forward = FeedForward(width, gelu, "feed_forward")
 
-    def call(self, x, context, perturbed=False, **images):
+    def call(self, x, context, perturbed=False, merging=None, **images):
         itself = {"perturbed": True} if perturbed else {}
-        x = x + self.self_attention(self.norm1(x), **itself)
+        if merging is None:
+            x = x + self.self_attention(self.norm1(x), **itself)
+        else:
+            fewer, back = merged(x, merging)
+            x = x + back(self.self_attention(fewer(self.norm1(x)), **itself))
         x = x + self.cross_attention(self.norm2(x), context, **images)
         return x + self.feed_forward(self.norm3(x))
 
 
 class SpatialTransformer(Block):
     """Transformer blocks over the pixels of a feature map, each of which sees the whole text, and
-    of `images`, where they are given, its own; see `Attention`.
+    of `images`, where they are given, its own; see `Attention`. `merging` is the part of the tokens
+    that self-attention merges.
     """
 
     def __init__(
@@ -357,13 +364,14 @@ class SpatialTransformer(Block):
     def _projection(self, width: int, name: str):
         return dense(width, width, name) if self.linear else conv(width, width, name, kernel=1)
 
-    def call(self, x, context, images=None, **perturbed):
+    def call(self, x, context, images=None, merging=0.0, **perturbed):
         batch, height, width, channels = ops.shape(x)
         # A dense layer works on the last axis, so both kinds of projection take the feature map.
         tokens = ops.reshape(self.proj_in(self.norm(x)), (batch, height * width, channels))
+        merged = {"merging": (height, width, merging)} if merging else {}
         for i, block in enumerate(self.blocks):
             seen = {} if images is None else {"images": images[i]}
-            tokens = block(tokens, context, **seen, **perturbed)
+            tokens = block(tokens, context, **seen, **merged, **perturbed)
         return x + self.proj_out(ops.reshape(tokens, (batch, height, width, channels)))
 
     def compute_output_shape(self, x_shape):

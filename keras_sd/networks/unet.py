@@ -139,7 +139,7 @@ class WayDown(Network):
         added = self.added1(ops.cast(added, self.compute_dtype))
         return time + self.added2(backend.silu(added))
 
-    def _go_down(self, x, time, context, features=(), images=None, shallow=False, **perturbed):
+    def _go_down(self, x, time, context, features=(), beside=None, shallow=False, **perturbed):
         """What is kept for the way up, finest first; and the middle's output.
 
         Args:
@@ -147,17 +147,17 @@ class WayDown(Network):
             time: the timesteps' embedding.
             context: the text encoding.
             features: of each level what is added at its end, and of the middle; see `UNet`.
-            images: what attention sees beside the text, by the name of its block.
+            beside: what else a block is called with, by its name.
             shallow: whether to turn back after the first block, whose output takes the place of the
                 middle's.
             **perturbed: of the middle, see `UNet`.
         """
-        levels, seen = len(self.config.widths), images or {}
+        levels, beside = len(self.config.widths), beside or {}
         skips = [x]
         for level, row in enumerate(rows(self.down, self.config.blocks)):
             within = self.config.adapted_within(level)
             for i, block in enumerate(row, 1):
-                x = block(x, time, context, **_of(block, seen))
+                x = block(x, time, context, **beside.get(block.name, {}))
                 if level < len(features) and within and i == len(row):
                     x = x + features[level]
                 skips.append(x)
@@ -168,14 +168,9 @@ class WayDown(Network):
                 if level < len(features) and not within:
                     x = x + features[level]
                 skips.append(x)
-        x = self.middle(x, time, context, **_of(self.middle, seen), **perturbed)
+        x = self.middle(x, time, context, **beside.get(self.middle.name, {}), **perturbed)
         x = self.middle_residual(x, time) if self.middle_residual else x
         return skips, x + features[levels] if levels < len(features) else x
-
-
-def _of(block: Level, seen: Mapping[str, Any]) -> dict[str, Any]:
-    """What a block is called with beside the rest: nothing, where it sees the text alone."""
-    return {"images": seen[block.name]} if block.name in seen else {}
 
 
 @keras.saving.register_keras_serializable(package="keras_sd")
@@ -200,6 +195,9 @@ class UNet(WayDown):
 
     With `freeu`, `(batch, 4)` float32, the first two levels of the way up see more of what came up
     to them and less of what the way down has kept: b1, b2, s1, s2 of `keras_sd.networks.freeu`.
+
+    With `merging`, a number up to 0.75, self-attention in `config.finest_attention` is of fewer
+    tokens by this part of them, see `keras_sd.networks.token_merging`.
 
     With `keeps=True` it gives the prediction and its deep features, a list: what the last two
     blocks of the way up are given, and, where there are residuals, those of these blocks. Given as
@@ -239,10 +237,18 @@ class UNet(WayDown):
 
     # Keras takes all of `told` for tensors, so that flags are arguments of their own.
     def call(
-        self, latent, timesteps, context, residuals=None, perturbed=False, keeps=False, **told
+        self,
+        latent,
+        timesteps,
+        context,
+        residuals=None,
+        perturbed=False,
+        keeps=False,
+        merging=0.0,
+        **told,
     ):
         time = timestep_embedding(timesteps, self.config.widths[0])
-        flags = {"perturbed": perturbed, "keeps": keeps}
+        flags = {"perturbed": perturbed, "keeps": keeps, "merging": merging}
         return self.predict_at(latent, time, context, residuals, **flags, **told)
 
     def predict_at(
@@ -256,6 +262,7 @@ class UNet(WayDown):
         perturbed=False,
         deep=None,
         keeps=False,
+        merging=0.0,
         freeu=None,
         **told,
     ):
@@ -263,28 +270,28 @@ class UNet(WayDown):
         time = self._embed_time(time, **told)
         context = ops.cast(context, self.compute_dtype)
         x = self.conv_in(ops.cast(latent, self.compute_dtype))
-        seen = self._by_block(images)
+        beside = self._beside(images, merging)
         features = [ops.cast(each, self.compute_dtype) for each in features]
         middle = {"perturbed": True} if perturbed else {}
         shallow, end = len(self.up) - SHALLOW, len(self.up)
         if deep is None:
-            skips, x = self._go_down(x, time, context, features, seen, **middle)
+            skips, x = self._go_down(x, time, context, features, beside, **middle)
             if residuals is not None:
                 *of_skips, of_middle = residuals
                 skips = [skip + added for skip, added in zip(skips, of_skips, strict=True)]
                 x = x + of_middle
-            x = self._go_up(x, skips, time, context, seen, freeu, range(shallow))
+            x = self._go_up(x, skips, time, context, beside, freeu, range(shallow))
             deep = [x, *(() if residuals is None else residuals[:SHALLOW])]
         else:
-            skips, _ = self._go_down(x, time, context, features, seen, shallow=True)
+            skips, _ = self._go_down(x, time, context, features, beside, shallow=True)
             x, *added = (ops.cast(each, self.compute_dtype) for each in deep)
             if added:
                 skips = [skip + each for skip, each in zip(skips, added, strict=True)]
-        x = self._go_up(x, skips, time, context, seen, freeu, range(shallow, end))
+        x = self._go_up(x, skips, time, context, beside, freeu, range(shallow, end))
         predicted = ops.cast(self.conv_out(backend.silu(self.norm_out(x))), "float32")
         return (predicted, deep) if keeps else predicted
 
-    def _go_up(self, x, skips, time, context, seen, freeu, blocks: range):
+    def _go_up(self, x, skips, time, context, beside, freeu, blocks: range):
         """The output of the last of these blocks, by their number; takes what they see off
         `skips`.
         """
@@ -294,15 +301,20 @@ class UNet(WayDown):
             if freeu is not None and level < 2:
                 x, skip = freed(x, skip, freeu[:, level], freeu[:, 2 + level])
             x = ops.concatenate([x, skip], axis=-1)
-            x = block(x, time, context, **_of(block, seen))
+            x = block(x, time, context, **beside.get(block.name, {}))
             if within == self.config.blocks and level < len(self.upsamples):
                 x = self.upsamples[level](x, like=skips[-1])
         return x
 
-    def _by_block(self, images: Iterable[Sequence[Any]]) -> Mapping[str, Any]:
-        """Those of each block, by its name."""
-        found: dict[str, list[Any]] = defaultdict(list)
+    def _beside(
+        self, images: Iterable[Sequence[Any]], merging: float
+    ) -> Mapping[str, dict[str, Any]]:
+        """What a block is called with beside the rest, by its name."""
+        found: dict[str, dict[str, Any]] = defaultdict(dict)
         if images:
             for (name, _), seen in zip(self.config.cross_attentions, images, strict=True):
-                found[name].append(seen)
+                found[name].setdefault("images", []).append(seen)
+        if merging:
+            for name in self.config.finest_attention:
+                found[name]["merging"] = merging
         return found

@@ -69,7 +69,12 @@ def test_one_group_of_networks_is_there_at_a_time(folders, built):
 @pytest.mark.once
 @pytest.mark.parametrize(
     "settings",
-    [{"freeu": (1.5, 1.6, 0.9, 0.2)}, {"feature_caching": 2}, {"guidance_method": "pag"}],
+    [
+        {"freeu": (1.5, 1.6, 0.9, 0.2)},
+        {"feature_caching": 2},
+        {"guidance_method": "pag"},
+        {"token_merging": 0.5},
+    ],
     ids=lambda settings: next(iter(settings)),
 )
 def test_no_network_is_loaded_to_look_at_it(folders, built, settings):

@@ -60,6 +60,7 @@ def full() -> Request:
         guidance_method="apg:norm=7.5",
         feature_caching=3,
         adaptive_guidance=0.95,
+        token_merging=0.5,
         prompt_style="compel",
         clip_skip=2,
         original_size=(512, 768),

@@ -142,8 +142,12 @@ def plan(
         _side(tiled, config),
     )
     notes = []
-    if asked.feature_caching > 1 or asked.adaptive_guidance is not None:
-        notes.append("What feature_caching and adaptive_guidance spare is not taken off the time.")
+    spares = asked.feature_caching > 1, asked.adaptive_guidance is not None, asked.token_merging > 0
+    if any(spares):
+        notes.append(
+            "What feature_caching, adaptive_guidance and token_merging spare is not taken off the "
+            "time."
+        )
     available: int | None
     if memory is not None:
         available = int(memory)

@@ -287,7 +287,7 @@ def test_what_no_picture_needs_is_not_computed(tiny, monkeypatch):
         name: lambda *given, step=step, name=name: (asks.append(name), step(*given))[1]
         for name, step in model.steps().items()
     }
-    monkeypatch.setattr(model, "steps", lambda: counted)
+    monkeypatch.setattr(model, "steps", lambda merging: counted)
     drawn(tiny, "a cat", adaptive_guidance=-1.0)
     assert asks == ["parts"] + ["plain"] * 4
     asks.clear()

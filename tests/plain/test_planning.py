@@ -287,6 +287,7 @@ def test_a_plan_is_told_in_a_table_and_in_json():
     assert found.seconds == pytest.approx(sum(each.seconds or 0 for each in found.phases))
     caching = plan(SD_1, feature_caching=3)
     assert "feature_caching" in caching.notes[0]
+    assert plan(SD_1, token_merging=0.5).notes == caching.notes
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def plan(
     low_memory: bool = False,
     tiled: bool | int = False,
     refiner: str | Path | ModelConfig | None = None,
-    control: Sequence[str | Path] = (),
+    control: str | Path | Sequence[str | Path] = (),
     variant: str | None = None,
     memory: float | None = None,
     **settings: Any,
@@ -99,7 +99,7 @@ def plan(
         low_memory: see `keras_sd.model.Model.from_preset`.
         tiled: likewise.
         refiner: likewise; or a config.
-        control: paths of ControlNets.
+        control: the path of a ControlNet, or several.
         variant: of the files in a diffusers folder, see `keras_sd.model.Model.from_preset`.
         memory: bytes to plan for, of another machine, say; None is what is free on this one.
         **settings: of `keras_sd.request.Request`, such as `width`, `height`, `sampler`.
@@ -116,6 +116,8 @@ def plan(
     dtype = _dtype(dtype)
     if memory is not None:
         memory = real("memory", memory, above=0.0)
+    if isinstance(control, str | Path):
+        control = (control,)
     asked = request_of(
         "",
         batch_size=batch_size,
@@ -127,6 +129,8 @@ def plan(
     )
     config = _config(model, variant)
     refines = None if refiner is None else _config(refiner)
+    if refines is None and asked.refine_at is not None:
+        raise SettingError("refine_at", "is for a plan with a refiner")
     request = asked.resolved(config.defaults)
     height, width = request.size
     run = _Run(

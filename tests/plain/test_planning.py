@@ -8,15 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from tiny import MERGES, TINY, TINY_2, TINY_REFINER, TINY_XL
 
 from keras_sd import choose, costs, machine, planning
 from keras_sd.cli import main
-from keras_sd.config import EMOJI, SD_1, SD_2, SDXL, SDXL_LCM, ControlConfig
+from keras_sd.config import EMOJI, SD_1, SD_2, SDXL, SDXL_LCM, ControlConfig, UNetConfig
 from keras_sd.planning import RUNTIMES, plan, weights_of
 from keras_sd.plans import DoesNotFitError
 from keras_sd.weights.diffusers_folder import write_folder
-from keras_sd.weights.names import own
+from keras_sd.weights.names import diffusers, own
 from keras_sd.weights.presets import PRESETS
 from keras_sd.weights.save import save_checkpoint, save_preset
 from keras_sd.weights.sources import CONFIGS, SOURCES
@@ -112,6 +113,15 @@ def test_the_decoder_holds_what_its_largest_block_is_given_three_times():
     assert held == 3 * pixels * width * 4
 
 
+def test_the_unet_holds_what_the_way_down_has_kept_until_it_is_used():
+    config = UNetConfig(widths=(32, 32), heads=(1, 1), depths=(0, 0), blocks=1, middle_depth=0)
+    one = 16 * 24 * 32  # features of the finest level
+    # There, the first block on the way up: two that are kept, and twice as wide an input, with its
+    # norm and its activation.
+    held = costs.unet(config, 2, (16, 24), 77, 4, costs.fused).held
+    assert held == 2 * 4 * (2 * one + 3 * 2 * one)
+
+
 def test_scores_are_held_where_no_kernel_is_fused():
     assert costs.fused(2, 8, 4096, 4096) == 0
     assert costs.whole(2, 8, 4096, 4096) == 2 * 8 * 4096**2
@@ -184,10 +194,25 @@ def test_a_refiner_and_controls_are_counted():
     assert 0 < both["unet"].operations < alone["unet"].operations
     low = phases(TINY_XL, refiner=TINY_REFINER, low_memory=True)
     assert low["refiner unet"].weights == 4 * weights_of(TINY_REFINER)["unet"]
-    cost, added = costs.control(ControlConfig.of(SD_1.unet), 2, (64, 64), 77, 4, costs.fused)
-    whole = costs.unet(SD_1.unet, 2, (64, 64), 77, 4, costs.fused)
-    assert 0.3 * whole.operations < cost.operations < 0.5 * whole.operations
-    assert 0 < added < cost.held
+
+
+def test_a_controlnet_is_counted(tmp_path):
+    config, path = ControlConfig.of(TINY.unet), tmp_path / "control.safetensors"
+    table = diffusers.control(config)
+    save_file({each.name: np.zeros(each.file_shape, "float16") for each in table}, path)
+    size = {"width": 128, "height": 128}
+    plain, two = phases(TINY, **size), phases(TINY, control=[path, path], **size)
+    assert two["load"].weights - plain["load"].weights == 2 * 4 * weights_of(config)["control"]
+    (evaluation, added), whole = (
+        walk(numbers, 2, (64, 64), 77, 4, costs.fused)
+        for walk, numbers in ((costs.control, config), (costs.unet, TINY.unet))
+    )
+    assert 0.3 * whole.operations < evaluation.operations < 0.6 * whole.operations
+    calls = plan(TINY).evaluations
+    more = two["unet"].operations - plain["unet"].operations
+    assert more == 2 * calls * evaluation.operations
+    assert two["unet"].tensors == 2 * (max(whole.held, evaluation.held) + 2 * added)
+    assert phases(TINY, control=str(path))["load"].weights < two["load"].weights
 
 
 # --- evaluations ----------------------------------------------------------------------
@@ -310,11 +335,14 @@ def test_a_plan_is_told_in_a_table_and_in_json():
         ({"low_memory": "no"}, "low_memory"),
         ({"tiled": 7}, "tiled"),
         ({"tiled": 100}, "tiled"),
+        ({"refine_at": 0.5}, "refine_at"),
+        ({"control": "no-such-file"}, "no-such-file"),
+        ({"refiner": "no-such-model"}, "no-such-model"),
         ({"nonsense": 1}, "nonsense"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(settings, problem):
-    with pytest.raises((ValueError, TypeError), match=problem):
+    with pytest.raises((ValueError, TypeError, FileNotFoundError), match=problem):
         plan(SD_1, **settings)
 
 

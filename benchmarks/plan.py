@@ -105,13 +105,14 @@ def main() -> None:
             ]
             peak = max(took["peaks"].values())
             memory.append(f"{said.peak / 1e9:.2f} / {peak / 1e9:.2f} = {said.peak / peak:.2f}")
-            speed = planning.RUNTIMES[backend].speed * sum(took["speeds"]) / len(took["speeds"])
-            seconds = {"step": "unet", "decode": "decode"}
-            steps = {"step": given.steps, "decode": 1}
-            times = []
-            for name, phase in seconds.items():
-                one = phases[phase].operations / steps[name] / speed
-                times.append(f"{one:.3g} / {took[name]:.3g} = {one / took[name]:.2f}")
+            runtime, speeds = planning.RUNTIMES[backend], took["speeds"]
+            speed = sum(speeds) / len(speeds)
+            step = phases["unet"].operations / given.steps / speed / runtime.speed
+            decode = phases["decode"].operations / speed / runtime.decoding
+            times = [
+                f"{one:.3g} / {took[name]:.3g} = {one / took[name]:.2f}"
+                for name, one in (("step", step), ("decode", decode))
+            ]
             name = f"{backend}, {size}, {given.count}"
             print("|", " | ".join([name, *memory, *times]), "|", flush=True)
 

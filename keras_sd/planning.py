@@ -38,7 +38,8 @@ class Runtime:
         kept: the most bytes of tensors that are gone that the allocator keeps, where it found no
             use for them.
         scores: that an attention has at once.
-        speed: of the networks, over that of NumPy's products of matrices.
+        speed: of the UNet, over that of NumPy's products of matrices.
+        decoding: likewise of the decoder, which is nearly all convolutions.
     """
 
     base: int
@@ -46,17 +47,41 @@ class Runtime:
     kept: int
     scores: costs.Scores
     speed: float
+    decoding: float
 
 
 RUNTIMES = {
-    "jax": Runtime(410_000_000, 280_000, 120_000_000, costs.chunked, 1.0),
-    "tensorflow": Runtime(685_000_000, 250_000, 45_000_000, costs.whole, 1.0),
-    "torch": Runtime(540_000_000, 0, 250_000_000, costs.fused, 1.0),
+    "jax": Runtime(
+        base=380_000_000,
+        program=280_000,
+        kept=120_000_000,
+        scores=costs.chunked,
+        speed=0.6,
+        decoding=0.95,
+    ),
+    "tensorflow": Runtime(
+        base=685_000_000,
+        program=250_000,
+        kept=45_000_000,
+        scores=costs.whole,
+        speed=0.55,
+        decoding=0.9,
+    ),
+    "torch": Runtime(
+        base=540_000_000,
+        program=0,
+        kept=250_000_000,
+        scores=costs.fused,
+        speed=0.55,
+        decoding=1.3,
+    ),
 }
-"""Measured with `python benchmarks/plan.py`, two cores of an AMD EPYC (AVX2), jax 0.10.2,
-tensorflow-cpu 2.21.0, torch 2.13.0+cpu: what a process has after the imports; what is beside that,
-weights and counted tensors, with two models of unlike size (jax, TensorFlow), and with one model
-where tensors are small and where they are large (torch)."""
+"""Measured with `python benchmarks/plan.py --model MODEL --size SIZE --on jax tensorflow torch`, on
+two cores of an AMD EPYC (AVX2), Keras 3.15, jax 0.10.2, tensorflow-cpu 2.21.0, torch 2.13.0+cpu: of
+what a process has beside its weights and the counted tensors, `base` and `program` are what a small
+picture of a small model (`emoji`) and of a large one (SD 1.5) leave, and `kept` is how much more it
+is where the tensors are large. docs/benchmarks.md has the pictures and how far the plans were off.
+"""
 
 BYTES = {
     "float32": (4, 4),
@@ -163,7 +188,7 @@ def plan(
         )
     else:
         available = machine.free_memory()
-    phases = tuple(run.phases(_speed() * RUNTIMES[backend].speed))
+    phases = tuple(run.phases(_speed()))
     would: dict[str, int] = {}
     if available is not None and run.peak > available:
         would = _would_fit(run, available)
@@ -222,7 +247,7 @@ class _Run:
         return max(phase.memory for phase in self.phases(1.0))
 
     def phases(self, speed: float) -> Iterator[Phase]:
-        """The parts of the run, at so many operations a second."""
+        """The parts of the run, where NumPy has so many operations a second."""
         runtime = RUNTIMES[self.backend]
         stored, computed = BYTES[self.dtype]
         counts = [_counted(config) for config in self.models]
@@ -233,7 +258,8 @@ class _Run:
         def phase(name: str, parts: int, held: int, operations: int, computes: bool = True) -> Any:
             weights = parts * stored + beside if self.low_memory else everything
             tensors = held + min(held, runtime.kept)
-            seconds = operations / speed if computes else None
+            over = runtime.decoding if name == "decode" else runtime.speed
+            seconds = operations / speed / over if computes else None
             memory = runtime.base + runtime.program * variables + weights + tensors
             return Phase(name, weights, tensors, memory, operations, seconds)
 

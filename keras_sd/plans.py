@@ -8,8 +8,8 @@ from typing import Any
 
 __all__ = ["SPREAD", "DoesNotFitError", "Phase", "Plan"]
 
-SPREAD = 1.5
-"""Within this factor of the middle are most of the times that were measured."""
+SPREAD = 2.0
+"""Within this factor of the middle were the times that were measured, but for small pictures."""
 
 
 class DoesNotFitError(ValueError):

@@ -83,14 +83,12 @@ picture of a small model (`emoji`) and of a large one (SD 1.5) leave, and `kept`
 is where the tensors are large. docs/benchmarks.md has the pictures and how far the plans were off.
 """
 
-BYTES = {
-    "float32": (4, 4),
-    "mixed_float16": (4, 2),
-    "mixed_bfloat16": (4, 2),
-    "float16": (2, 2),
-    "bfloat16": (2, 2),
-}
-"""Of a weight, and of a number that is computed, by dtype policy."""
+BYTES = {"float32": 4, "mixed_float16": 4, "mixed_bfloat16": 4, "float16": 2, "bfloat16": 2}
+"""Of a weight, by dtype policy."""
+
+_COMPUTED = 4
+"""Bytes of a number in a tensor, whatever the policy: a CPU without instructions for 16 bits
+computes in float32, and has the numbers so beside or in place of those of 16 bits."""
 
 
 @takes(Request)
@@ -177,6 +175,11 @@ def plan(
             "What feature_caching, adaptive_guidance and token_merging spare is not taken off the "
             "time."
         )
+    if dtype != "float32":
+        notes.append(
+            "The time is that of float32. A processor without instructions for 16 bits takes "
+            "several times as long."
+        )
     available: int | None
     if memory is not None:
         available = int(memory)
@@ -249,7 +252,7 @@ class _Run:
     def phases(self, speed: float) -> Iterator[Phase]:
         """The parts of the run, where NumPy has so many operations a second."""
         runtime = RUNTIMES[self.backend]
-        stored, computed = BYTES[self.dtype]
+        stored = BYTES[self.dtype]
         counts = [_counted(config) for config in self.models]
         beside = sum(_counted(each)["control"] for each in self.controls) * stored
         everything = beside + stored * sum(sum(each.values()) for each in counts)
@@ -267,7 +270,7 @@ class _Run:
         for number, (config, count) in enumerate(zip(self.models, counts, strict=True)):
             encoders = config.text_encoders
             texts = [
-                costs.text_encoder(each, 2 * self.batch, computed, runtime.scores)
+                costs.text_encoder(each, 2 * self.batch, _COMPUTED, runtime.scores)
                 for each in encoders.values()
             ]
             held, operations = max(each.held for each in texts), sum(e.operations for e in texts)
@@ -287,7 +290,7 @@ class _Run:
         factor, tokens = config.autoencoder.factor, config.text_encoder.max_length
         size = self.size[0] // factor, self.size[1] // factor
         rows *= self.batch
-        options: Any = (rows, size, tokens, BYTES[self.dtype][1], RUNTIMES[self.backend].scores)
+        options: Any = (rows, size, tokens, _COMPUTED, RUNTIMES[self.backend].scores)
         whole = costs.unet(config.unet, *options)
         if config is not self.config:
             return whole
@@ -299,7 +302,7 @@ class _Run:
 
     def _decoder(self) -> Cost:
         config = self.config.autoencoder
-        options: Any = (BYTES[self.dtype][1], RUNTIMES[self.backend].scores)
+        options: Any = (_COMPUTED, RUNTIMES[self.backend].scores)
         height, width = (side // config.factor for side in self.size)
         side = self.side // config.factor
         if not side or max(height, width) <= side:

@@ -237,6 +237,8 @@ def check_wheel(session: nox.Session, wheel: Path) -> None:
         "keras_sd/presets/emoji/model.safetensors",
         "keras_sd/presets/emoji/config.json",
         "keras_sd/presets/emoji-128/model.safetensors",
+        "keras_sd/presets/add-ons/cyanotype.safetensors",
+        "keras_sd/presets/add-ons/hoop.safetensors",
         "keras_sd/templates/sampler/noxfile.py.template",
         "keras_sd/serve/page/index.html",
         "keras_sd/serve/page/app.js",

@@ -22,7 +22,7 @@ from keras_sd.adapters.fitting import feature_misfits
 from keras_sd.adapters.image_encoder_files import ImageEncoderFile, encoder_file_of, is_encoder
 from keras_sd.adapters.image_prompt_files import ImagePromptFile, is_image_prompt, prompt_file_of
 from keras_sd.adapters.matching import match
-from keras_sd.config import SD_1, SD_2, SDXL, ModelConfig
+from keras_sd.config import EMOJI, SD_1, SD_2, SDXL, ModelConfig
 from keras_sd.embeddings.files import Embedding, embedding_of, is_embedding
 from keras_sd.weights.parts import is_floating
 from keras_sd.weights.readers import WeightsError, is_finite, read_file, release, sha256
@@ -50,7 +50,7 @@ _SAID = (
 """What of the metadata is shown: how and on what it was trained."""
 
 
-_FAMILIES = {config.unet.context_width: config for config in (SD_1, SD_2, SDXL)}
+_FAMILIES = {config.unet.context_width: config for config in (SD_1, SD_2, SDXL, EMOJI)}
 
 
 def _known(context: int | None, base: str | None) -> ModelConfig | None:

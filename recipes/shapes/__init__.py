@@ -1,1 +1,1 @@
-"""Four trainings of the model in the package on drawings made by code: see docs/training.md."""
+"""Trainings of the model in the package on drawings made by code: see docs/training.md."""

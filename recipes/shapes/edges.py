@@ -40,13 +40,16 @@ def moved(image: np.ndarray, dx: int, dy: int, mirrored: bool) -> np.ndarray:
     return np.ascontiguousarray(wide[FAR - dy : FAR - dy + SIZE, FAR - dx : FAR - dx + SIZE])
 
 
-def pictures(model: StableDiffusion, seed: int, count: int) -> list[tuple[str, np.ndarray]]:
+def pictures(
+    model: StableDiffusion, seed: int, count: int, far: int = FAR
+) -> list[tuple[str, np.ndarray]]:
     """Prompts and pictures.
 
     Args:
         model: draws them.
         seed: of prompts, pictures and places.
         count: how many.
+        far: pixels that they are moved by, at most `FAR`.
     """
     rng = np.random.default_rng(seed)
     prompts = [f"{rng.choice(list(SUBJECTS))} on {rng.choice(list(COLOURS))}" for _ in range(count)]
@@ -57,7 +60,7 @@ def pictures(model: StableDiffusion, seed: int, count: int) -> list[tuple[str, n
             prompts[first : first + _AT_ONCE], seed=seed + first, num_steps=8
         )
     ]
-    places = rng.integers(-FAR, FAR + 1, (count, 2)), rng.random(count) < 0.5
+    places = rng.integers(-far, far + 1, (count, 2)), rng.random(count) < 0.5
     return [
         (prompt, moved(image, int(dx), int(dy), bool(mirrored)))
         for prompt, image, (dx, dy), mirrored in zip(prompts, drawn, *places, strict=True)

@@ -18,6 +18,7 @@ from keras_sd.embeddings import open_embedding
 from keras_sd.prompts import PromptError, Whole, chunks, explain, sections
 from keras_sd.prompts.names import Names
 from keras_sd.tokenizer import PromptTooLongError, Tokenizer
+from keras_sd.weights.presets import PRESETS
 from keras_sd.weights.readers import WeightsError
 
 RNG = np.random.default_rng(0)
@@ -334,3 +335,14 @@ def test_an_explanation_names_embeddings():
     steps = found.to_dict()["parts"][0]["steps"]
     assert steps[1]["embeddings"] == [{"name": "e3", "vectors": 3}]
     assert "embedding" not in str(explain("a b", words))
+
+
+def test_what_is_in_the_package_can_be_used(capsys):
+    """A LoRA and an embedding for the embedded model, which a guide shows; and they are small."""
+    found = sorted((PRESETS / "add-ons").iterdir())
+    assert [each.name for each in found] == ["cyanotype.safetensors", "hoop.safetensors"]
+    assert sum(each.stat().st_size for each in found) < 800_000
+    for path in found:
+        assert main(["inspect", "--json", str(path)]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["unsupported"] is None

@@ -293,17 +293,41 @@ def calls_directly(layer: keras.layers.Layer, inputs: Sequence[Any]) -> bool:
     )
 
 
-def memory_order(axes: int) -> tuple[int, ...]:
+def memory_order(axes: int, linear: bool = False) -> tuple[int, ...]:
     """The order in which the axes of a weight should lie in memory, slowest first.
 
     torch's convolutions read a kernel `(height, width, in, out)` as `(out, height, width, in)`, and
     else lay it out anew at every call: up to half of the time where kernels are large and images
-    small. A variable keeps the strides of the value it is made with.
+    small. The kernel `(in, out)` of a linear map it takes in either order, so that one may lie as
+    the files of others have it, `(out, in)`. A variable keeps the strides of the value it is made
+    with.
 
     Args:
         axes: of the weight; those with four are kernels of convolutions.
+        linear: it is the kernel of a linear map, from a file that has it as `(out, in)`.
     """
-    return (3, 0, 1, 2) if NAME == "torch" and axes == 4 else tuple(range(axes))
+    if NAME == "torch" and axes == 4:
+        return (3, 0, 1, 2)
+    return (1, 0) if NAME == "torch" and linear and axes == 2 else tuple(range(axes))
+
+
+@functools.cache
+def _lacks(dtype: Any) -> bool:
+    """Whether the processor has no instructions for products of a dtype of torch in 16 bits: its
+    kernels take 5 to 90 times as long then as those of float32, which convert what they are given.
+    """
+    import torch
+
+    known = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }
+    return dtype in known and not known[dtype]()
+
+
+def _in_float32(x: Any) -> bool:
+    """Whether torch is faster in float32 at a product with `x`, conversions counted."""
+    return x.device.type == "cpu" and _lacks(x.dtype)
 
 
 def conv2d(x, kernel, bias, stride: int, padding: str):
@@ -315,8 +339,9 @@ def conv2d(x, kernel, bias, stride: int, padding: str):
     if NAME == "torch":
         import torch
 
-        if x.dtype == torch.float16 and x.device.type == "cpu":  # which is several times slower
-            return conv2d(x.float(), kernel.float(), bias.float(), stride, padding).half()
+        if _in_float32(x):
+            exact = conv2d(x.float(), kernel.float(), bias.float(), stride, padding)
+            return exact.to(x.dtype)
         return torch.nn.functional.conv2d(
             x.permute(0, 3, 1, 2),
             kernel.permute(3, 2, 0, 1),
@@ -335,6 +360,9 @@ def linear(x, kernel, bias):
     if NAME == "torch" and x.dtype == kernel.dtype:
         import torch
 
+        if _in_float32(x):
+            bias = None if bias is None else bias.float()
+            return torch.nn.functional.linear(x.float(), kernel.float().T, bias).to(x.dtype)
         return torch.nn.functional.linear(x, kernel.T, bias)
     return linear_plain(x, kernel, bias)
 
@@ -418,6 +446,9 @@ def attention(query, key, value, causal: bool = False, seen=None):
 
         # On a CPU the fused kernel is the faster one, but its gradient takes several times as long.
         if query.device.type != "cpu" or not torch.is_grad_enabled():
+            if _in_float32(query):
+                exact = attention(query.float(), key.float(), value.float(), causal)
+                return exact.to(query.dtype)
             # Keras' own copies all three before.
             query, key, value = (x.transpose(1, 2) for x in (query, key, value))
             mixed = torch.nn.functional.scaled_dot_product_attention(

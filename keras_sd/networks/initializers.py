@@ -42,16 +42,16 @@ def weights_follow() -> Iterator[None]:
         _WEIGHTS_FOLLOW.reset(token)
 
 
-def host_zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def host_zeros(shape: tuple[int, ...], dtype: str, linear: bool = False) -> np.ndarray:
     """An array of zeros in pages of its own, for what becomes the value of a variable. Its axes lie
-    in memory as the backend has them fastest (`backend.memory_order`).
+    in memory as the backend has them fastest (`backend.memory_order`, which knows `linear`).
 
     Such pages take no memory before they are written to; jax and TensorFlow take them over without
     a copy, since they are aligned; and they go back to the system when the array is gone, where
     memory from the heap would stay with the process in pieces.
     """
     numpy_dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
-    order = memory_order(len(shape))
+    order = memory_order(len(shape), linear)
     laid = [shape[axis] for axis in order]
     size = math.prod(shape) * numpy_dtype.itemsize
     if size < _PAGES:

@@ -17,7 +17,7 @@ from keras_sd.networks import Autoencoder, TextEncoder, UNet
 from keras_sd.networks.initializers import host_zeros, weights_follow
 from keras_sd.weights.checkpoint import Checkpoint, Part, refuse
 from keras_sd.weights.names import Table, Weight
-from keras_sd.weights.readers import WeightsError, in_dtype, is_finite, release
+from keras_sd.weights.readers import WeightsError, fill, release
 
 _PIECE = 2**24
 """Bytes of a file that a thread has in memory at a time."""
@@ -163,7 +163,7 @@ def _is_good(entry: Weight, part: Part, variable: keras.Variable) -> bool:
     """Whether all numbers of a variable are finite, in the file and in the variable's dtype."""
     dtype = np.dtype(getattr(ml_dtypes, variable.dtype, variable.dtype))
     return all(
-        is_finite(in_dtype(block, dtype))
+        fill(np.empty(block.shape, dtype), block)
         for piece in _pieces(entry, part)
         for block in _blocks(piece)
     )
@@ -173,14 +173,12 @@ def _converted(entry: Weight, part: Part, variable: keras.Variable) -> np.ndarra
     """The value of a variable, in memory of its own, which becomes the variable's; None where a
     number is not finite, in the file or in the variable's dtype.
     """
-    value = host_zeros(entry.shape, variable.dtype)
+    value = host_zeros(entry.shape, variable.dtype, entry.layout in ("linear", "pointwise"))
     theirs, row = entry.theirs(value), 0
     for piece in _pieces(entry, part):
         for block in _blocks(piece):
-            numbers = in_dtype(block, value.dtype)
-            if not is_finite(numbers):
+            if not fill(theirs[row : row + len(block)], block):
                 return None
-            theirs[row : row + len(block)] = numbers
             row += len(block)
     return value
 

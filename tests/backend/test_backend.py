@@ -228,6 +228,30 @@ def test_conv2d_of_a_kernel_in_another_order_is_the_same(dtype):
     close(strided, plain, 1e-6 if dtype == "float32" else 1e-2)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("lacking", [True, False])
+def test_products_in_16_bits_are_those_of_float32_rounded_once(dtype, lacking, monkeypatch):
+    monkeypatch.setattr(backend, "_lacks", lambda given: lacking and "16" in str(given))
+    x, q, k, v = normal(2, 6, 5, 64), *(normal(1, 40, 2, 8) for _ in range(3))
+    kernel, weights, bias = normal(3, 3, 64, 16), normal(64, 16), normal(16)
+    for form, given in (
+        (lambda *all: backend.conv2d(*all, 1, "same"), (x, kernel, bias)),
+        (backend.linear, (x, weights, bias)),
+        (lambda x, w, _: backend.linear(x, w, None), (x, weights, bias)),
+        (backend.attention, (q, k, v)),
+    ):
+        low = [ops.cast(each, dtype) for each in given]
+        form = backend.compile_step(form, [])  # where torch records no gradient
+        found = form(*low)
+        assert keras.backend.standardize_dtype(found.dtype) == dtype
+        exact = to_numpy(form(*(ops.cast(each, "float32") for each in low)))
+        found, rounded = to_numpy(found), exact.astype(to_numpy(found).dtype)
+        if lacking and backend.NAME == "torch":
+            np.testing.assert_array_equal(found, rounded)
+        else:
+            close(found, exact, 1e-2)
+
+
 def test_matmul_float32():
     a, b = normal(2, 3, 5), normal(2, 5, 4)
     for dtype in ("float32", "float16", "bfloat16"):

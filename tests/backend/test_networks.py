@@ -20,6 +20,8 @@ from keras_sd.networks.initializers import (
     host_zeros,
     weights_follow,
 )
+from keras_sd.weights.load import load_state_dict, variables_of
+from keras_sd.weights.names import diffusers
 
 TEXT = TextEncoderConfig(vocab_size=40, max_length=6, width=8, depth=1, heads=2, mlp_width=16)
 SPATIAL = UNetConfig(
@@ -146,6 +148,7 @@ def test_weights_saved_and_loaded_give_the_same(network, config, tmp_path):
 def test_kernels_lie_in_memory_as_the_backend_reads_them(tmp_path):
     if backend.NAME != "torch":
         assert backend.memory_order(4) == (0, 1, 2, 3)
+        assert backend.memory_order(2, linear=True) == (0, 1)
         return
     made = make(Autoencoder, IMAGES)
     kernels = [variable for variable in made.weights if len(variable.shape) == 4]
@@ -168,6 +171,18 @@ def test_kernels_lie_in_memory_as_the_backend_reads_them(tmp_path):
     with weights_follow():
         kernels = [variable for variable in Autoencoder(IMAGES).weights if variable.ndim == 4]
     assert laid_out()
+
+
+@pytest.mark.skipif(backend.NAME != "torch", reason="others have one order")
+def test_linear_maps_of_a_file_lie_as_the_file_has_them():
+    encoder, table = TextEncoder(TEXT), diffusers.text_encoder(TEXT)
+    values = np.random.default_rng(0)
+    load_state_dict(encoder, {e.name: values.normal(size=e.file_shape) for e in table}, table)
+    flat = [entry for entry in table if len(entry.shape) == 2]
+    assert [entry.layout for entry in flat].count("linear") == 6
+    for entry in flat:
+        value = variables_of(encoder)[entry.path].value
+        assert (value.T if entry.layout == "linear" else value).is_contiguous()
 
 
 @each_network

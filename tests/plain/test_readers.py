@@ -19,7 +19,7 @@ from keras_sd.tokenizer import read_merges
 from keras_sd.weights import readers
 from keras_sd.weights.files import read_json
 from keras_sd.weights.inspection import inspect
-from keras_sd.weights.readers import WeightsError, hdf5, in_dtype, read_file, sha256, torch_file
+from keras_sd.weights.readers import WeightsError, fill, hdf5, read_file, sha256, torch_file
 from keras_sd.weights.readers.safetensors import read_header
 
 
@@ -202,16 +202,42 @@ def test_16_bits_become_32_as_numpy_has_them(dtype):
         finite = np.where(np.isfinite(whole), whole, dtype(-0.0))
     for array in (whole, finite, finite[:, ::3], finite[3:4], finite.T, finite[:0]):
         before = array.copy()
-        found = in_dtype(array, np.dtype(np.float32))
         with np.errstate(invalid="ignore"):
             wanted = array.astype(np.float32)
-        assert found.dtype == np.float32
-        np.testing.assert_array_equal(found.view(np.int32), wanted.view(np.int32))
+        for into in laid_out(array.shape):
+            all_finite = fill(into, array)
+            assert all_finite == (array.size == 0 or bool(np.isfinite(wanted).all()))
+            if all_finite:
+                np.testing.assert_array_equal(into.view(np.int32), wanted.view(np.int32))
         np.testing.assert_array_equal(array.view(np.int16), before.view(np.int16))
 
 
-def test_numbers_that_a_dtype_has_no_room_for_become_infinite():
-    given = np.array([1.0, 1e6, -1e39])
-    assert in_dtype(given, np.dtype(np.float16)).tolist() == [1.0, np.inf, -np.inf]
-    assert in_dtype(given, np.dtype(np.float32)).tolist() == [1.0, 1e6, -np.inf]
-    assert in_dtype(given, np.dtype(np.float64)) is given
+def laid_out(shape):
+    """Arrays of a shape whose axes lie in memory in both orders, and one with gaps."""
+    rows, columns = shape
+    yield np.zeros(shape, np.float32)
+    yield np.zeros((columns, rows), np.float32).T
+    yield np.zeros((rows, 2 * columns), np.float32)[:, ::2]
+
+
+def test_kernels_of_convolutions_are_filled_as_they_lie():
+    rng = np.random.default_rng(0)
+    numbers = rng.standard_normal((5, 4, 3, 2)).astype(np.float16)
+    into = np.zeros((3, 2, 4, 5), np.float32)
+    other = np.zeros((5, 3, 2, 4), np.float32)
+    for theirs in (into.transpose(3, 2, 0, 1), other.transpose(0, 3, 1, 2)):
+        assert fill(theirs, numbers)
+        np.testing.assert_array_equal(theirs, numbers.astype(np.float32))
+    numbers[4, 3, 2, 1] = np.inf
+    assert not fill(into.transpose(3, 2, 0, 1), numbers)
+
+
+def test_numbers_that_a_dtype_has_no_room_for_are_not_finite():
+    given = np.array([1.0, 1e6, -2.0])
+    for dtype, fits in ((np.float16, False), (np.float32, True), (np.float64, True)):
+        into = np.zeros(3, dtype)
+        assert fill(into, given) == fits
+        if fits:
+            assert into.tolist() == given.tolist()
+    assert not fill(np.zeros(1, np.float64), np.array([np.nan]))
+    assert not fill(np.zeros(1, np.float32), np.array([-1e39]))

@@ -66,14 +66,16 @@ def resolve_jit_compile(jit_compile: JitCompile) -> bool:
 
 
 def compile_step(
-    fn: Callable[..., Any], models: Sequence[keras.Model], jit_compile: JitCompile = "auto"
+    fn: Callable[..., Any],
+    models: Sequence[keras.layers.Layer],
+    jit_compile: JitCompile = "auto",
 ) -> Callable[..., Any]:
     """One compiled call per input shape; the models' weights stay live.
 
     Args:
         fn: a pure function of tensors, and of dicts and tuples of them, that calls `models`.
-        models: whose variables `fn` reads. On jax they are passed as arguments, so that an
-            `assign` is seen by the next call.
+        models: networks or layers, whose variables `fn` reads. On jax they are passed as arguments,
+            so that an `assign` is seen by the next call.
         jit_compile: see `resolve_jit_compile`.
 
     Returns:

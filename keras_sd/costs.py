@@ -20,11 +20,13 @@ from keras_sd.network_configs import (
 __all__ = [
     "CHUNK_QUERIES",
     "CHUNK_SCORES",
+    "TILE",
     "Cost",
     "Scores",
     "chunked",
     "control",
     "decoder",
+    "decoder_in_strips",
     "fused",
     "text_encoder",
     "unet",
@@ -37,6 +39,10 @@ MB. `keras_sd.backend.attention` goes by it on jax."""
 
 CHUNK_QUERIES = 512
 """Of one head, that are one product then."""
+
+TILE = 512
+"""Pixels of the side of the square that a strip of `tiled` is as large as, where no number was asked
+for."""
 
 Scores = Callable[[int, int, int, int], int]
 """How many scores are there at once: of rows, heads, queries and keys."""
@@ -250,12 +256,8 @@ def decoder(
         scores: that an attention has at once.
     """
     walk, (height, wide) = _Walk(rows, itemsize, scores), size
-    pixels, width = height * wide, config.widths[-1]
-    walk.conv(pixels, config.latent_channels, width)
-    walk.residual(pixels, width, width)
-    walk.attention(pixels, width, 1, 2 * pixels * width)
-    walk.residual(pixels, width, width)
-    width_in = width
+    pixels = _start(walk, config, size)
+    width_in = config.widths[-1]
     for level in range(len(config.widths) - 1, -1, -1):
         width = config.widths[level]
         for _ in range(config.blocks + 1):
@@ -267,6 +269,46 @@ def decoder(
             pixels = height * wide
     walk.conv(pixels, width_in, 3, pixels * width_in)
     return walk.cost
+
+
+def decoder_in_strips(
+    config: AutoencoderConfig, size: tuple[int, int], side: int, itemsize: int, scores: Scores
+) -> Cost:
+    """A decode of one latent by `keras_sd.tiling`: the maps of a residual block wait in the host's
+    memory, and of a strip there is one convolution at a time.
+
+    Args:
+        config: the autoencoder's numbers.
+        size: height and width of the latent.
+        side: of a strip's square, in cells of the latent.
+        itemsize: bytes of a number.
+        scores: that the attention has at once.
+    """
+    walk = _Walk(1, itemsize, scores)
+    pixels = _start(walk, config, size)
+    most, cells, width_in = walk.held, side * side, config.widths[-1]
+    for level in range(len(config.widths) - 1, -1, -1):
+        width = config.widths[level]
+        if level < len(config.widths) - 1:
+            pixels, cells = 4 * pixels, 4 * cells
+            numbers = pixels * width_in + pixels * width_in // 4
+            most = max(most, itemsize * (numbers + 2 * min(pixels, cells) * width_in))
+        for _ in range(config.blocks + 1):
+            numbers = pixels * (width_in + 2 * width)
+            strip = min(pixels, cells) * (3 * max(width_in, width) + width)
+            most = max(most, itemsize * (numbers + strip))
+            width_in = width
+    return Cost(decoder(config, 1, size, itemsize, scores).operations, most)
+
+
+def _start(walk: _Walk, config: AutoencoderConfig, size: tuple[int, int]) -> int:
+    """`keras_sd.networks.autoencoder.Decoder.start`; how many cells a latent has."""
+    pixels, width = size[0] * size[1], config.widths[-1]
+    walk.conv(pixels, config.latent_channels, width)
+    walk.residual(pixels, width, width)
+    walk.attention(pixels, width, 1, 2 * pixels * width)
+    walk.residual(pixels, width, width)
+    return pixels
 
 
 def _down(

@@ -1,8 +1,8 @@
-"""Pictures to latents and back, whole or a tile at a time."""
+"""Pictures to latents and back, whole or a strip at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from functools import partial
 from typing import Any
 
@@ -13,12 +13,14 @@ from keras_sd import precision
 from keras_sd.backend import JitCompile, to_numpy
 from keras_sd.checks import SettingError, whole
 from keras_sd.config import ModelConfig
+from keras_sd.costs import TILE
 from keras_sd.forms import as_float32, attach_pictures
 from keras_sd.image import from_uint8
 from keras_sd.inpainting import check_pictures, stacked
-from keras_sd.networks.autoencoder import NO_ENCODER
+from keras_sd.low_memory import stranger
+from keras_sd.networks.autoencoder import NO_ENCODER, Autoencoder
 from keras_sd.rules import Rules
-from keras_sd.tiling import TILE, over_tiles
+from keras_sd.tiling import InStrips, layers_of
 
 __all__ = ["Latents"]
 
@@ -27,6 +29,7 @@ class Latents:
     """The part of a `Model` that is about its autoencoder."""
 
     config: ModelConfig
+    parts: MutableMapping[str, Any]
     rules: Rules
     jit: JitCompile
     _current: Callable[..., Any]
@@ -34,11 +37,9 @@ class Latents:
 
     @property
     def tiled(self) -> bool | int:
-        """Whether the autoencoder takes larger pictures in tiles that overlap by a quarter and are
-        blended: a number is the side of a tile in pixels, `True` is `keras_sd.tiling.TILE`. Memory
-        is that of one tile, and one program is compiled for all of them. What a tile cannot see,
-        statistics of norms and attention over the whole picture, is its own: see docs/sdxl.md for
-        how much that is.
+        """Whether the autoencoder takes larger pictures a strip at a time, see `InStrips`: of about
+        as many pixels as a square of this side has; `True` is `keras_sd.costs.TILE`. The backend's memory is that
+        of a strip, and the result that of the whole picture, up to rounding.
         """
         return self._tiled or False
 
@@ -52,6 +53,16 @@ class Latents:
         if side % factor:
             raise SettingError("tiled", f"is a multiple of {factor} pixels, not {side}")
         self._tiled = side
+
+    def check_tiled(self) -> None:
+        """That the autoencoder can be taken in strips, where it will be.
+
+        Raises:
+            TypeError: it is of somebody else.
+        """
+        other = stranger(self.parts, "autoencoder", Autoencoder) if self._tiled else None
+        if other is not None:
+            layers_of(other, "decode")
 
     def encode(self, images: Any, noise: Any = None) -> Any:
         """Latents of images, scaled as the UNet knows them; `decode` is about the inverse.
@@ -86,10 +97,7 @@ class Latents:
         Raises:
             FloatingPointError: the result is not finite.
         """
-        step = self._current("autoencoder", partial(self._finite, "encode"), "encode")
-        factor = self.config.autoencoder.factor
-        units = (factor, *(1 for _ in noise))
-        return self._in_tiles(step, (pixels, *noise), units, 1)
+        return self._autoencoded("encode", pixels, *noise)
 
     def decode(self, latents: Any) -> np.ndarray:
         """Images of latents.
@@ -112,31 +120,25 @@ class Latents:
             raise ValueError(
                 f"latents are (images, height, width, {channels}); these are of shape {array.shape}"
             )
-        step = self._current("autoencoder", partial(self._finite, "decode"), "decode")
-        pixels = self._in_tiles(step, (array,), (1,), self.config.autoencoder.factor)
-        return self.rules.to_uint8(to_numpy(pixels))
+        return self.rules.to_uint8(to_numpy(self._autoencoded("decode", array)))
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Height, width and channels of the latent of an image."""
         config = self.config.autoencoder
         return height // config.factor, width // config.factor, config.latent_channels
 
-    def _finite(self, method: str, autoencoder: Any) -> precision.FiniteStep:
-        return precision.FiniteStep(autoencoder, method, self.jit)
-
-    def _in_tiles(
-        self, step: Callable[..., Any], given: tuple[Any, ...], units: tuple[int, ...], unit: int
-    ) -> Any:
-        """The result of a step, of the whole at once or of tiles; see `over_tiles`."""
-
-        def call(*arrays: Any) -> Any:
-            return step(*(ops.convert_to_tensor(array, "float32") for array in arrays))
-
-        side = self._tiled // self.config.autoencoder.factor
-        if not side or max(given[0].shape[1:3]) <= side * units[0]:
-            return call(*given)
-
-        def one(*tiles: Any) -> np.ndarray:
-            return to_numpy(call(*tiles))
-
-        return ops.convert_to_tensor(over_tiles(one, given, units, unit, side, side // 4))
+    def _autoencoded(self, method: str, *given: Any) -> Any:
+        """What a method of the autoencoder gives: of all pictures at once, or of each in strips."""
+        factor = 1 if method == "encode" else self.config.autoencoder.factor
+        in_strips = self._tiled and max(given[0].shape[1:3]) * factor > self._tiled
+        make = partial(InStrips, side=self._tiled) if in_strips else precision.whole
+        step = self._current(
+            "autoencoder",
+            lambda autoencoder: precision.FiniteStep(autoencoder, method, self.jit, make),
+            f"{method}, tiled {self._tiled}" if in_strips else method,
+        )
+        arrays = [ops.convert_to_tensor(array, "float32") for array in given]
+        if not in_strips:
+            return step(*arrays)
+        pictures = (step(*(array[i : i + 1] for array in arrays)) for i in range(len(given[0])))
+        return ops.convert_to_tensor(np.concatenate(list(pictures)))

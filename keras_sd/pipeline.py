@@ -123,7 +123,7 @@ class StableDiffusion(Doors):
     table = attribute_of("model", "path", "The noise that the model was trained with.")
     networks = attribute_of("model", "parts", "The networks by name.")
     embeddings = attribute_of("model", "embeddings", "Those that prompts may name.")
-    tiled = attribute_of("model", "tiled", "Whether larger pictures are decoded in tiles.")
+    tiled = attribute_of("model", "tiled", "Whether larger pictures are decoded in strips.")
     height = attribute_of("model", "height", "Of pictures whose request names none, in pixels.")
     width = attribute_of("model", "width", "Likewise.")
 

@@ -22,7 +22,6 @@ from keras_sd.forms import request_of
 from keras_sd.plans import Phase, Plan
 from keras_sd.request import Request
 from keras_sd.settings import takes
-from keras_sd.tiling import TILE
 from keras_sd.weights.names import Table, diffusers, own
 
 __all__ = ["BYTES", "RUNTIMES", "Runtime", "plan", "weights_of"]
@@ -307,15 +306,10 @@ class _Run:
         side = self.side // config.factor
         if not side or max(height, width) <= side:
             return costs.decoder(config, self.batch, (height, width), *options)
-        tile = min(side, height), min(side, width)
-        one = costs.decoder(config, 1, tile, *options)
-        # The picture, in float32, and what it is copied to.
+        one = costs.decoder_in_strips(config, (height, width), side, *options)
+        # The pictures, in float32, and what they are copied to.
         whole = 2 * 4 * 3 * self.batch * math.prod(self.size)
-        step = side - side // 4
-        count = self.batch
-        for cells in (height, width):
-            count *= -(-(cells - side // 4) // step) if cells > side else 1
-        return Cost(one.operations * count, one.held + whole)
+        return Cost(one.operations * self.batch, one.held + whole)
 
 
 @functools.lru_cache(maxsize=64)
@@ -336,7 +330,7 @@ def _speed() -> float:
 def _would_fit(run: _Run, available: int) -> dict[str, int]:
     """What would fit, with the bytes it takes: each change by itself, or the fewest together."""
     switches: list[tuple[str, dict[str, Any]]] = [
-        ("tiled=True", {"side": TILE}),
+        ("tiled=True", {"side": costs.TILE}),
         ("low_memory=True", {"low_memory": True}),
         ("dtype='bfloat16' or 'float16'", {"dtype": "bfloat16"}),
     ]
@@ -439,7 +433,7 @@ def _dtype(name: Any) -> str:
 def _side(tiled: Any, config: ModelConfig) -> int:
     """Pixels of a tile's side; 0 is no tiles. As `keras_sd.latents.Latents.tiled`."""
     if isinstance(tiled, bool):
-        return TILE if tiled else 0
+        return costs.TILE if tiled else 0
     factor = config.autoencoder.factor
     side = whole("tiled", tiled, least=4 * factor)
     if side % factor:

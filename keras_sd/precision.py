@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -73,6 +73,11 @@ def all_finite(x: Any) -> Any:
     return ops.all(ops.isfinite(x))
 
 
+def whole(network: keras.Model, method: str, jit_compile: JitCompile) -> Callable[..., Any]:
+    """A method of a network, compiled."""
+    return compile_step(getattr(network, method), [network], jit_compile)
+
+
 class FiniteStep:
     """A method of a network, computed again in float32 where the result overflowed.
 
@@ -83,11 +88,18 @@ class FiniteStep:
         network: one that is made of its `config` alone, such as the autoencoder.
         method: the name of a function of tensors with one result.
         jit_compile: see `keras_sd.backend.compile_step`.
+        make: of a network, the method's name and `jit_compile`: the compiled call.
     """
 
-    def __init__(self, network: keras.Model, method: str, jit_compile: JitCompile = "auto"):
-        self._network, self._method, self._jit = network, method, jit_compile
-        self._step = compile_step(getattr(network, method), [network], jit_compile)
+    def __init__(
+        self,
+        network: keras.Model,
+        method: str,
+        jit_compile: JitCompile = "auto",
+        make: Callable[..., Callable[..., Any]] = whole,
+    ):
+        self._network, self._method, self._jit, self._make = network, method, jit_compile, make
+        self._step = make(network, method, jit_compile)
         self._float32: FiniteStep | None = None
         self._lock = threading.Lock()  # the float32 network's weights are of one call
 
@@ -125,7 +137,7 @@ class FiniteStep:
             if self._float32 is None:
                 with policy_scope("float32"), weights_follow():
                     network = type(self._network)(self._network.config, name=self._network.name)
-                self._float32 = FiniteStep(network, self._method, self._jit)
+                self._float32 = FiniteStep(network, self._method, self._jit, self._make)
             pairs = zip(self._float32._network.weights, self._network.weights, strict=True)
             for variable, weight in pairs:
                 variable.assign(ops.cast(weight.value, "float32"))

@@ -318,12 +318,14 @@ class Beginning:
 
     Raises:
         ValueError: the model has no place for what the request begins at.
+        TypeError: the model is `tiled`, and its autoencoder is of somebody else.
     """
 
     def __init__(self, model: Model, asked: Request, *, filling: bool = True):
         rows = filled(len(asked)) if filling else range(len(asked))
         self.request = request = asked if len(rows) == len(asked) else asked.only(*rows)
         self._model, self._asked = model, asked
+        model.check_tiled()
         self._canvas = _canvas(model, request)
         self.height, self.width = (self._canvas or request).size
         self._shape = model.latent_shape(self.height, self.width)

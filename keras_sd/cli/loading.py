@@ -45,7 +45,9 @@ Refiner = Annotated[
 ]
 Tiled = Annotated[
     bool,
-    typer.Option("--tiled", help="Decode pictures above 512 pixels in tiles, in less memory."),
+    typer.Option(
+        "--tiled", help="Decode pictures above 512 pixels a strip at a time, in less memory."
+    ),
 ]
 LowMemory = Annotated[
     bool,

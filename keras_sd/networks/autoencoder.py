@@ -85,8 +85,11 @@ class Encoder(Block):
                 x = block(x)
             if level < len(self.downsamples):
                 x = self.downsamples[level](x)
-        x = self.conv_out(backend.silu(self.norm_out(self.middle(x))))
-        return self.moments(x)
+        return self.end(x)
+
+    def end(self, x):
+        """What is done at the smallest size."""
+        return self.moments(self.conv_out(backend.silu(self.norm_out(self.middle(x)))))
 
     def compute_output_shape(self, input_shape):
         batch, *sizes, _ = input_shape
@@ -118,14 +121,24 @@ class Decoder(Block):
         self.norm_out = GroupNorm(widths[0], groups, epsilon, "norm_out")
         self.conv_out = conv(widths[0], 3, "conv_out")
 
+    def start(self, x):
+        """What is done at the smallest size."""
+        return self.middle(self.conv_in(self.latent(x)))
+
     def call(self, x):
-        x = self.middle(self.conv_in(self.latent(x)))
+        x = self.start(x)
         for level, row in enumerate(rows(self.levels, self.blocks)):
             for block in row:
                 x = block(x)
             if level < len(self.upsamples):
                 x = self.upsamples[level](x)
         return self.conv_out(backend.silu(self.norm_out(x)))
+
+
+def mean_and_log_variance(moments):
+    """What an `Encoder` gives, in its two halves; see `Autoencoder.moments`."""
+    mean, log_variance = ops.split(ops.cast(moments, "float32"), 2, axis=-1)
+    return mean, ops.clip(log_variance, -30.0, 20.0)
 
 
 NO_ENCODER = (
@@ -178,15 +191,17 @@ class Autoencoder(Network):
         """
         if self.encoder is None:
             raise ValueError(NO_ENCODER)
-        moments = ops.cast(self.encoder(images), "float32")
-        mean, log_variance = ops.split(moments, 2, axis=-1)
-        return mean, ops.clip(log_variance, -30.0, 20.0)
+        return mean_and_log_variance(self.encoder(images))
 
     def encode(self, images, noise=None):
         """Scaled latents, float32: the mean, or with `noise` (unit normal, like a latent) a
         sample.
         """
         mean, log_variance = self.moments(images)
+        return self.scaled(mean, log_variance, noise)
+
+    def scaled(self, mean, log_variance, noise=None):
+        """Latents of their mean and log-variance, see `encode`."""
         latents = mean if noise is None else mean + ops.exp(0.5 * log_variance) * noise
         return latents * self.config.scale
 

@@ -531,18 +531,31 @@ def _softmax_product(scores, value):
 
 
 def _attention_chunked(query, key, value):
-    """One head and 512 queries at a time, so that the scores stay in the cache."""
+    """One head and 512 queries at a time, so that the scores stay in the cache.
+
+    A compiler computes chunks of a head side by side, so where their scores would be more than
+    `CHUNK_SCORES` they come one after another in a loop.
+    """
     batch, queries, heads, features = query.shape
+    keys = key.shape[1]
+    in_loop = queries // CHUNK_QUERIES if queries * keys > CHUNK_SCORES else 0
 
     def to_heads(x):
         return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (batch * heads, x.shape[1], features))
 
     def one_head(qkv):
         q, k, v = qkv
-        chunks = []
-        for start in range(0, queries, CHUNK_QUERIES):
-            chunk = q[start : start + CHUNK_QUERIES] * features**-0.5
-            chunks.append(_softmax_product(matmul_float32(chunk, ops.transpose(k)), v))
+
+        def one_chunk(chunk):
+            scores = matmul_float32(chunk * features**-0.5, ops.transpose(k))
+            return _softmax_product(scores, v)
+
+        chunks, done = [], in_loop * CHUNK_QUERIES
+        if in_loop:
+            several = ops.reshape(q[:done], (in_loop, CHUNK_QUERIES, features))
+            chunks.append(ops.reshape(ops.map(one_chunk, several), (done, features)))
+        for start in range(done, queries, CHUNK_QUERIES):
+            chunks.append(one_chunk(q[start : start + CHUNK_QUERIES]))
         return ops.concatenate(chunks)
 
     out = ops.map(one_head, (to_heads(query), to_heads(key), to_heads(value)))

@@ -40,9 +40,8 @@ MB. `keras_sd.backend.attention` goes by it on jax."""
 CHUNK_QUERIES = 512
 """Of one head, that are one product then."""
 
-TILE = 512
-"""Pixels of the side of the square that a strip of `tiled` is as large as, where no number was asked
-for."""
+TILE = 256
+"""A strip of `tiled` has as many pixels as a square of this side, where no number was asked for."""
 
 Scores = Callable[[int, int, int, int], int]
 """How many scores are there at once: of rows, heads, queries and keys."""
@@ -59,12 +58,13 @@ def whole(rows: int, heads: int, queries: int, keys: int) -> int:
 
 
 def chunked(rows: int, heads: int, queries: int, keys: int) -> int:
-    """All of a few, and of one head of many. Its chunks of `CHUNK_QUERIES` are there at once, since
-    XLA computes side by side what does not wait for each other.
+    """All of a few, and of one head of many: all of its chunks of `CHUNK_QUERIES`, or one of them
+    where they are in a loop.
     """
     if rows * heads * queries * keys <= CHUNK_SCORES:
         return whole(rows, heads, queries, keys)
-    return whole(1, 1, queries, keys)
+    in_loop = queries * keys > CHUNK_SCORES
+    return whole(1, 1, min(queries, CHUNK_QUERIES) if in_loop else queries, keys)
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ def decoder_in_strips(
             numbers = pixels * width_in + pixels * width_in // 4
             most = max(most, itemsize * (numbers + 2 * min(pixels, cells) * width_in))
         for _ in range(config.blocks + 1):
-            numbers = pixels * (width_in + 2 * width)
+            numbers = pixels * (width_in + width)  # the result lies where the input was
             strip = min(pixels, cells) * (3 * max(width_in, width) + width)
             most = max(most, itemsize * (numbers + strip))
             width_in = width

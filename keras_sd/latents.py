@@ -38,8 +38,8 @@ class Latents:
     @property
     def tiled(self) -> bool | int:
         """Whether the autoencoder takes larger pictures a strip at a time, see `InStrips`: of about
-        as many pixels as a square of this side has; `True` is `keras_sd.costs.TILE`. The backend's memory is that
-        of a strip, and the result that of the whole picture, up to rounding.
+        as many pixels as a square of this side has; `True` is `keras_sd.costs.TILE`. The backend's
+        memory is that of a strip, and the result that of the whole picture, up to rounding.
         """
         return self._tiled or False
 

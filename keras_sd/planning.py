@@ -431,7 +431,7 @@ def _dtype(name: Any) -> str:
 
 
 def _side(tiled: Any, config: ModelConfig) -> int:
-    """Pixels of a tile's side; 0 is no tiles. As `keras_sd.latents.Latents.tiled`."""
+    """Pixels of the side of a strip's square, or 0. As `keras_sd.latents.Latents.tiled`."""
     if isinstance(tiled, bool):
         return costs.TILE if tiled else 0
     factor = config.autoencoder.factor

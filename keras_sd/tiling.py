@@ -173,7 +173,7 @@ class InStrips:
             x: the feature map.
             cells: a strip has about so many, and two rows at least.
             norm: scale and shift of each channel.
-            beside: maps of the size of `x`.
+            beside: a map of the size of `x`, if any, whose memory the result takes if it can.
             ratio: so many rows come of so many.
         """
         up, down = ratio
@@ -205,8 +205,9 @@ class InStrips:
             )
             made = to_numpy(result)
             if whole is None:
-                whole = np.empty((1, height * up // down, *made.shape[2:]), made.dtype)
-            whole[:, first * up // down : (first + tall) * up // down] = made
+                whole = _room(beside, made, height * up // down)
+            # Rows that are done may lie where `beside` was, so they are not what they would be.
+            whole[:, done * up // down : (first + tall) * up // down] = made[:, new]
             sums = sums + to_numpy(found).astype(np.float64)
             done = first + tall
         return _Map(whole, sums)
@@ -221,6 +222,15 @@ class InStrips:
     def _cells(self, factor: int) -> int:
         """Of a strip, where a cell stands for `factor` pixels in either direction."""
         return (self._side // factor) ** 2
+
+
+def _room(beside: Sequence[np.ndarray], made: np.ndarray, height: int) -> np.ndarray:
+    """Where a map goes of which `made` is a strip."""
+    *_, width, channels = made.shape
+    for each in beside:
+        if each.dtype == made.dtype and each.shape[-1] >= channels:
+            return each[..., :channels]
+    return np.empty((1, height, width, channels), made.dtype)
 
 
 def _doubled(up: Upsample, x: Any) -> Any:

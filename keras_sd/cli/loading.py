@@ -45,9 +45,7 @@ Refiner = Annotated[
 ]
 Tiled = Annotated[
     bool,
-    typer.Option(
-        "--tiled", help="Decode pictures above 512 pixels a strip at a time, in less memory."
-    ),
+    typer.Option("--tiled", help="Decode pictures above 256 pixels in strips, in less memory."),
 ]
 LowMemory = Annotated[
     bool,

@@ -133,6 +133,7 @@ def test_attention_in_chunks(monkeypatch, queries):
     calls = []
     chunked = backend._attention_chunked
     monkeypatch.setattr(backend, "CHUNK_SCORES", 1)
+    close(chunked(query, key, value), expected)  # in a loop
     monkeypatch.setattr(
         backend, "_attention_chunked", lambda *args: calls.append(1) or chunked(*args)
     )

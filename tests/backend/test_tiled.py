@@ -167,7 +167,7 @@ def test_the_size_of_a_strip_is_checked():
     pipeline = keras_sd.StableDiffusion.from_preset("emoji")
     assert pipeline.tiled is False
     pipeline.tiled = True
-    assert pipeline.tiled == 512
+    assert pipeline.tiled == 256
     pipeline.tiled = False
     assert pipeline.tiled is False
     for wrong, words in ((66, "a multiple of 4"), (8, "from 16 up"), ("yes", "a whole number")):

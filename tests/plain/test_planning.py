@@ -126,6 +126,7 @@ def test_scores_are_held_where_no_kernel_is_fused():
     assert costs.fused(2, 8, 4096, 4096) == 0
     assert costs.whole(2, 8, 4096, 4096) == 2 * 8 * 4096**2
     assert costs.chunked(2, 8, 4096, 4096) == 4096**2
+    assert costs.chunked(1, 1, 16384, 16384) == 512 * 16384
     assert costs.chunked(2, 8, 1024, 1024) == costs.whole(2, 8, 1024, 1024)
     large = {name: phases(SD_1, backend=name)["unet"].tensors for name in RUNTIMES}
     assert large["tensorflow"] > 2 * large["torch"]
@@ -165,12 +166,12 @@ def test_half_precision_halves_weights_and_on_a_cpu_no_tensors():
     assert held[0] * 2 == held[1]
 
 
-def test_tiles_lower_the_decode_and_only_where_pictures_are_larger():
+def test_strips_lower_the_decode_and_only_where_pictures_are_larger():
     plain, tiled = (phases(SD_1, width=1024, height=768, tiled=t) for t in (False, True))
-    assert tiled["decode"].tensors < 0.5 * plain["decode"].tensors
-    assert tiled["decode"].operations > plain["decode"].operations  # they overlap
+    assert tiled["decode"].tensors < 0.65 * plain["decode"].tensors
+    assert tiled["decode"].operations == plain["decode"].operations
     assert tiled["unet"] == plain["unet"]
-    assert phases(SD_1, tiled=True) == phases(SD_1)
+    assert phases(SD_1, tiled=512) == phases(SD_1)
     assert phases(SD_1, tiled=256)["decode"].tensors < phases(SD_1)["decode"].tensors
 
 
@@ -283,7 +284,7 @@ def test_what_would_fit_does():
 
 def test_where_no_change_is_enough_several_are():
     (name,) = plan(SD_1, batch_size=4, memory=3.2 * GB).would_fit
-    assert name.startswith("low_memory=True with dtype=")
+    assert name.startswith("tiled=True with low_memory=True with dtype=")
     assert plan(SD_1, memory=0.1 * GB).would_fit == {}
     with pytest.raises(DoesNotFitError, match="nothing that could be changed"):
         plan(SD_1, memory=0.1 * GB).check()

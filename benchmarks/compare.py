@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -69,6 +70,10 @@ def compare(
         bool, typer.Option("--twice", help="Measure the first row twice, to see the noise.")
     ] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for one process.")] = 3600.0,
+    history: Annotated[
+        Path | None,
+        typer.Option(help="A file that the result is added to; says what changed since the last."),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the weights that are made.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -93,6 +98,7 @@ def compare(
     )
     from comparison import table
     from comparison.cases import cases_of
+    from comparison.history import append, entry
     from comparison.session import Settings
     from comparison.session import benchmark as measure
 
@@ -127,7 +133,24 @@ def compare(
 
         results = measure(settings, say, done)
     typer.echo(table.markdown(results))
+    if history is not None:
+        for line in append(history, entry(results, _commit())):
+            typer.echo(line)
     say(f"{settings.output} has everything")
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that this file is in."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 
 def _names(option: str, text: str | None, known: tuple[str, ...]) -> list[str]:

@@ -20,7 +20,7 @@ import pytest
 from test_keras_cv import FIXTURE, V1
 
 import compare
-from comparison import model, plot, results, session, table
+from comparison import history, model, plot, results, session, table
 from comparison.cases import Case, baseline, cases_of, notes_of
 from comparison.runs import RunError, difference, machine, measure, run_worker
 from comparison.systems import Job
@@ -77,6 +77,27 @@ def results_of(runs: Mapping[Case, list], errors: Mapping[Case, str] = {}):
             for case, of in runs.items()
         ],
     }
+
+
+# --- earlier days ---------------------------------------------------------------------
+
+
+def test_a_history_says_what_changed_since_the_last_of_the_same_settings(tmp_path):
+    path, first = tmp_path / "history.jsonl", results_of({OURS: [run_of()], THEIRS: [run_of(2.0)]})
+    assert history.append(path, history.entry(first, "abc")) == []
+    other = copy.deepcopy(first)
+    other["settings"]["batch"] = 1
+    assert history.append(path, history.entry(other, None)) == []
+    slower = results_of({OURS: [run_of(3.0)], THEIRS: [run_of(2.0)]})
+    (line,) = history.append(path, history.entry(slower, "def"))
+    assert line.startswith(f"{OURS.name} over diffusers since ")
+    assert ", abc: warm 0.50 -> 1.50, step 0.50 -> 1.50, decode 1.00 -> 1.00" in line
+    kept = path.read_text().splitlines()
+    assert [json.loads(each)["commit"] for each in kept] == ["abc", None, "def"]
+    path.write_text("\n".join([*kept, "oops"]))
+    with pytest.raises(ValueError, match="line 4 is no benchmark"):
+        history.append(path, history.entry(slower, "def"))
+    assert path.read_text().splitlines() == [*kept, "oops"]
 
 
 # --- what is measured -----------------------------------------------------------------

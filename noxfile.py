@@ -124,9 +124,17 @@ def tests_plain(session: nox.Session) -> None:
 @nox.parametrize("backend", BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
     """The tests that need Keras on one backend, with the Python that runs nox."""
-    # Half of the time of all sessions went into compiling for tests of what lies above the backend.
-    marked = ORDINARY if backend == "torch" else f"{ORDINARY} and not once"
-    run_tests(session, backend, marked, *CONSTRAINTS)
+    # Most of the time of all sessions went into compiling: for tests of what lies above the
+    # backend, and for those that see on a whole run what others see on a network.
+    compiles = f"{ORDINARY} and not once and not thorough"
+    run_tests(session, backend, ORDINARY if backend == "torch" else compiles, *CONSTRAINTS)
+
+
+@nox.session(default=False)
+@nox.parametrize("backend", [name for name in BACKENDS if name != "torch"])
+def thorough(session: nox.Session, backend: str) -> None:
+    """The tests that `tests` runs on torch alone, for they compile long elsewhere."""
+    run_tests(session, backend, f"{ORDINARY} and thorough", *CONSTRAINTS)
 
 
 @nox.session(default=False)

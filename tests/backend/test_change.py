@@ -139,6 +139,7 @@ def anew(pipeline):
 
 
 @pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.thorough
 def test_the_next_picture_is_of_the_new_state(change):
     pipeline = make()
     before = pipeline.draw(REQUEST)
@@ -211,6 +212,7 @@ def test_one_step_is_compiled_for_one_state():
     assert pipeline.model.steps() is not steps
 
 
+@pytest.mark.thorough
 def test_threads_share_a_pipeline():
     pipeline = make()
     requests = [
@@ -242,6 +244,7 @@ def test_threads_share_a_pipeline():
 
 
 @pytest.mark.parametrize("twin", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+@pytest.mark.thorough
 def test_a_copy_is_a_pipeline_of_its_own(twin):
     pipeline = make()
     before = pipeline.draw(REQUEST)

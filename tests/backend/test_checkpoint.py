@@ -87,6 +87,7 @@ def write(model, layout, folder, dtype=None):
 
 
 @pytest.mark.parametrize("layout", ["keras_sd", "diffusers", "original"])
+@pytest.mark.thorough
 def test_a_model_comes_back_as_it_was(model, layout, tmp_path, vocabulary):
     path = write(model, layout, tmp_path)
     checkpoint = open_checkpoint(path)
@@ -110,6 +111,7 @@ def test_a_model_comes_back_as_it_was(model, layout, tmp_path, vocabulary):
 
 @pytest.mark.parametrize("layout", ["keras_sd", "diffusers", "original"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.thorough
 def test_other_precisions(model, layout, dtype, tmp_path, vocabulary):
     path = write(model, layout, tmp_path, dtype)
     numpy_dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
@@ -223,6 +225,7 @@ def test_an_inpainting_model_paints_and_is_saved_as_one(first, tmp_path, vocabul
 
 
 @pytest.mark.parametrize("names", ["diffusers", "original"])
+@pytest.mark.thorough
 def test_an_autoencoder_of_its_own_file(first, names, tmp_path, vocabulary):
     other = Autoencoder(AUTOENCODER)
     table = (
@@ -245,6 +248,7 @@ def test_an_autoencoder_of_its_own_file(first, names, tmp_path, vocabulary):
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "unet", "autoencoder"])
+@pytest.mark.thorough
 def test_a_part_that_keras_saved(first, part, tmp_path, vocabulary):
     other = make(CONFIGS["1.x"]).networks[part]
     for variable in other.weights:

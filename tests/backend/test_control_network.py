@@ -103,6 +103,7 @@ def test_zero_convolutions_add_zeros_and_a_unet_with_zeros_is_the_unet():
         assert np.abs(to_numpy(unet(latent, times, context, other)) - plain).max() > 1e-3, index
 
 
+@pytest.mark.thorough
 def test_every_weight_and_every_argument_counts():
     config = config_of("2.x")
     network = drawn(ControlNetwork(config))

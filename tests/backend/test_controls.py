@@ -121,6 +121,7 @@ def test_guess_mode_leaves_the_negative_half_alone(pipeline, net):
     assert not left.any()
 
 
+@pytest.mark.thorough
 def test_several_add_up(draw, net):
     half = Control(net, HINT, 0.5)
     assert differ(draw(half, half), draw(Control(net, HINT))) <= 1
@@ -303,6 +304,7 @@ def file(tmp_path, net):
 
 
 @pytest.mark.parametrize("layout", [("original",), ("original", ""), ("diffusers",)])
+@pytest.mark.thorough
 def test_a_file_of_each_layout_is_read(pipeline, net, file, draw, layout):
     read = ControlNet.from_file(file(*layout), model=pipeline)
     wanted = arrays_of({"": net.network})

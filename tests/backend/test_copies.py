@@ -90,6 +90,7 @@ def as_json(network):
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.thorough
 def test_a_copy_computes_the_same_with_weights_of_its_own(name, way, tmp_path):
     network, given = made(name)
     copied = WAYS[way](network, tmp_path)
@@ -109,6 +110,7 @@ def test_a_copy_computes_the_same_with_weights_of_its_own(name, way, tmp_path):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.thorough
 def test_a_clone_is_the_same_network_with_other_weights(name):
     network, _ = made(name)
     for clone in (keras.models.clone_model(network), as_json(network)):

@@ -40,6 +40,7 @@ def test_a_notebook_runs(tmp_path):
     assert any("image/png" in out["data"] for out in shown)
 
 
+@pytest.mark.thorough
 def test_the_first_example_needs_no_settings(tmp_path):
     """In an empty home, without a variable: with whichever backend is installed."""
     first = next(b for b in pages.examples(ROOT / "README.md") if b.language == "python")

@@ -34,6 +34,7 @@ def test_images_are_the_same_on_every_backend(images):
     assert np.abs(images.astype(int) - expected).max() <= 1
 
 
+@pytest.mark.thorough
 def test_the_goldens_show_what_was_asked_for(images):
     colours = measure.backgrounds(images)
     assert colours == ["blue", "red", "white", "green"]
@@ -46,6 +47,7 @@ def test_the_goldens_show_what_was_asked_for(images):
 
 
 @pytest.mark.parametrize("sampler", ["pndm", "euler"])
+@pytest.mark.thorough
 def test_every_sampler_draws_it(emoji, images, sampler):
     other = emoji.text_to_image(PROMPTS[0], seed=1, sampler=sampler)
     # Another rule or another last step: another picture, but not by much.

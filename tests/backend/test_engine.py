@@ -85,6 +85,7 @@ def distance(one, other):
     return int(np.abs(np.asarray(one).astype(int) - np.asarray(other)).max())
 
 
+@pytest.mark.thorough
 def test_every_pair_of_samplers_shares_a_batch(model):
     """All at once, so each with each; of other lengths, guidance, prompts and seeds."""
     requests = [
@@ -122,6 +123,7 @@ KINDS = {
 }
 
 
+@pytest.mark.thorough
 def test_requests_of_every_kind_run_beside_each_other(model):
     requests = {
         kind: asked(**{"seed": number, "prompt": "a cat", "batch_size": 1, **settings})
@@ -550,6 +552,7 @@ def test_a_fault_of_the_engine_reaches_whoever_waits(model, monkeypatch, caplog)
     assert "goes on" in caplog.text
 
 
+@pytest.mark.thorough
 def test_a_model_for_painting_is_warmed_up_too():
     with Engine(attending(NINE).model) as engine:
         engine.warm_up()

@@ -182,6 +182,7 @@ def generate_images(world):
 
 @WORLDS
 @pytest.mark.guides
+@pytest.mark.thorough
 def test_generate_images_with_stable_diffusion(world, capsys):
     sections = list(generate_images(world))
     assert len(sections) == 5
@@ -305,6 +306,7 @@ def apart(one, other):
 @pytest.mark.guides
 # The guide asks for float64 noise, which jax does not make unless it is told to.
 @pytest.mark.filterwarnings("ignore:.*float64")
+@pytest.mark.thorough
 def test_random_walks_through_latent_space(world, tmp_path, capsys):
     sections = [np.concatenate(list(batches)) for batches in random_walks(world, tmp_path)]
     walk, grid, noises, around, circle = sections

@@ -278,6 +278,7 @@ def edited(emoji):
     return [emoji.image_to_image(ROCKET, cat, s, seed=2, batch_size=2) for s in (0.3, 0.9)]
 
 
+@pytest.mark.thorough
 def test_a_strength_of_0_3_keeps_the_subject_and_0_9_changes_it(emoji, edited):
     drawn = emoji.text_to_image([CAT, ROCKET], seed=9).astype(int)
     kept, changed = (

@@ -118,6 +118,7 @@ def test_a_picture_that_is_not_hidden_shows(monkeypatch):
     [{}, {"mask_blur": 1.5}, {"only_masked": True, "padding": 3}, {"strength": 0.5}],
     ids=str,
 )
+@pytest.mark.thorough
 def test_pixels_outside_of_the_mask_come_back_bit_for_bit(pipeline, nine, model, settings):
     model = pipeline if model == "blending" else nine
     # Every sampler's last level has its own noise; none of it may be left.
@@ -140,6 +141,7 @@ def test_without_it_they_are_the_autoencoders(pipeline):
 
 @pytest.mark.parametrize("sampler", [found.name for found in list_samplers()])
 @pytest.mark.parametrize("num_resamples", [1, 2])
+@pytest.mark.thorough
 def test_the_end_is_the_clean_latent_around_the_mask(pipeline, sampler, num_resamples):
     steps = list(
         pipeline.stream(

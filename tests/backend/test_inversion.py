@@ -91,6 +91,7 @@ def test_levels_without_a_way_back_are_refused():
         invert(toy, X, pure)
 
 
+@pytest.mark.thorough
 def test_a_picture_comes_back_from_its_noise(emoji):
     prompt = "a cat face on a blue background"
     run = {"num_steps": 10, "unconditional_guidance_scale": 1.0}

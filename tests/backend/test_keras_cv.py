@@ -158,6 +158,7 @@ def test_networks_give_what_keras_cv_gives(folder, file):
         ("decoder", "autoencoder", {"epsilon": 1e-6}),
     ],
 )
+@pytest.mark.thorough
 def test_they_do_not_without_each_of_its_deviations(folder, file, part, numbers):
     config = compat(FILES[file][0])
     plain = replace(config, **{part: replace(getattr(config, part), **numbers)})
@@ -258,6 +259,7 @@ def test_a_run_makes_the_picture_of_keras_cv(folder):
 
 
 @pytest.mark.parametrize("other", ["keras_cv==0.8.1", None])
+@pytest.mark.thorough
 def test_it_does_not_with_the_numbers_of_another(folder, other):
     config = compat(V1)
     parts = [build(folder, file, config) for file in ("text_encoder", "diffusion_model", "decoder")]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from test_lab import Ancestral, Broken, Euler
 
 from keras_sd import lab
 from keras_sd.lab import emoji
 
 
+@pytest.mark.thorough
 def test_on_the_embedded_model_distance_and_subjects_are_measured(monkeypatch):
     from keras_sd.pipeline import StableDiffusion
     from keras_sd.training import measure, pictures

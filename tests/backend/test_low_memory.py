@@ -51,6 +51,7 @@ def pictures(pipeline, **settings):
     return np.asarray(pipeline.draw(pipeline.request("cat dog", "do", **settings)))
 
 
+@pytest.mark.thorough
 def test_one_group_of_networks_is_there_at_a_time(folders, built):
     pipeline = keras_sd.StableDiffusion.from_preset(folders["xl"], low_memory=True)
     assert built == []

@@ -236,6 +236,7 @@ def test_a_long_prompt_is_refused(preset, compat):
         make(preset, compat=compat).encode_text("cat " * 76)
 
 
+@pytest.mark.thorough
 def test_encodings_and_noise_of_every_shape(model):
     encoding = model.encode_text("cat")
     noise = np.random.default_rng(0).normal(size=(2, SIZE // 8, SIZE // 8, 4))
@@ -555,6 +556,7 @@ def test_a_fine_tuned_file_changes_the_next_image(preset, tmp_path):
     assert not np.array_equal(draw(model), before)
 
 
+@pytest.mark.thorough
 def test_a_model_without_an_image_encoder(preset, tmp_path):
     model = make(preset)
     whole = keras_sd.StableDiffusion.from_preset(preset)
@@ -702,6 +704,7 @@ def test_a_step_of_the_scheduler():
         ("keras_cv==0.9", [999, 500, 0]),
     ],
 )
+@pytest.mark.thorough
 def test_a_run_under_compat(preset, name, timesteps):
     model = make(preset, compat=name)
     version = model.compat
@@ -800,6 +803,7 @@ def test_random_walks_through_latent_space(preset, model):
 
 @only_tensorflow
 @pytest.mark.traced
+@pytest.mark.thorough
 def test_fine_tuning_stable_diffusion(preset, tmp_path):
     import tensorflow as tf
 
@@ -856,6 +860,7 @@ def test_fine_tuning_stable_diffusion(preset, tmp_path):
 
 
 @pytest.mark.traced
+@pytest.mark.thorough
 def test_fine_tuning_by_textual_inversion(preset):
     """All but its train_step, which is TensorFlow's."""
     model = make(preset)

@@ -107,6 +107,7 @@ def test_one_autoencoder_runs_at_any_size():
         ("bfloat16", 0.08),
     ],
 )
+@pytest.mark.thorough
 def test_low_precision_is_close(network, config, policy, tolerance):
     exact, made = out(make(network, config)), make(network, config, policy)
     low = out(made)
@@ -117,6 +118,7 @@ def test_low_precision_is_close(network, config, policy, tolerance):
 
 
 @pytest.mark.parametrize("policy", ["float16", "mixed_bfloat16"])
+@pytest.mark.thorough
 def test_what_stays_float32(policy):
     unet, autoencoder = make(UNet, SPATIAL, policy), make(Autoencoder, IMAGES, policy)
     predict = compile_step(unet, [unet])
@@ -136,6 +138,7 @@ def test_what_stays_float32(policy):
 
 
 @each_network
+@pytest.mark.thorough
 def test_weights_saved_and_loaded_give_the_same(network, config, tmp_path):
     made = make(network, config)
     path = tmp_path / "network.weights.h5"

@@ -7,9 +7,12 @@ import subprocess
 import sys
 import tomllib
 
+import pytest
+
 from keras_sd.new_sampler import new_sampler
 
 
+@pytest.mark.thorough
 def test_its_own_tests_pass(tmp_path, monkeypatch):
     """In a new process, with its source on the path and metadata as an installer would write."""
     monkeypatch.chdir(tmp_path)

@@ -89,6 +89,7 @@ def apart(one, other):
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: "-".join(map(str, run.values())))
+@pytest.mark.thorough
 def test_each_pair_of_what_a_run_can_be(run):
     nine = run["door"] == "nine channels"
     pipeline = pipeline_of(nine, run["rules"], run["dtype"])

@@ -321,6 +321,7 @@ def test_a_mistake_in_the_text_encoder_shows(model, mutate):
         fewer_heads,
     ],
 )
+@pytest.mark.thorough
 def test_a_mistake_in_the_unet_shows(mutate):
     unet = build("sd2", "unet")
     mutate(unet)

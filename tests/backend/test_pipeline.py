@@ -255,6 +255,7 @@ def test_where_a_run_ends(pipeline):
     ("sampler", "schedule"),
     [("ddim", "trailing"), ("dpmpp_2m", "linspace"), ("euler_ancestral", "sgm_uniform")],
 )
+@pytest.mark.thorough
 def test_a_model_of_zero_terminal_snr_begins_in_pure_noise(sampler, schedule):
     pipeline = make(replace(TINY, noise=replace(TINY.noise, zero_terminal_snr=True)))
     assert pipeline.levels(4, schedule)[0].alpha == 0
@@ -299,6 +300,7 @@ def test_a_sampler_of_a_brownian_path_gets_one(pipeline):
     assert abs(independent[0] - independent[1]).max() > 0.5
 
 
+@pytest.mark.thorough
 def test_other_sizes_without_other_weights(pipeline):
     for height, width in ((8, 8), (40, 56), (24, 72)):
         pipeline.height, pipeline.width = height, width

@@ -84,6 +84,7 @@ def check_same(made, other, output):
             assert file.read_bytes() == (two / file.name).read_bytes(), file
 
 
+@pytest.mark.thorough
 def test_a_run_goes_on_from_its_state_to_the_bit(unbroken, tmp_path):
     made, wanted, folder = unbroken
     assert len(set(made.losses)) == 14

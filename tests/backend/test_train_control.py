@@ -74,6 +74,7 @@ def outputs(net, rows=2):
     return list(map(to_numpy, net.network(*map(ops.convert_to_tensor, map(np.float32, inputs)))))
 
 
+@pytest.mark.thorough
 def test_it_learns_and_nothing_else_does(trained, given):
     made, _ = trained
     assert np.mean(made.losses[-3:]) < np.mean(made.losses[:3])

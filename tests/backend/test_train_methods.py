@@ -60,6 +60,7 @@ def filled(lora):
 
 
 @pytest.mark.parametrize("layout", ["kohya", "diffusers"])
+@pytest.mark.thorough
 def test_a_file_changes_a_model_as_the_arrays_in_it_do(tmp_path, layout):
     model, other = micro.micro(), micro.micro()
     before = predicted(model)
@@ -102,6 +103,7 @@ def test_the_choices_of_layers_grow():
     )
 
 
+@pytest.mark.thorough
 def test_a_lora_alone_is_trained_and_written(given, tmp_path):
     made = train(
         config(
@@ -174,6 +176,7 @@ def test_what_is_no_file_of_a_lora_is_not_written(tmp_path):
 # A word
 
 
+@pytest.mark.thorough
 def test_a_word_is_learned_and_nothing_else(given, tmp_path, monkeypatch):
     model, _ = given
     folder = micro.pictures(tmp_path / "pictures", ("a <new> cat", "<new>"))

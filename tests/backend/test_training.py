@@ -258,6 +258,7 @@ MINIATURE = dataclasses.replace(
 
 @needs_font
 @pytest.mark.usefixtures("without_tracing")
+@pytest.mark.thorough
 def test_the_whole_training_in_miniature(tmp_path, monkeypatch):
     monkeypatch.setattr(
         emoji, "vocabulary", lambda config: emoji.learn_merges(["a cat on a background"], 12)

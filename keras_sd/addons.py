@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_sd.adapters.control_files import ControlFile, control_file_of, is_control
 from keras_sd.adapters.feature_files import FeatureFile, feature_file_of, is_features
-from keras_sd.adapters.files import FAMILIES, Adapter, adapter_of, is_adapter
+from keras_sd.adapters.files import FAMILIES, Adapter, adapter_of, file_in, is_adapter
 from keras_sd.adapters.fitting import feature_misfits
 from keras_sd.adapters.image_encoder_files import ImageEncoderFile, encoder_file_of, is_encoder
 from keras_sd.adapters.image_prompt_files import ImagePromptFile, is_image_prompt, prompt_file_of
@@ -129,7 +129,7 @@ def inspect(path: str | Path, *, numbers: bool = True) -> AdapterReport | None:
     run, and what is wrong with it.
 
     Args:
-        path: of the file.
+        path: of the file; or of a folder that PEFT or diffusers has written an adapter into.
         numbers: look at every number, and compute the file's sha256.
 
     Returns:
@@ -140,6 +140,12 @@ def inspect(path: str | Path, *, numbers: bool = True) -> AdapterReport | None:
         FileNotFoundError: there is no such file.
     """
     path = Path(path)
+    if path.is_dir():
+        # The folder of a model may have a LoRA beside it, and is a model.
+        found = None if (path / "model_index.json").is_file() else file_in(path)
+        if found is None:
+            return None
+        path = found
     try:
         file = read_file(path)
     except WeightsError:

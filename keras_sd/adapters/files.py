@@ -31,15 +31,31 @@ from keras_sd.weights.files import read_json
 from keras_sd.weights.parts import is_floating, listed
 from keras_sd.weights.readers import TensorFile, WeightsError, is_finite, read_file, sha256, shown
 
-__all__ = ["Adapter", "Change", "adapter_of", "is_adapter", "open_adapter"]
+__all__ = [
+    *("PEFT_CLASSES", "PEFT_PREFIX", "PEFT_SETTINGS", "PEFT_WEIGHTS"),
+    *("Adapter", "Change", "adapter_of", "file_in", "is_adapter", "open_adapter"),
+]
+
+PEFT_SETTINGS = "adapter_config.json"
+PEFT_WEIGHTS = "adapter_model.safetensors"
+"""The files of a folder that PEFT's `save_pretrained` writes."""
+
+PEFT_PREFIX = "base_model.model."
+"""What it has before the names of tensors."""
+
+PEFT_CLASSES = {
+    "UNet2DConditionModel": "unet",
+    "CLIPTextModel": "text_encoder",
+    "CLIPTextModelWithProjection": "text_encoder_2",
+}
+"""Parts by the class that PEFT's settings say: a folder of PEFT's is of one network."""
 
 _IN_FOLDERS = (
     "pytorch_lora_weights.safetensors",
-    "adapter_model.safetensors",
+    PEFT_WEIGHTS,
     "pytorch_lora_weights.bin",
     "adapter_model.bin",
 )
-_SETTINGS = "adapter_config.json"
 _METADATA = "lora_adapter_metadata"
 
 _ENDS = sorted({*ROLES, *REFUSED}, key=len, reverse=True)
@@ -62,7 +78,8 @@ class Change:
     """The change of one weight or of one bias.
 
     Attributes:
-        name: of the place, as the file has it.
+        name: of the place, as the file has it; with its part before it where the settings of PEFT
+            say of which text encoder it is.
         tensors: of the file, by role.
         keys: their names in the file, by role.
         shapes: their shapes, by role.
@@ -188,7 +205,10 @@ def open_adapter(path: str | os.PathLike[str]) -> Adapter:
     """
     path = Path(os.path.expanduser(checked_path(path, "adapter", "the path of a file")))
     if path.is_dir():
-        path = _in_folder(path)
+        folder, found = path, file_in(path)
+        if found is None:
+            raise FileNotFoundError(_not_in(folder))
+        path = found
     return adapter_of(read_file(path), path)
 
 
@@ -233,11 +253,16 @@ def adapter_of(file: TensorFile, path: Path) -> Adapter:
     return Adapter(path, tuple(changes), strays, file.metadata, tuple(notes), file)
 
 
-def _in_folder(folder: Path) -> Path:
-    found = next((folder / name for name in _IN_FOLDERS if (folder / name).is_file()), None)
-    if found is None:
-        raise FileNotFoundError(f"{folder} is a folder without {' or '.join(_IN_FOLDERS)}")
-    return found
+def file_in(folder: Path) -> Path | None:
+    """The file of the adapter in a folder of PEFT or diffusers, or None."""
+    return next((folder / name for name in _IN_FOLDERS if (folder / name).is_file()), None)
+
+
+def _not_in(folder: Path) -> str:
+    """What to say of a folder that has no such file."""
+    lacks = f"{folder} is a folder without {' or '.join(_IN_FOLDERS)}"
+    inside = sorted(each.name for each in folder.iterdir() if each.is_dir() and file_in(each))
+    return f"{lacks}; its {' and '.join(inside)} each have one" if inside else lacks
 
 
 def _groups(file: TensorFile, path: Path) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
@@ -306,7 +331,7 @@ def _change(
         alpha, scale = settings.scale(name, rank)
     elif kind.scaled(tensors) and rank:
         scale = alpha / rank
-    return Change(name, tensors, keys, scale, alpha)
+    return Change(settings.named(name), tensors, keys, scale, alpha)
 
 
 def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -326,12 +351,12 @@ def _alpha(path: Path, keys: Mapping[str, str], tensors: Mapping[str, Any]) -> f
 
 
 class _Settings:
-    """PEFT's settings: its tensors do not say their alpha."""
+    """PEFT's settings: its tensors do not say their alpha, nor which network they are of."""
 
     def __init__(self, file: TensorFile, path: Path):
         self.path = path
         self.data: Mapping[str, Any] = {}
-        beside = path.with_name(_SETTINGS)
+        beside = path.with_name(PEFT_SETTINGS)
         if text := file.metadata.get(_METADATA):
             try:
                 data = json.loads(text)
@@ -343,11 +368,20 @@ class _Settings:
         elif path.stem == "adapter_model" and beside.is_file():
             self.data = read_json(beside)
 
+    def named(self, name: str) -> str:
+        """The name of a place, with its part before it if it is of the text encoder said here."""
+        mapping = self.data.get("auto_mapping")
+        said = mapping.get("base_model_class") if isinstance(mapping, dict) else None
+        part = PEFT_CLASSES.get(said) if isinstance(said, str) else None
+        if part in (None, "unet") or not name.startswith(PEFT_PREFIX):
+            return name
+        return f"{part}.{name}"
+
     def scale(self, name: str, rank: int | None) -> tuple[float | None, float]:
         """The alpha of a place, and the scale that it has: alpha / rank, or / sqrt(rank)."""
         if not self.data or not rank:
             return None, 1.0
-        name = name.removeprefix("base_model.model.")
+        name = name.removeprefix(PEFT_PREFIX)
         part, dot, rest = name.partition(".")
         # In the file of a pipeline, both are under the name of the part.
         prefix = part + dot if f"{part}.lora_alpha" in self.data else ""

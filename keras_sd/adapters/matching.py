@@ -64,7 +64,9 @@ class Match:
                 of it is not.
         """
         path, base, context = self.adapter.path, self.adapter.base, self.adapter.context
-        if context not in (None, self.context) or (context is None and base is not None):
+        # Where no shape tells the family, names do, which a model of it has.
+        by_name = context is None and base is not None and not self.matched
+        if by_name or context not in (None, self.context):
             features = f" ({context} features a token)" if context else ""
             raise WeightsError(
                 f"{path} was made for {base}{features}; the model {printable(self.model)} has "

@@ -114,6 +114,8 @@ def _of_text_encoder(name: str, part: str, alone: bool) -> Iterator[tuple[str, s
             yield f"lycoris_{_flat(full)}", "LyCORIS"
             yield full, "diffusers"
             yield f"base_model.model.{full}", "PEFT"
+        for said in _KOHYA if alone else (part,):  # by the class that PEFT's settings say
+            yield f"{said}.base_model.model.{full}", "PEFT"
         for end, other in _SELF_ATTENTION.items():
             if full.endswith(f".self_attn.{end}"):
                 layer = full.removesuffix(end)

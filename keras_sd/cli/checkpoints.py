@@ -121,7 +121,7 @@ def inspect(
 
     place, left = _here(path, variant)
     most = None if full else _LISTED
-    if place.is_file() and (adapter := look_at_adapter(place, numbers=not quick)):
+    if place.exists() and (adapter := look_at_adapter(place, numbers=not quick)):
         _tell(adapter, adapters.lines(adapter, most), json_)
         return
     with bytes_bar("reading") as advance:

@@ -28,6 +28,7 @@ __all__ = [
     "FAMILIES",
     "MAX_VECTORS",
     "XL",
+    "XL_KEYS",
     "Embedding",
     "embedding_of",
     "is_embedding",
@@ -47,7 +48,8 @@ XL = "Stable Diffusion XL"
 """Whose embeddings have vectors for two text encoders."""
 
 _IN_TABLE = "string_to_param."
-_PAIR = ("clip_l", "clip_g")
+XL_KEYS = ("clip_l", "clip_g")
+"""The tensors of a file for XL, of the first and of the second text encoder."""
 _KOHYA = "emb_params"
 _SAID = ("name", "step", "sd_checkpoint", "sd_checkpoint_name", "ss_sd_model_name", "author")
 _SAID_PREFIX = "modelspec."
@@ -128,7 +130,7 @@ def embedding_of(file: TensorFile, path: Path, *, clip_l_alone: bool = False) ->
     vectors = _vectors(file.tensors[key], f"{path}: {shown(key)}")
     second = None
     if layout == "XL":
-        second = _vectors(file.tensors[_PAIR[1]], f"{path}: {shown(_PAIR[1])}")
+        second = _vectors(file.tensors[XL_KEYS[1]], f"{path}: {shown(XL_KEYS[1])}")
         if len(second) != len(vectors):
             raise WeightsError(
                 f"{path} has {len(vectors)} vectors for one text encoder of {XL} and {len(second)} "
@@ -144,7 +146,7 @@ def is_embedding(tensors: Iterable[str]) -> bool:
         return False
     return (
         all(name.startswith(_IN_TABLE) for name in names)
-        or names <= {*_PAIR}
+        or names <= {*XL_KEYS}
         or names == {_KOHYA}
         or (len(names) == 1 and _is_word(next(iter(names))))
     )
@@ -174,18 +176,18 @@ def _key(file: TensorFile, path: Path, clip_l_alone: bool) -> tuple[str, str]:
             f"{listed(names)}. An embedding has one, by its word, by {_KOHYA} or in "
             "string_to_param, or for Stable Diffusion XL clip_l and clip_g"
         )
-    if not set(names) <= {*_PAIR}:
+    if not set(names) <= {*XL_KEYS}:
         if len(names) > 1:
             words = listed([name.removeprefix(_IN_TABLE) for name in names])
             raise WeightsError(f"{path} has {len(names)} embeddings, {words}; one a file is read")
         layout = "A1111" if names[0].startswith(_IN_TABLE) else "diffusers"
         return names[0], "kohya" if names[0] == _KOHYA else layout
-    missing = [name for name in _PAIR if name not in names]
-    if missing and not (clip_l_alone and _PAIR[0] in names):
+    missing = [name for name in XL_KEYS if name not in names]
+    if missing and not (clip_l_alone and XL_KEYS[0] in names):
         raise WeightsError(
             f"{path} has one half of an embedding for {XL}, {names[0]}: it lacks {missing[0]}"
         )
-    return _PAIR[0], "XL, clip_l alone" if clip_l_alone else "XL"
+    return XL_KEYS[0], "XL, clip_l alone" if clip_l_alone else "XL"
 
 
 def _vectors(tensor: Any, where: str) -> np.ndarray:

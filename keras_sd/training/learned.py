@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_sd.adapters.controlnet import ControlNet
-from keras_sd.adapters.writing import save_lora
+from keras_sd.adapters.writing import Layout, save_lora
 from keras_sd.backend import to_numpy
 from keras_sd.checks import SettingError
 from keras_sd.embeddings.files import Embedding
@@ -35,7 +35,7 @@ class Learned:
         tokenizers: that read the captions.
         write: writes it to a folder, given what follows its names: "" or "-ema". Gives the paths.
         drawing: the model that sample sheets are drawn by.
-        vectors: first values of an embedding, or None.
+        vectors: first values of an embedding, by text encoder, or None.
         learn_from: is given the trainer, once it is there.
         control: the ControlNet that is trained, or None.
     """
@@ -44,7 +44,7 @@ class Learned:
     tokenizers: dict[str, Tokenizer]
     write: Callable[[Path, str], list[Path]]
     drawing: Callable[[], Model]
-    vectors: np.ndarray | None = None
+    vectors: dict[str, np.ndarray] | None = None
     learn_from: Callable[[Any], None] = lambda trainer: None
     control: ControlNet | None = None
 
@@ -99,13 +99,16 @@ def _lora(model: Model, config: TrainConfig) -> Learned:
 
     def write(folder: Path, end: str) -> list[Path]:
         changes = lora.changes()
-        paths = [
-            folder / f"lora{end}.safetensors",
-            folder / f"pytorch_lora_weights{end}.safetensors",
+        names: dict[Layout, str] = {
+            "kohya": f"lora{end}.safetensors",
+            "diffusers": f"pytorch_lora_weights{end}.safetensors",
+            "PEFT": f"peft{end}",
+        }
+        return [
+            path
+            for layout, name in names.items()
+            for path in save_lora(folder / name, changes, model.config, layout=layout)
         ]
-        save_lora(paths[0], changes, model.config, layout="kohya")
-        save_lora(paths[1], changes, model.config, layout="diffusers")
-        return paths
 
     return Learned(lora.variables, dict(model.tokenizers), write, lambda: model)
 
@@ -124,32 +127,34 @@ def _controlnet(model: Model, config: TrainConfig) -> Learned:
 
 def _embedding(model: Model, config: TrainConfig) -> Learned:
     settings = config.textual_inversion
-    if len(model.config.text_encoders) > 1:
-        raise SettingError(
-            "train.method",
-            f"textual_inversion learns for one text encoder, and {model.config.name} has two",
-        )
-    (part,) = model.config.text_encoders
-    first = _first_vectors(model, part, config)
-    embedding = Embedding(settings.token, first, settings.token, "diffusers", Path(), "")
-    named = model.with_embeddings({settings.token: embedding})
+    parts = list(model.config.text_encoders)
+    first = {part: _first_vectors(model, part, config) for part in parts}
+    layout = "XL" if len(parts) > 1 else "diffusers"
+
+    def embedding(vectors: Mapping[str, np.ndarray]) -> Embedding:
+        one, two = vectors[parts[0]], vectors[parts[1]] if len(parts) > 1 else None
+        return Embedding(settings.token, one, settings.token, layout, Path(), "", vectors_2=two)
+
+    named = model.with_embeddings({settings.token: embedding(first)})
     trainer: list[Any] = []
 
-    def vectors() -> np.ndarray:
-        return np.asarray(to_numpy(trainer[0].vectors), np.float32)
+    def vectors() -> dict[str, np.ndarray]:
+        found = trainer[0].vectors
+        return {part: np.asarray(to_numpy(found[part]), np.float32) for part in parts}
 
     def write(folder: Path, end: str) -> list[Path]:
         word = "".join(sign for sign in settings.token if sign.isalnum() or sign in "-_") or "word"
-        paths = [
-            folder / f"learned_embeds{end}.safetensors",
-            folder / f"{word}{end}.safetensors",
-        ]
-        save_embedding(paths[0], vectors(), settings.token, layout="diffusers")
-        save_embedding(paths[1], vectors(), settings.token, layout="A1111")
+        by_word, (one, *two) = folder / f"{word}{end}.safetensors", vectors().values()
+        if two:
+            save_embedding(by_word, one, settings.token, layout="XL", vectors_2=two[0])
+            return [by_word]
+        paths = [folder / f"learned_embeds{end}.safetensors", by_word]
+        save_embedding(paths[0], one, settings.token, layout="diffusers")
+        save_embedding(paths[1], one, settings.token, layout="A1111")
         return paths
 
     def drawing() -> Model:
-        return model.with_embeddings({settings.token: replace(embedding, vectors=vectors())})
+        return model.with_embeddings({settings.token: embedding(vectors())})
 
     return Learned([], dict(named.tokenizers), write, drawing, first, trainer.append)
 

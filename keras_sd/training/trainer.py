@@ -49,12 +49,15 @@ class DenoiserTrainer(keras.Model):
     Args:
         networks: text encoders and UNet by their parts' names, the text encoders in their order.
         objective: what the loss is.
-        vectors: of an embedding that is learned, `(count, width)` float32: the ids from the size of
-            the vocabulary on stand for them. None learns none.
+        vectors: of an embedding that is learned, by text encoder, `(count, width)` float32: the ids
+            from the size of its vocabulary on stand for them. None learns none.
     """
 
     def __init__(
-        self, networks: Mapping[str, Any], objective: Objective, vectors: Any | None = None
+        self,
+        networks: Mapping[str, Any],
+        objective: Objective,
+        vectors: Mapping[str, Any] | None = None,
     ):
         # Ids and timesteps are not to be rounded to a compute dtype.
         super().__init__(name="denoiser_trainer", autocast=False, dtype="float32")
@@ -63,10 +66,11 @@ class DenoiserTrainer(keras.Model):
         self.text_encoders = [each for name, each in networks.items() if name != "unet"]
         self.part_names = [name for name in networks if name != "unet"]
         self.controls: Sequence[Any] = ()
-        self.vectors: keras.Variable | None = None
-        if vectors is not None:
-            self.vectors = self.add_weight(vectors.shape, dtype="float32", name="vectors")
-            self.vectors.assign(vectors)
+        self.vectors: dict[str, keras.Variable] = {}
+        for part, first in (vectors or {}).items():
+            added = self.add_weight(first.shape, dtype="float32", name=f"{part}_vectors")
+            added.assign(first)
+            self.vectors[part] = added
         self.latest = Latest()
         self.built = True
 
@@ -86,7 +90,8 @@ class DenoiserTrainer(keras.Model):
         found: dict[str, Any] = {}
         encoded = []
         for part, encoder in zip(self.part_names, self.text_encoders, strict=True):
-            options = {} if self.vectors is None else {"added": ops.convert_to_tensor(self.vectors)}
+            added = self.vectors.get(part)
+            options = {} if added is None else {"added": ops.convert_to_tensor(added)}
             if part == self.part_names[-1] and "ends" in inputs:
                 rows, found[POOLED] = encoder(inputs[part], ends=inputs["ends"], **options)
             else:

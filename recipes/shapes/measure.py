@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def held_loss(
     latents: Path,
     batches: int = 4,
     caption: str | None = None,
-    vectors: np.ndarray | None = None,
+    vectors: Mapping[str, np.ndarray] | None = None,
 ) -> float:
     """The mean loss of a model on a folder of pictures.
 
@@ -33,7 +34,7 @@ def held_loss(
         latents: where they are kept encoded.
         batches: of 16 samples each.
         caption: in place of their own.
-        vectors: of the embedding that the model's tokenizer has a name for.
+        vectors: of the embedding that the model's tokenizers have a name for, by text encoder.
     """
     examples = read_examples(folder)
     cached = cache_latents(model, examples, Buckets(model.height, square=True), latents)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import micro
@@ -13,9 +14,8 @@ from tiny import TINY_2, TINY_XL
 
 from keras_sd.adapters import open_adapter
 from keras_sd.adapters.matching import match
-from keras_sd.adapters.writing import save_lora
+from keras_sd.adapters.writing import LAYOUTS, save_lora
 from keras_sd.backend import NAME, to_numpy
-from keras_sd.checks import SettingError
 from keras_sd.embeddings import open_embedding
 from keras_sd.embeddings.writing import save_embedding
 from keras_sd.image import read_image
@@ -23,7 +23,7 @@ from keras_sd.model import Model
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
 from keras_sd.noise import CLEAN, denoised, transfer
 from keras_sd.training import run
-from keras_sd.training.config import LoRASettings, Prior, Samples, TextualInversion
+from keras_sd.training.config import Log, LoRASettings, Prior, Samples, TextualInversion
 from keras_sd.training.examples import ExamplesError
 from keras_sd.training.lora import add_lora, chosen
 from keras_sd.training.run import train
@@ -45,6 +45,23 @@ def given(tmp_path_factory):
     return folder / "micro", micro.pictures(folder / "pictures")
 
 
+@pytest.fixture(scope="module")
+def given_xl(tmp_path_factory):
+    """The folder of a model with two text encoders."""
+    config_xl = replace(TINY_XL, defaults=replace(TINY_XL.defaults, height=16, width=16))
+    networks = {name: TextEncoder(each) for name, each in config_xl.text_encoders.items()} | {
+        "unet": UNet(config_xl.unet),
+        "autoencoder": Autoencoder(config_xl.autoencoder),
+    }
+    small = micro.micro().tokenizers["text_encoder"]
+    tokenizers = {"text_encoder": small, "text_encoder_2": small.padded("zero")}
+    last = networks["unet"].conv_out.kernel  # which begins as zeros
+    last.assign(np.random.default_rng(0).normal(0, 0.05, last.shape).astype(np.float32))
+    folder = tmp_path_factory.mktemp("given_xl") / "xl"
+    Model(config_xl, networks, tokenizers).save_preset(folder)
+    return folder
+
+
 def predicted(model):
     return to_numpy(model.parts["unet"](*map(ops.convert_to_tensor, INPUTS)))
 
@@ -59,7 +76,7 @@ def filled(lora):
         variable.assign(rng.normal(0, 0.1, variable.shape).astype(np.float32))
 
 
-@pytest.mark.parametrize("layout", ["kohya", "diffusers"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.thorough
 def test_a_file_changes_a_model_as_the_arrays_in_it_do(tmp_path, layout):
     model, other = micro.micro(), micro.micro()
@@ -69,19 +86,70 @@ def test_a_file_changes_a_model_as_the_arrays_in_it_do(tmp_path, layout):
     lora = add_lora(networks, chosen(model.config, "all", parts), rank=3, alpha=1.5, seed=1)
     np.testing.assert_array_equal(predicted(model), before)  # which change nothing at first
     filled(lora)
-    path = tmp_path / "lora.safetensors"
-    save_lora(path, lora.changes(), model.config, layout=layout)
-    adapter = open_adapter(path)
-    found = match(adapter, model.config)
-    found.check()
-    assert found.layouts == {layout: len(lora.layers)}
-    assert {change.rank for change in adapter.changes} == {3}
-    other.merge_adapters(path)
+    path = tmp_path / ("peft" if layout == "PEFT" else "lora.safetensors")
+    paths = save_lora(path, lora.changes(), model.config, layout=layout)
+    assert paths == ([path / part for part in parts] if layout == "PEFT" else [path])
+    count = 0
+    for adapter in map(open_adapter, paths):
+        found = match(adapter, model.config)
+        found.check()
+        assert found.layouts == {layout: len(adapter.changes)}
+        assert {change.rank for change in adapter.changes} == {3}
+        count += len(adapter.changes)
+    assert count == len(lora.layers)
+    other.merge_adapters(*paths)
     now = predicted(model)
     assert np.abs(now - before).max() > 0.1
     np.testing.assert_allclose(predicted(other), now, atol=2e-5)
     texts = [to_numpy(each.encode_text("cat dog")) for each in (model, other)]
     np.testing.assert_allclose(*texts, atol=2e-5)
+
+
+def few_and_many(model):
+    """Changes of all layers; two of each part have a rank and an alpha of their own."""
+    parts = ["unet", "text_encoder"]
+    networks = {part: model.parts[part] for part in parts}
+    lora = add_lora(networks, chosen(model.config, "all", parts), rank=3, alpha=1.5)
+    filled(lora)
+    changes = lora.changes()
+    for layer in lora.layers.values():
+        layer.lora_enabled = False  # here the weights themselves are changed
+    for number in (0, 1, -2, -1):  # the UNet's come first
+        each = changes[number]
+        changes[number] = replace(each, up=each.up[:, :2], down=each.down[:2], alpha=4.0)
+    return changes
+
+
+@pytest.mark.once
+def test_settings_of_peft_have_what_its_tensors_do_not_say(tmp_path):
+    model, other = micro.micro(), micro.micro()
+    changes = few_and_many(model)
+    folders = save_lora(tmp_path / "peft", changes, model.config, layout="PEFT")
+    for folder in folders:
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "adapter_config.json",
+            "adapter_model.safetensors",
+        ]
+        of_part = [each for each in changes if each.place.part == folder.name]
+        found = json.loads((folder / "adapter_config.json").read_bytes())
+        assert (found["peft_type"], found["r"], found["lora_alpha"]) == ("LORA", 3, 1.5)
+        assert found["target_modules"] == sorted(each.place.name for each in of_part)
+        own = [each.place.name for each in of_part if each.rank == 2]
+        assert len(own) == 2
+        assert found["rank_pattern"] == dict.fromkeys(own, 2)
+        assert found["alpha_pattern"] == dict.fromkeys(own, 4)
+        said = {"unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel"}[folder.name]
+        assert found["auto_mapping"]["base_model_class"] == said
+        scales = [(change.rank, change.alpha) for change in open_adapter(folder).changes]
+        assert sorted(scales) == sorted((each.rank, each.alpha) for each in of_part)
+    kohya = save_lora(tmp_path / "x.safetensors", changes, model.config)
+    model.merge_adapters(*folders)
+    other.merge_adapters(*kohya)
+    for name, array in arrays_of(other.parts).items():
+        np.testing.assert_allclose(arrays_of(model.parts)[name], array, atol=1e-6, err_msg=name)
+    (folders[0] / "else").touch()
+    with pytest.raises(FileExistsError):
+        save_lora(tmp_path / "peft", changes, model.config, layout="PEFT")
 
 
 def test_the_choices_of_layers_grow():
@@ -122,17 +190,24 @@ def test_a_lora_alone_is_trained_and_written(given, tmp_path):
     assert [path.name for path in (*made.files, *made.averaged)] == [
         "lora.safetensors",
         "pytorch_lora_weights.safetensors",
+        "unet",
         "lora-ema.safetensors",
         "pytorch_lora_weights-ema.safetensors",
+        "unet",
     ]
+    assert (made.files[2].parent, made.averaged[2].parent) == (
+        tmp_path / "peft",
+        tmp_path / "peft-ema",
+    )
     found = []
     for path in (*made.files, *made.averaged):
         model = Model.from_preset(given[0])
         model.merge_adapters(path)
         found.append(predicted(model))
-    np.testing.assert_allclose(found[0], found[1], atol=2e-5)
-    np.testing.assert_allclose(found[2], found[3], atol=2e-5)
-    assert np.abs(found[0] - found[2]).max() > 1e-3
+    for one in (1, 2):
+        np.testing.assert_allclose(found[0], found[one], atol=2e-5)
+        np.testing.assert_allclose(found[3], found[3 + one], atol=2e-5)
+    assert np.abs(found[0] - found[3]).max() > 1e-3
     assert np.abs(found[0] - predicted(Model.from_preset(given[0]))).max() > 1e-3
 
 
@@ -161,7 +236,16 @@ def test_what_is_no_file_of_a_lora_is_not_written(tmp_path):
     changes = lora.changes()
     for wrong, message in (
         ({"path": tmp_path / "a.pt"}, "ends in .safetensors"),
-        ({"layout": "A1111"}, "layout is 'kohya' or 'diffusers'"),
+        ({"layout": "A1111"}, "layout is 'kohya' or 'diffusers' or 'PEFT'"),
+        ({"layout": "PEFT"}, "no name for a folder"),
+        (
+            {
+                "layout": "PEFT",
+                "path": tmp_path / "a",
+                "changes": [changes[0], replace(changes[1], down=changes[1].down * np.inf)],
+            },
+            "not finite",
+        ),
         ({"changes": []}, "at least one"),
         ({"changes": [replace(changes[0], up=changes[0].up * np.nan)]}, "not finite"),
     ):
@@ -229,7 +313,11 @@ def test_a_word_that_captions_lack_is_said(given, tmp_path):
 def test_what_is_no_embedding_is_not_written(tmp_path):
     for wrong, message in (
         ({"path": tmp_path / "a.pt"}, "ends in .safetensors"),
-        ({"layout": "kohya"}, "layout is 'diffusers' or 'A1111'"),
+        ({"layout": "kohya"}, "layout is 'diffusers', 'A1111' or 'XL'"),
+        ({"layout": "XL"}, "has vectors_2"),
+        ({"vectors_2": np.ones((1, 5))}, "has vectors_2"),
+        ({"layout": "XL", "vectors_2": np.ones((2, 5))}, "as many vectors .* not 1 and 2"),
+        ({"layout": "XL", "vectors_2": np.full((1, 5), np.nan)}, "not finite"),
         ({"vectors": np.zeros(3)}, "1 to 75 vectors"),
         ({"vectors": np.full((1, 3), np.inf)}, "not finite"),
     ):
@@ -280,22 +368,14 @@ def test_the_prior_is_drawn_once_and_is_in_every_batch(given, tmp_path, monkeypa
 
 
 @pytest.mark.once
-def test_two_text_encoders_and_what_xl_is_told(given, tmp_path):
-    config_xl = replace(TINY_XL, defaults=replace(TINY_XL.defaults, height=16, width=16))
-    networks = {name: TextEncoder(each) for name, each in config_xl.text_encoders.items()} | {
-        "unet": UNet(config_xl.unet),
-        "autoencoder": Autoencoder(config_xl.autoencoder),
-    }
-    small = micro.micro().tokenizers["text_encoder"]
-    tokenizers = {"text_encoder": small, "text_encoder_2": small.padded("zero")}
-    model = Model(config_xl, networks, tokenizers)
-    model.save_preset(tmp_path / "xl")
+def test_two_text_encoders_and_what_xl_is_told(given, given_xl, tmp_path):
+    model = Model.from_preset(given_xl)
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         original = run._fit
         patch.setattr(run, "_fit", lambda t, b, c: seen.append((t, b)) or original(t, b, c))
         wanted = config(
-            (tmp_path / "xl", given[1]),
+            (given_xl, given[1]),
             tmp_path / "out",
             method="lora",
             text_encoder=True,
@@ -307,7 +387,7 @@ def test_two_text_encoders_and_what_xl_is_told(given, tmp_path):
     batch = batches.batch(0)
     assert batch["numbers"][0].tolist() == [16, 16, 0, 0, 16, 16]
     captions = [micro.CAPTIONS[i] for i in batches.orders[0][1][0]]
-    plain = Model.from_preset(tmp_path / "xl")
+    plain = Model.from_preset(given_xl)
     tokens = plain.texts.tokens("prompt", captions)
     wanted_of = plain.texts.conditions(tokens, 77)
     fresh = run.DenoiserTrainer(
@@ -317,26 +397,91 @@ def test_two_text_encoders_and_what_xl_is_told(given, tmp_path):
     found = fresh.conditions({name: ops.convert_to_tensor(each) for name, each in batch.items()})
     for name in ("context", "pooled"):
         np.testing.assert_allclose(to_numpy(found[name]), to_numpy(wanted_of[name]), atol=1e-5)
-    model.merge_adapters(made.files[0])
-    assert set(match(open_adapter(made.files[0]), config_xl).parts) == {
-        "unet",
-        "text_encoder",
-        "text_encoder_2",
-    }
-    with pytest.raises(SettingError, match="learns for one text encoder"):
-        train(
-            replace(
-                wanted,
-                output=str(tmp_path / "o"),
-                data=replace(
-                    wanted.data,
-                    caption="<new>",
-                    folder=str(micro.pictures(tmp_path / "p", ("<new>",))),
-                ),
-                train=replace(wanted.train, method="textual_inversion", text_encoder=False),
-            ),
-            report=quiet,
+    whole, _, *of_peft = made.files
+    parts = ("unet", "text_encoder", "text_encoder_2")
+    assert set(match(open_adapter(whole), model.config).parts) == set(parts)
+    # Both text encoders have layers of the same names: the settings of PEFT say which it is.
+    found = [match(open_adapter(path), model.config) for path in of_peft]
+    for path, part, each in zip(of_peft, parts, found, strict=True):
+        each.check()
+        assert (path.name, set(each.parts), each.layout) == (part, {part}, "PEFT")
+    with pytest.raises(FileNotFoundError, match="its text_encoder and text_encoder_2 and unet"):
+        open_adapter(of_peft[0].parent)
+    merged = []
+    for paths in ([whole], of_peft):
+        model.merge_adapters(*paths)
+        merged.append(arrays_of(model.parts))
+    for name, array in merged[0].items():
+        np.testing.assert_allclose(merged[1][name], array, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.once
+def test_a_word_of_xl_has_vectors_for_both_text_encoders(given, given_xl, tmp_path):
+    captions = ("a <new> cat", "<new>")
+    folder = micro.pictures(tmp_path / "pictures", captions)
+
+    def wanted(output):
+        return config(
+            (given_xl, folder),
+            tmp_path / output,
+            method="textual_inversion",
+            learning_rate=2e-2,
+            schedule="constant",
+            steps=8,
+            batch_size=2,
+            ema=0.9,
+            data={"caption_dropout": 0.0},
+            sections={
+                "textual_inversion": TextualInversion(token="<new>", initial="cat", vectors=2),
+                "samples": Samples(("a <new>",), every=8, steps=2),
+                "log": Log(save_every=3),
+            },
         )
+
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        original = run._fit
+        patch.setattr(run, "_fit", lambda t, b, c: seen.append((t, b)) or original(t, b, c))
+        made = train(wanted("whole"), report=quiet)
+    assert train(wanted("broken"), report=quiet, stop_at=6).batches == 6
+    resumed = train(wanted("broken"), report=quiet)
+    assert resumed.losses == made.losses[6:]
+    for one, two in zip(
+        (*made.files, *made.averaged), (*resumed.files, *resumed.averaged), strict=True
+    ):
+        assert one.read_bytes() == two.read_bytes()
+    assert [path.name for path in (*made.files, *made.averaged)] == [
+        "new.safetensors",
+        "new-ema.safetensors",
+    ]
+    assert (tmp_path / "whole" / "samples" / "00000008.png").is_file()
+    model = Model.from_preset(given_xl)
+    found = open_embedding(made.files[0])
+    assert found.layout == "XL"
+    first, learned = {}, {"text_encoder": found.vectors, "text_encoder_2": found.vectors_2}
+    for part, vectors in learned.items():
+        table = to_numpy(model.parts[part].embedding.tokens.embeddings)
+        first[part] = table[model.tokenizers[part].encode("cat")[1:-1] * 2]
+        assert 1e-2 < np.abs(vectors - first[part]).max() < 1
+    named = model.with_embeddings({"<new>": made.files[0]})
+    # The loss of the same batches falls with the vectors of each text encoder, and most with both.
+    trainer, batches = seen[0]
+    networks = {part: model.parts[part] for part in (*learned, "unet")}
+
+    def loss(*changed):
+        vectors = first | {part: learned[part] for part in changed}
+        fresh = run.DenoiserTrainer(networks, trainer.objective, vectors)
+        each = [
+            fresh({name: ops.convert_to_tensor(rows) for name, rows in batches.batch(i).items()})
+            for i in range(8)
+        ]
+        return float(np.mean([to_numpy(losses) for losses in each]))
+
+    before, after = loss(), loss(*learned)
+    assert all(after < loss(part) < before for part in learned)
+    told = [model.encode_text("a <new> cat"), named.encode_text("a <new> cat")]
+    one, two = np.split(np.abs(to_numpy(told[0]) - to_numpy(told[1])), [64], axis=-1)
+    assert min(one.max(), two.max()) > 1e-3
 
 
 @pytest.mark.once
@@ -399,6 +544,81 @@ def test_diffusers_with_peft_draws_the_same_latents(tmp_path, layout):
     np.testing.assert_allclose(drawn(of_diffusers), latents, atol=2e-5 * np.abs(latents).max())
     theirs.disable_adapters()
     assert np.abs(drawn(of_diffusers) - latents).max() > 0.01
+
+
+@pytest.mark.references
+@pytest.mark.once
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_peft_reads_the_folders(tmp_path):
+    """UNet and text encoder, one layer of each with a rank and an alpha of its own: what diffusers
+    and transformers compute with PEFT's arrays, by ours with the weights changed by kohya's file.
+    """
+    import diffusers
+    import peft
+    import torch
+    import transformers
+
+    model = micro.micro()
+    before = predicted(model)
+    model.save_preset(tmp_path / "model", layout="diffusers")
+    changes = few_and_many(model)
+    kohya = save_lora(tmp_path / "x.safetensors", changes, model.config)
+    folders = save_lora(tmp_path / "peft", changes, model.config, layout="PEFT")
+    model.merge_adapters(*kohya)
+    latents, t, context = map(torch.from_numpy, INPUTS)
+    ids = torch.tensor(model.tokenizers["text_encoder"](["cat dog", "dog"]))
+
+    def of_peft(cls, folder):
+        network = cls.from_pretrained(tmp_path / "model" / folder.name)
+        found = peft.PeftModel.from_pretrained(network, folder).eval()
+        arrays = [name for name in found.state_dict() if ".lora_A." in name]
+        assert len(arrays) == len([each for each in changes if each.place.part == folder.name])
+        return found
+
+    with torch.no_grad():
+        unet = of_peft(diffusers.UNet2DConditionModel, folders[0])
+        theirs = unet(latents.permute(0, 3, 1, 2).contiguous(), t, context).sample
+        texts = of_peft(transformers.CLIPTextModel, folders[1])(ids).last_hidden_state
+    ours = predicted(model)
+    size = np.abs(ours - before).max()
+    assert size > 0.1
+    np.testing.assert_allclose(theirs.permute(0, 2, 3, 1).numpy(), ours, atol=2e-5 * size)
+    plain = micro.micro().parts["text_encoder"](ops.convert_to_tensor(ids.numpy()))
+    ours = to_numpy(model.parts["text_encoder"](ops.convert_to_tensor(ids.numpy())))
+    size = np.abs(ours - to_numpy(plain)).max()
+    assert size > 0.1
+    np.testing.assert_allclose(texts.numpy(), ours, atol=2e-5 * size)
+
+
+@pytest.mark.references
+@pytest.mark.once
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_peft_reads_the_folders_of_both_text_encoders(given_xl, tmp_path):
+    import peft
+    import torch
+    import transformers
+
+    model = Model.from_preset(given_xl)
+    model.save_preset(tmp_path / "model", layout="diffusers")
+    parts = list(model.config.text_encoders)
+    networks = {part: model.parts[part] for part in parts}
+    lora = add_lora(networks, chosen(model.config, "attention", parts), rank=2)
+    filled(lora)
+    folders = save_lora(tmp_path / "peft", lora.changes(), model.config, layout="PEFT")
+    for folder, cls in zip(
+        folders,
+        (transformers.CLIPTextModel, transformers.CLIPTextModelWithProjection),
+        strict=True,
+    ):
+        ids = model.tokenizers[folder.name](["cat dog", "dog"])
+        network = cls.from_pretrained(tmp_path / "model" / folder.name)
+        with torch.no_grad():
+            plain = network(torch.tensor(ids), output_hidden_states=True).hidden_states[-2]
+            changed = peft.PeftModel.from_pretrained(network, folder).eval()
+            theirs = changed(torch.tensor(ids), output_hidden_states=True).hidden_states[-2]
+        ours = to_numpy(networks[folder.name](ops.convert_to_tensor(ids)))
+        assert (plain - theirs).abs().max() > 0.01
+        np.testing.assert_allclose(theirs.numpy(), ours, atol=2e-5)
 
 
 @pytest.mark.references

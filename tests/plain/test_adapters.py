@@ -17,7 +17,7 @@ from keras_sd.adapters.kinds import KINDS, REFUSED, ROLES, applied, fits, kind_o
 from keras_sd.adapters.matching import uses_of
 from keras_sd.adapters.names import names_of
 from keras_sd.addons import inspect
-from keras_sd.config import SD_1, SD_2
+from keras_sd.config import SD_1, SD_2, SDXL, SDXL_REFINER
 from keras_sd.weights.names import diffusers
 from keras_sd.weights.readers import WeightsError
 
@@ -303,6 +303,55 @@ def test_alpha_of_a_folder_of_peft(tmp_path):
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="a folder without"):
         open_adapter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "width", "part", "base", "alone"),
+    [
+        ("CLIPTextModel", 768, "text_encoder", None, SD_1),
+        (
+            *("CLIPTextModelWithProjection", 1280, "text_encoder_2"),
+            *("Stable Diffusion XL", SDXL_REFINER),
+        ),
+    ],
+    ids=["first", "second"],
+)
+def test_the_settings_of_peft_say_which_text_encoder_it_is(
+    tmp_path, said, width, part, base, alone
+):
+    layer = "encoder.layers.0.self_attn.q_proj"
+    for prefix in ("", "text_model."):  # as releases of transformers have it
+        name = f"base_model.model.{prefix}{layer}"
+        file = lora(name, ".lora_A.weight", ".lora_B.weight", (width, width), rank=4)
+        save_file(file, tmp_path / "adapter_model.safetensors")
+        settings = {"lora_alpha": 12, "auto_mapping": {"base_model_class": said}}
+        (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+        (change,) = open_adapter(tmp_path).changes
+        assert (change.name, change.scale) == (f"{part}.{name}", 3)
+        for config in (SDXL, alone):
+            found = match(open_adapter(tmp_path), config)
+            parts = {part: 1} if config is SDXL else {"text_encoder": 1}
+            assert (found.parts, found.layout) == (parts, "PEFT")
+            found.check()
+        report = inspect(tmp_path)
+        assert (report.layout, report.base, report.problems) == ("PEFT", base, {})
+        assert report.path == str(tmp_path / "adapter_model.safetensors")
+        # Without them it may be of either, where there are two.
+        settings.pop("auto_mapping")
+        (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+        assert match(open_adapter(tmp_path), SDXL).unknown == (name,)
+    (tmp_path / "model_index.json").touch()  # the folder of a model, with an adapter in it
+    assert inspect(tmp_path) is None
+
+
+def test_what_peft_says_of_other_networks_changes_no_name(tmp_path):
+    name = "base_model.model.conv_in"
+    file = lora(name, ".lora_A.weight", ".lora_B.weight", (64, 4, 3, 3), rank=4)
+    save_file(file, tmp_path / "adapter_model.safetensors")
+    for said in ({"base_model_class": "UNet2DConditionModel"}, {"base_model_class": ["x"]}, [], 3):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"auto_mapping": said}))
+        (change,) = open_adapter(tmp_path).changes
+        assert change.name == name
 
 
 def test_ranks_and_alphas_are_those_of_each_place(tmp_path):

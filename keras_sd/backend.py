@@ -300,13 +300,13 @@ def memory_order(axes: int, linear: bool = False) -> tuple[int, ...]:
 
     torch's convolutions read a kernel `(height, width, in, out)` as `(out, height, width, in)`, and
     else lay it out anew at every call: up to half of the time where kernels are large and images
-    small. The kernel `(in, out)` of a linear map it takes in either order, so that one may lie as
-    the files of others have it, `(out, in)`. A variable keeps the strides of the value it is made
-    with.
+    small. The kernel `(in, out)` of a linear map it takes in either order as quickly, so that it
+    lies as most files have it, `(out, in)`: always, for the order of sums is another. A variable
+    keeps the strides of the value it is made with.
 
     Args:
         axes: of the weight; those with four are kernels of convolutions.
-        linear: it is the kernel of a linear map, from a file that has it as `(out, in)`.
+        linear: it is the kernel of a linear map.
     """
     if NAME == "torch" and axes == 4:
         return (3, 0, 1, 2)

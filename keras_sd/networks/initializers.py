@@ -62,7 +62,13 @@ def host_zeros(shape: tuple[int, ...], dtype: str, linear: bool = False) -> np.n
 
 
 class HostInitializer(keras.initializers.Initializer):
-    """An initializer whose values `draw(shape)` makes with NumPy, float32."""
+    """An initializer whose values `draw(shape)` makes with NumPy, float32.
+
+    Attributes:
+        of_kernels: whether weights of two axes that it makes are kernels of linear maps.
+    """
+
+    of_kernels = False
 
     def draw(self, shape: tuple[int, ...]) -> np.ndarray:
         raise NotImplementedError
@@ -70,7 +76,7 @@ class HostInitializer(keras.initializers.Initializer):
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
         shape = tuple(int(size) for size in shape)
         dtype = keras.backend.standardize_dtype(dtype)
-        values = host_zeros(shape, dtype)
+        values = host_zeros(shape, dtype, linear=self.of_kernels)
         if not _WEIGHTS_FOLLOW.get():
             values[...] = self.draw(shape)
         return adopt(values)
@@ -85,7 +91,7 @@ class HostUniform(HostInitializer):
     """
 
     def __init__(self, limit: float | None = None):
-        self.limit = limit
+        self.limit, self.of_kernels = limit, limit is None
 
     def draw(self, shape: tuple[int, ...]) -> np.ndarray:
         limit = self.limit

@@ -173,7 +173,7 @@ def _converted(entry: Weight, part: Part, variable: keras.Variable) -> np.ndarra
     """The value of a variable, in memory of its own, which becomes the variable's; None where a
     number is not finite, in the file or in the variable's dtype.
     """
-    value = host_zeros(entry.shape, variable.dtype, entry.layout in ("linear", "pointwise"))
+    value = host_zeros(entry.shape, variable.dtype, linear=variable.name == "kernel")
     theirs, row = entry.theirs(value), 0
     for piece in _pieces(entry, part):
         for block in _blocks(piece):

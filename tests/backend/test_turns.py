@@ -276,7 +276,7 @@ def test_nothing_is_compiled_anew_where_the_text_changes(pipeline, monkeypatch):
         return call
 
     steps = {name: watched(name, step) for name, step in pipeline.model.steps().items()}
-    monkeypatch.setattr(pipeline.model, "steps", lambda: steps)
+    monkeypatch.setattr(pipeline.model, "steps", lambda *given: steps)
     text = "a [cat:rocket BREAK blue:2] AND [blue BREAK cat BREAK a|cat]"
     drawn(pipeline, text, "[rocket:cat:4]", prompt_style="keras_sd")
     assert len(shapes) == STEPS

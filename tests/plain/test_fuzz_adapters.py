@@ -297,8 +297,9 @@ def test_relatives_of_lora_of_any_shapes_and_numbers(tmp_path, kind, count):
                 inspect(path)
                 (use,) = uses_of((path,), TINY, True)
                 for change, _, entry in use.match.matched:
-                    if not all(is_finite(array) for array in change.tensors.values()):
-                        continue  # which merging refuses
+                    tensors = [np.asarray(each, "f4") for each in change.tensors.values()]
+                    if not all(map(is_finite, tensors)):
+                        continue  # which merging refuses, and says of which file
                     weight = np.ones(entry.file_shape, np.float32)
                     for strength in (1.0, 0.5):
                         found = applied(

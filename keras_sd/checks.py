@@ -16,6 +16,7 @@ __all__ = [
     "MAX_AREA",
     "MAX_SIDE",
     "SIZE_UNIT",
+    "TILE",
     "SettingError",
     "SettingTypeError",
     "check_area",
@@ -24,11 +25,15 @@ __all__ = [
     "choice",
     "flag",
     "real",
+    "strip_side",
     "whole",
 ]
 
 SIZE_UNIT = 8
 """Heights and widths are multiples of this many pixels."""
+
+TILE = 256
+"""A strip of `tiled` has as many pixels as a square of this side, where no number was asked for."""
 
 MAX_SIDE = 16_384
 """The most pixels of a height or width."""
@@ -135,6 +140,26 @@ def flag(name: str, value: Any) -> bool:
     if not _is_truth(value):
         raise SettingTypeError(name, f"is True or False, not {_shown(value)}")
     return bool(value)
+
+
+def strip_side(tiled: Any, factor: int) -> int:
+    """What the setting `tiled` says, in pixels: a strip has as many as a square of this side; 0 is
+    no strips.
+
+    Args:
+        tiled: True is `TILE`.
+        factor: pixels of a cell of the latent, which divides a side.
+
+    Raises:
+        SettingTypeError: it is neither a switch nor a whole number.
+        SettingError: the number is less than four cells, or no multiple of one.
+    """
+    if _is_truth(tiled):
+        return TILE if tiled else 0
+    side = whole("tiled", tiled, least=4 * factor)
+    if side % factor:
+        raise SettingError("tiled", f"is a multiple of {factor} pixels, not {side}")
+    return side
 
 
 def choice(name: str, value: Any, choices: Sequence[str | None]) -> Any:

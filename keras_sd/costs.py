@@ -20,7 +20,6 @@ from keras_sd.network_configs import (
 __all__ = [
     "CHUNK_QUERIES",
     "CHUNK_SCORES",
-    "TILE",
     "Cost",
     "Scores",
     "chunked",
@@ -39,9 +38,6 @@ MB. `keras_sd.backend.attention` goes by it on jax."""
 
 CHUNK_QUERIES = 512
 """Of one head, that are one product then."""
-
-TILE = 256
-"""A strip of `tiled` has as many pixels as a square of this side, where no number was asked for."""
 
 Scores = Callable[[int, int, int, int], int]
 """How many scores are there at once: of rows, heads, queries and keys."""

@@ -11,9 +11,8 @@ from keras import ops
 
 from keras_sd import precision
 from keras_sd.backend import JitCompile, to_numpy
-from keras_sd.checks import SettingError, whole
+from keras_sd.checks import strip_side
 from keras_sd.config import ModelConfig
-from keras_sd.costs import TILE
 from keras_sd.forms import as_float32, attach_pictures
 from keras_sd.image import from_uint8
 from keras_sd.inpainting import check_pictures, stacked
@@ -38,21 +37,14 @@ class Latents:
     @property
     def tiled(self) -> bool | int:
         """Whether the autoencoder takes larger pictures a strip at a time, see `InStrips`: of about
-        as many pixels as a square of this side has; `True` is `keras_sd.costs.TILE`. The backend's
+        as many pixels as a square of this side has; `True` is `keras_sd.checks.TILE`. The backend's
         memory is that of a strip, and the result that of the whole picture, up to rounding.
         """
         return self._tiled or False
 
     @tiled.setter
     def tiled(self, tiled: bool | int) -> None:
-        factor = self.config.autoencoder.factor
-        if isinstance(tiled, (bool, np.bool_)):
-            self._tiled = TILE if tiled else 0
-            return
-        side = whole("tiled", tiled, least=4 * factor)
-        if side % factor:
-            raise SettingError("tiled", f"is a multiple of {factor} pixels, not {side}")
-        self._tiled = side
+        self._tiled = strip_side(tiled, self.config.autoencoder.factor)
 
     def check_tiled(self) -> None:
         """That the autoencoder can be taken in strips, where it will be.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_sd import choose, costs, machine
-from keras_sd.checks import MAX_SIDE, SettingError, choice, flag, real, whole
+from keras_sd.checks import MAX_SIDE, TILE, SettingError, choice, flag, real, strip_side
 from keras_sd.config import ControlConfig, ModelConfig
 from keras_sd.costs import Cost
 from keras_sd.evaluations import Evaluations, evaluations_of
@@ -165,7 +165,7 @@ def plan(
         dtype,
         backend,
         flag("low_memory", low_memory),
-        _side(tiled, config),
+        strip_side(tiled, config.autoencoder.factor),
     )
     notes = []
     spares = asked.feature_caching > 1, asked.adaptive_guidance is not None, asked.token_merging > 0
@@ -330,7 +330,7 @@ def _speed() -> float:
 def _would_fit(run: _Run, available: int) -> dict[str, int]:
     """What would fit, with the bytes it takes: each change by itself, or the fewest together."""
     switches: list[tuple[str, dict[str, Any]]] = [
-        ("tiled=True", {"side": costs.TILE}),
+        ("tiled=True", {"side": TILE}),
         ("low_memory=True", {"low_memory": True}),
         ("dtype='bfloat16' or 'float16'", {"dtype": "bfloat16"}),
     ]
@@ -428,14 +428,3 @@ def _backend(name: Any) -> str:
 
 def _dtype(name: Any) -> str:
     return str(choice("dtype", choose.expected_policy() if name is None else name, tuple(BYTES)))
-
-
-def _side(tiled: Any, config: ModelConfig) -> int:
-    """Pixels of the side of a strip's square, or 0. As `keras_sd.latents.Latents.tiled`."""
-    if isinstance(tiled, bool):
-        return costs.TILE if tiled else 0
-    factor = config.autoencoder.factor
-    side = whole("tiled", tiled, least=4 * factor)
-    if side % factor:
-        raise SettingError("tiled", f"is a multiple of {factor} pixels, not {side}")
-    return side

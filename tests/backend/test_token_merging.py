@@ -199,7 +199,8 @@ def test_every_picture_is_the_one_that_it_is_alone(tiny):
     both = drawn(tiny, ["a cat", "dog"], token_merging=0.5)[-1]
     for number, prompt in enumerate(("a cat", "dog")):
         alone = drawn(tiny, prompt, token_merging=0.5, first_image=number)[-1]
-        np.testing.assert_allclose(both[number], alone[0], rtol=0, atol=1e-5)
+        # A batch is summed in another order, and a run of steps makes more of it.
+        np.testing.assert_allclose(both[number], alone[0], rtol=0, atol=5e-5)
 
 
 @pytest.mark.once

@@ -8,8 +8,9 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from keras_sd.adapters.fitting import feature_misfits
 from keras_sd.adapters.image_encoder_files import ImageEncoderFile, encoder_file_of, is_encoder
 from keras_sd.adapters.image_prompt_files import ImagePromptFile, is_image_prompt, prompt_file_of
 from keras_sd.adapters.matching import match
-from keras_sd.config import EMOJI, SD_1, SD_2, SDXL, ModelConfig
+from keras_sd.config import SD_1, SD_2, SDXL, ModelConfig
 from keras_sd.embeddings.files import Embedding, embedding_of, is_embedding
+from keras_sd.weights.checkpoint import open_checkpoint
 from keras_sd.weights.parts import is_floating
+from keras_sd.weights.presets import PRESETS, list_presets
 from keras_sd.weights.readers import WeightsError, is_finite, read_file, release, sha256
 
 _MAX_WORDS = 20
@@ -50,20 +53,31 @@ _SAID = (
 """What of the metadata is shown: how and on what it was trained."""
 
 
-_FAMILIES = {config.unet.context_width: config for config in (SD_1, SD_2, SDXL, EMOJI)}
+def _families() -> Iterator[ModelConfig]:
+    """A model of each family; those in the package are opened when it comes to them."""
+    yield from (SD_1, SD_2, SDXL)
+    yield from map(_packaged, list_presets())
+
+
+@cache
+def _packaged(name: str) -> ModelConfig:
+    return open_checkpoint(PRESETS / name).config
 
 
 def _known(context: int | None, base: str | None) -> ModelConfig | None:
     """A model of the family, which a shape tells, or else a name."""
-    named = (width for width, name in FAMILIES.items() if name == base)
-    return _FAMILIES.get(context or next(named, 0))
+    width = context or next((width for width, name in FAMILIES.items() if name == base), None)
+    if width is None:
+        return None
+    return next((each for each in _families() if each.unet.context_width == width), None)
 
 
 def _unsupported(known: ModelConfig | None, base: str | None) -> str | None:
     """Why no model here takes what was made for a family, or None."""
     if known is not None or base is None:
         return None
-    return f"it was made for {base}, and keras_sd has models of 1.x, 2.x and XL"
+    here = ", ".join(list_presets())
+    return f"it was made for {base}, and keras_sd has models of 1.x, 2.x and XL, and {here}"
 
 
 @dataclass(frozen=True)
@@ -265,8 +279,8 @@ def _of_embedding(file: Embedding, numbers: bool) -> dict[str, Any]:
     parts = {"text_encoder": len(file)}
     if file.vectors_2 is not None:
         parts["text_encoder_2"] = len(file)
-    encoders = [each for config in _FAMILIES.values() for each in config.text_encoders.values()]
     width = file.vectors.shape[1]
+    encoders = (each for config in _families() for each in config.text_encoders.values())
     said = " or ".join(dict.fromkeys(filter(None, (file.name, file.token))))
     return {
         "layout": file.layout,

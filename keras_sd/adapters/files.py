@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,7 @@ class Adapter:
 
     Attributes:
         path: of the file.
+        name: its stem; of a folder that was opened, the folder's name.
         changes: all of them.
         strays: names of tensors that belong to no change.
         metadata: what the file says of itself.
@@ -148,6 +149,7 @@ class Adapter:
     """
 
     path: Path
+    name: str
     changes: tuple[Change, ...]
     strays: tuple[str, ...]
     metadata: Mapping[str, str]
@@ -160,8 +162,8 @@ class Adapter:
         return sha256(self.path)
 
     def attachment(self) -> Attachment:
-        """What a request holds of it: the hash of the file, and its stem."""
-        return Attachment(self.sha256, self.path.stem, self)
+        """What a request holds of it: the hash of the file, and its name."""
+        return Attachment(self.sha256, self.name, self)
 
     @property
     def context(self) -> int | None:
@@ -204,12 +206,13 @@ def open_adapter(path: str | os.PathLike[str]) -> Adapter:
         TypeError: `path` is no path.
     """
     path = Path(os.path.expanduser(checked_path(path, "adapter", "the path of a file")))
-    if path.is_dir():
-        folder, found = path, file_in(path)
-        if found is None:
-            raise FileNotFoundError(_not_in(folder))
-        path = found
-    return adapter_of(read_file(path), path)
+    if not path.is_dir():
+        return adapter_of(read_file(path), path)
+    found = file_in(path)
+    if found is None:
+        raise FileNotFoundError(_not_in(path))
+    called = os.path.basename(os.path.abspath(path))
+    return replace(adapter_of(read_file(found), found), name=called)
 
 
 def adapter_of(file: TensorFile, path: Path) -> Adapter:
@@ -250,7 +253,8 @@ def adapter_of(file: TensorFile, path: Path) -> Adapter:
             f"It does not say the alpha of {unsaid} changes, which are taken as they are "
             "(alpha = rank)."
         )
-    return Adapter(path, tuple(changes), strays, file.metadata, tuple(notes), file)
+    about = file.metadata, tuple(notes), file
+    return Adapter(path, path.stem, tuple(changes), strays, *about)
 
 
 def file_in(folder: Path) -> Path | None:

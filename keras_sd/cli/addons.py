@@ -82,7 +82,7 @@ class Addons:
         """What the file of a picture says of them."""
         found = {
             "adapters": [
-                {"name": each.path.stem, "sha256": digest, "strength": strength}
+                {"name": each.name, "sha256": digest, "strength": strength}
                 for each, strength, digest in self.adapters
             ],
             "embeddings": [{"name": each.name, "sha256": each.sha256} for each in self.embeddings],
@@ -137,11 +137,11 @@ def found_again(
 
     merged = []
     for used in adapters:
-        path = _find("adapter", used, adapters_dir)
-        merged.append((open_adapter(path), used.strength, used.sha256))
+        adapter = open_adapter(find("adapter", used, adapters_dir))
+        merged.append((dataclasses.replace(adapter, name=used.name), used.strength, used.sha256))
     named = []
     for used in embeddings:
-        embedding = open_embedding(_find("embedding", used, embeddings_dir))
+        embedding = open_embedding(find("embedding", used, embeddings_dir))
         named.append(dataclasses.replace(embedding, name=used.name))
     return Addons(tuple(merged), tuple(named))
 
@@ -157,10 +157,21 @@ def of_request(request: Request | None, adapters_dir: Path | None) -> list[Adapt
 
     adapted = () if request is None else request.adapters
     wanted = [Used(each.file.name or "", each.file.sha256, each.strength) for each in adapted]
-    return [open_adapter(_find("adapter", used, adapters_dir)) for used in wanted]
+    return [open_adapter(find("adapter", used, adapters_dir)) for used in wanted]
 
 
-def _find(kind: str, used: Used, folder: Path | None) -> Path:
+def find(kind: str, used: Used, folder: Path | None) -> Path:
+    """The file that a picture was made with, by its SHA-256.
+
+    Args:
+        kind: what it is; the option is called by it.
+        used: what the picture says.
+        folder: of the option, or None.
+
+    Raises:
+        ValueError: no folder was given, or none of its files is it; the message names both.
+        FileNotFoundError: there is no such folder.
+    """
     from keras_sd.adapters.tagged import files_in
     from keras_sd.weights.readers import sha256, shown
 
@@ -170,13 +181,18 @@ def _find(kind: str, used: Used, folder: Path | None) -> Path:
         raise ValueError(f"{option} is needed, the folder with its file: {made}")
     if not folder.is_dir():
         raise FileNotFoundError(f"{option}: there is no folder {folder}")
-    files = list(files_in(folder))
-    files.sort(key=lambda each: each.stem != used.name)  # the one of that name first
+
+    def is_called(path: Path) -> bool:
+        """By its stem, or by a folder that it is in, as those of PEFT and diffusers are."""
+        return used.name in (path.stem, *path.relative_to(folder).parts)
+
+    files = sorted(files_in(folder), key=lambda each: not is_called(each))  # those are first
     for each in files:
         if sha256(each) == used.sha256:
             return each
-    other = f"; {files[0].name} there is another" if files and files[0].stem == used.name else ""
-    raise ValueError(f"{option}: no file in {folder} is it: {made}{other}")
+    other = files[0].relative_to(folder) if files and is_called(files[0]) else None
+    another = f"; {other} there is another" if other else ""
+    raise ValueError(f"{option}: no file in {folder} is it: {made}{another}")
 
 
 def _strength(text: str) -> tuple[str, float]:

@@ -307,6 +307,20 @@ def test_adapters_and_embeddings_are_found_again_by_what_is_in_them(beside, emoj
         assert again.get("embeddings") == before.get("embeddings")
 
 
+def test_an_adapter_in_a_folder_has_the_folders_name(beside, capsys):
+    os.makedirs("loras/peft/ink")
+    os.rename("loras/ink.safetensors", "loras/peft/ink/adapter_model.safetensors")
+    draw_with("a.png", "--adapter", "loras/peft/ink:0.5")
+    (made,) = read_metadata("a.png")["adapters"]
+    assert (made["name"], made["strength"]) == ("ink", 0.5)
+    replayed(capsys, "a.png", *beside, "--exact", "--output", "b.png")
+    assert read_metadata("b.png")["adapters"] == [made]
+    Path("loras/peft/ink/adapter_model.safetensors").write_bytes(b"another")
+    found = error_of(capsys, "replay", "a.png", *beside)
+    assert "the adapter 'ink'" in found
+    assert "ink/adapter_model.safetensors there is another" in " ".join(found.split())
+
+
 def error_of(capsys, *arguments):
     capsys.readouterr()
     run(*arguments, status=2)

@@ -18,7 +18,9 @@ from keras_sd.adapters.matching import uses_of
 from keras_sd.adapters.names import names_of
 from keras_sd.addons import inspect
 from keras_sd.config import SD_1, SD_2, SDXL, SDXL_REFINER
+from keras_sd.weights.checkpoint import open_checkpoint
 from keras_sd.weights.names import diffusers
+from keras_sd.weights.presets import PRESETS, list_presets
 from keras_sd.weights.readers import WeightsError
 
 RNG = np.random.default_rng(0)
@@ -300,6 +302,8 @@ def test_alpha_of_a_folder_of_peft(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 12}))
     (change,) = open_adapter(tmp_path).changes
     assert change.scale == 3
+    assert open_adapter(tmp_path).attachment().name == tmp_path.name
+    assert open_adapter(tmp_path / "adapter_model.safetensors").name == "adapter_model"
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="a folder without"):
         open_adapter(tmp_path)
@@ -611,6 +615,22 @@ def test_inspect_of_what_has_no_model_here(tmp_path):
     report = inspect(path)
     assert report.good
     assert "a model whose context has 40 features" in report.unsupported
+
+
+@pytest.mark.parametrize("model", list_presets())
+def test_inspect_of_one_for_a_model_in_the_package(tmp_path, model):
+    config = open_checkpoint(PRESETS / model).config
+    name = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+    shape = config.unet.widths[1], config.unet.context_width
+    path = saved(tmp_path, lora(name, ".lora_down.weight", ".lora_up.weight", shape))
+    report = inspect(path)
+    assert (report.good, report.unsupported, report.parts) == (True, None, {"unet": 1})
+    assert f"{config.unet.context_width} features" in report.base
+    wide = lora(name, ".lora_down.weight", ".lora_up.weight", (shape[0] + 8, shape[1]))
+    assert list(inspect(saved(tmp_path, wide)).problems) == ["misshapen"]
+    vectors = np.zeros((2, config.text_encoder.width), np.float32)
+    report = inspect(saved(tmp_path, {"emb_params": vectors}))
+    assert (report.good, report.unsupported) == (True, None)
 
 
 def test_inspect_of_one_for_xl(tmp_path):

@@ -30,7 +30,7 @@ def write(path, layout="original", **more):
 @pytest.fixture
 def small(monkeypatch):
     """Models of the family are small ones."""
-    monkeypatch.setattr(addons, "_FAMILIES", {64: TINY})
+    monkeypatch.setattr(addons, "_families", lambda: [TINY])
 
 
 @pytest.mark.parametrize("layout", TABLES)

@@ -347,7 +347,7 @@ def looked_at(path, capsys, status=0):
 
 @pytest.mark.parametrize("kind", ["base", "plus"])
 def test_inspect_says_what_an_ip_adapter_needs(tmp_path, capsys, monkeypatch, kind):
-    monkeypatch.setattr(addons, "_FAMILIES", {64: TINY})
+    monkeypatch.setattr(addons, "_families", lambda: [TINY])
     path = prompt(tmp_path / "x.safetensors", kind)
     shown, told = looked_at(path, capsys)
     assert "x.safetensors: an IP-Adapter, made for a model with 64 features" in shown
@@ -355,12 +355,12 @@ def test_inspect_says_what_an_ip_adapter_needs(tmp_path, capsys, monkeypatch, ki
     assert "It needs the image encoder ViT-H/14." in shown
     assert "every tensor has its layer, every number is finite" in shown
     assert (told["good"], told["parts"].keys()) == (True, {"image_prompt"})
-    monkeypatch.setattr(addons, "_FAMILIES", {})
+    monkeypatch.setattr(addons, "_families", lambda: [])
     assert "it was made for a model with 64 features a token" in looked_at(path, capsys)[0]
 
 
 def test_inspect_says_what_is_wrong_with_an_ip_adapter(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(addons, "_FAMILIES", {64: TINY})
+    monkeypatch.setattr(addons, "_families", lambda: [TINY])
     tensors = zeros(steering.image_prompt(config(), TINY.unet))
     tensors["ip_adapter.3.to_k_ip.weight"][:] = np.nan
     del tensors["ip_adapter.1.to_v_ip.weight"]

@@ -4,7 +4,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +33,19 @@ Files = Annotated[
 Images = Annotated[
     list[Path] | None,
     typer.Option("--control-image", metavar="IMAGE", help=f"What it is shown. {_EACH}"),
+]
+Dir = Annotated[
+    Path | None,
+    typer.Option(help="Likewise of the ControlNets and T2I-Adapters."),
+]
+Shown = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--control-image",
+        metavar="IMAGE",
+        help="What one of them was shown, or the picture that it was made of. May be given several "
+        "times.",
+    ),
 ]
 Strengths = Annotated[
     list[float] | None,
@@ -82,8 +95,11 @@ class Steering:
         for path in dict.fromkeys(self.paths):
             kind = T2IAdapter if holds_features(path) else ControlNet
             nets[path] = kind.from_file(path, model=pipeline)
-        pairs = zip(request.controls, self.paths, strict=True)
-        controls = (replace(each, net=nets[path].attachment()) for each, path in pairs)
+        controls = []
+        for each, path in zip(request.controls, self.paths, strict=True):
+            net = nets[path].attachment()
+            named = replace(net, name=each.net.name or net.name)
+            controls.append(replace(each, net=named))
         return replace(request, controls=tuple(controls))
 
 
@@ -136,6 +152,66 @@ def given(settings: Any) -> Steering:
         except SettingError as error:
             raise ValueError(f"--control-{error.name} {error.problem}") from error
     return Steering(paths, tuple(controls))
+
+
+def found_again(
+    request: Request | None, controls_dir: Path | None, images: Sequence[Path] | None
+) -> Steering:
+    """The controls of a picture's request: their networks by the SHA-256 of their files, in a
+    folder, and their hints by that of their pixels, among pictures and what `HINTS` makes of them.
+
+    Args:
+        request: of the picture, or None.
+        controls_dir: the folder, or None.
+        images: the pictures, or None.
+
+    Raises:
+        ValueError: a network or a hint is not there, or a picture is given for none; the message
+            names it and the option.
+        FileNotFoundError: there is no such folder, or no such picture.
+    """
+    from keras_sd.cli.addons import find, naming
+    from keras_sd.image import read_image
+    from keras_sd.provenance.origin import Used
+
+    asked = () if request is None else request.controls
+    if images and not asked:
+        raise ValueError("--control-image is of a control, and the picture was made with none")
+    nets = {each.net.sha256: Used(each.net.name or "", each.net.sha256) for each in asked}
+    paths = {digest: find("control", used, controls_dir) for digest, used in nets.items()}
+    pictures: dict[Path, Any] = {}
+    for image in images or ():
+        with naming("--control-image"):
+            pictures[image] = read_image(image)
+    controls = []
+    for each in asked:
+        hints = (replace(hint, data=_hint(hint, pictures)) for hint in each.image)
+        controls.append(replace(each, image=tuple(hints)))
+    return Steering(tuple(paths[each.net.sha256] for each in asked), tuple(controls))
+
+
+def _hint(wanted: Attachment, pictures: Mapping[Path, Any]) -> Any:
+    """The pixels of a hint, which a picture has, or what is made of one.
+
+    Raises:
+        ValueError: neither.
+    """
+    from keras_sd.hints import HINTS
+    from keras_sd.weights.readers import shown
+
+    for make in (lambda pixels: pixels, *HINTS.values()):
+        for pixels in pictures.values():
+            made = make(pixels)
+            if Attachment.of(made).sha256 == wanted.sha256:
+                return made
+    what = f"{shown(wanted.name or 'an array')}, pixels of SHA-256 {wanted.sha256}"
+    if not pictures:
+        raise ValueError(f"--control-image is needed: a control of the picture was shown {what}")
+    tried = ", ".join(map(str, pictures))
+    raise ValueError(
+        f"--control-image: a control of the picture was shown {what}, which is none of {tried}, "
+        f"nor made of one by {', '.join(HINTS)}"
+    )
 
 
 def spread(name: str, values: Sequence[Any], files: Sequence[Path], option: str) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from keras_sd.cli import addons, backends, loading
+from keras_sd.cli import addons, backends, controls, loading
 from keras_sd.cli.draw import check_output, loaded, made_of, output_paths, save
 from keras_sd.cli.drawing import Output, draws
 from keras_sd.cli.terminal import Debug, Json, printable, steps_bar, table
@@ -92,6 +92,8 @@ class ReplayOptions(loading.Options):
     output: Output = None
     adapters_dir: addons.AdaptersDir = None
     embeddings_dir: addons.EmbeddingsDir = None
+    controls_dir: controls.Dir = None
+    control_image: controls.Shown = None
 
 
 @draws(options=ReplayOptions)
@@ -129,8 +131,9 @@ def replay(
         except (ValueError, OSError) as error:
             raise ValueError(f"--{name}: {error}") from error
     by_tags = addons.of_request(found.request, settings.adapters_dir)
+    steering = controls.found_again(found.request, settings.controls_dir, settings.control_image)
     try:
-        followed = follow(found, **arrays, adapters=by_tags)
+        followed = follow(found, **arrays, adapters=by_tags, controls=steering.controls)
     except SettingError as error:
         if error.name not in arrays:
             raise
@@ -156,7 +159,7 @@ def replay(
     load = {name: v for name, v in options.items() if not (one_file and name == "variant")}
     pipeline, weights = loaded(model, load)
     with beside.beside(pipeline) as drawing, steps_bar() as advance:
-        images = drawing.draw(request, advance)
+        images = drawing.draw(steering.opened(request, drawing), advance)
 
     # 3. The file, and how far it is.
     told = options | ({"refiner": found.loading["refiner"]} if own else {})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keras_sd import aliases, registry
 from keras_sd.checks import SettingError
+from keras_sd.controls import Control
 from keras_sd.prompts import parse, sections
 from keras_sd.provenance.origin import Provenance
 from keras_sd.request import Request
@@ -33,7 +34,12 @@ class Followed:
 
 
 def follow(
-    found: Provenance, *, start: Any = None, mask: Any = None, adapters: Sequence[Any] = ()
+    found: Provenance,
+    *,
+    start: Any = None,
+    mask: Any = None,
+    adapters: Sequence[Any] = (),
+    controls: Sequence[Control] = (),
 ) -> Followed:
     """The request that makes a picture again.
 
@@ -47,13 +53,16 @@ def follow(
         start: the picture that it began at, as `keras_sd.image.read_image` gives it.
         mask: what was painted of that, as `keras_sd.image.read_mask` gives it.
         adapters: the `keras_sd.adapters.Adapter`s of our request, found by their hashes.
+        controls: those of our request with their hints, found likewise; the networks are put into
+            the request that is given.
 
     Raises:
         SettingError: start or mask is needed and not given, or is another one, or there was none.
         ValueError: it cannot be made again, as with arrays that the file does not hold.
     """
     if found.request is not None:
-        return Followed(_attached(found, found.request, start, mask, adapters), ())
+        request = _attached(found, found.request, start, mask, adapters, controls)
+        return Followed(request, ())
     if found.program == "keras_sd" and found.prompt is None:
         raise ValueError(f"The picture's request cannot be followed: {'; '.join(found.unread)}")
     return _Foreign(found).followed(start, mask)
@@ -63,23 +72,30 @@ def follow(
 
 
 def _attached(
-    found: Provenance, request: Request, start: Any, mask: Any, adapters: Sequence[Any]
+    found: Provenance,
+    request: Request,
+    start: Any,
+    mask: Any,
+    adapters: Sequence[Any],
+    controls: Sequence[Control],
 ) -> Request:
     """The request with its arrays."""
     began = request.start
     pictures = began.pictures if began else ()
     masks = began.masking.masks if began and began.masking else ()
+    lacking = () if tuple(controls) == request.controls else request.controls
     for what, files in (
-        ("ControlNets or T2I-Adapters", [each.net for each in request.controls]),
+        ("ControlNets or T2I-Adapters", [each.net for each in lacking]),
         ("IP-Adapters", [each.adapter for each in request.image_prompts]),
     ):
         if files:
             nets = (f"{each.name or 'one'}, SHA-256 {each.sha256}" for each in files)
             raise ValueError(
-                f"The picture was made with {what} ({'; '.join(nets)}), which are not found by "
-                "their hashes: in Python, Request.attached gives them and their pictures to the "
-                "request"
+                f"The picture was made with {what} ({'; '.join(nets)}), which its file has by "
+                "their hashes alone: in Python, Request.attached gives them and their pictures to "
+                "the request"
             )
+    request = replace(request, controls=())
     if len(request.attachments()) > len(pictures) + len(masks) + len(request.adapters):
         raise ValueError(
             "The picture was made of noise or of encodings of a text, which its file has by their "
@@ -110,7 +126,7 @@ def _attached(
                 name, f"is another: its pixels are of SHA-256 {digest}; it was made of {called}"
             )
         arrays.append(array)
-    return request.attached(arrays)
+    return replace(request.attached(arrays), controls=tuple(controls))
 
 
 # --- others' --------------------------------------------------------------------------

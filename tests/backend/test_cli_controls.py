@@ -5,6 +5,7 @@ picture.
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from test_image_prompts import tensors_of as parts_of
 from keras_sd import ControlNet, StableDiffusion
 from keras_sd.adapter_configs import FeatureConfig, ImagePromptConfig
 from keras_sd.cli import main
-from keras_sd.image import read_image, read_metadata
+from keras_sd.hints import canny
+from keras_sd.image import read_image, read_metadata, save_png
 from keras_sd.networks import FeatureNetwork, ImageEncoder, ImagePromptNetwork
 from keras_sd.weights.names import original, steering
 
@@ -108,6 +110,50 @@ def test_an_ip_adapter_and_a_t2i_adapter_count_and_the_file_says_so(files, capsy
     capsys.readouterr()
     assert main(["replay", str(seen)]) != 0
     assert "was made with IP-Adapters (ip.safetensors, SHA-256" in capsys.readouterr().err
+
+
+def replayed(picture, *arguments):
+    again = picture.with_stem(f"{picture.stem}-again")
+    assert main(["replay", str(picture), "--exact", "--output", str(again), *arguments]) == 0
+    return read_metadata(again)["request"]
+
+
+def test_replay_finds_networks_and_hints_again_by_what_is_in_them(files, tmp_path, capsys):
+    """Under other names, in a folder of diffusers too; the hint, or what it was made of."""
+    drawn = generate(
+        *(files, "found.png", "--control", files / "net.safetensors", "--control", files / "t2i"),
+        *("--control-image", files / "hint.png", "--control-hint", "canny"),
+        *("--control-hint", "none", "--control-strength", "0.7"),
+    )
+    nets, shown = tmp_path / "nets", tmp_path / "shown.png"
+    shutil.copytree(files / "t2i", nets / "other")
+    shutil.copy(files / "net.safetensors", nets / "x.safetensors")
+    shutil.copy(files / "zero.safetensors", nets / "net.safetensors")  # of the name alone
+    shutil.copy(files / "hint.png", shown)
+    given = ["--controls-dir", str(nets), "--control-image", str(shown)]
+    assert replayed(drawn, *given) == read_metadata(drawn)["request"]
+    edges = tmp_path / "edges.png"
+    save_png(edges, canny(files / "hint.png"), {})
+    assert replayed(drawn, *given[:3], str(edges), *given[2:]) == read_metadata(drawn)["request"]
+
+    def refused(*arguments):
+        capsys.readouterr()
+        assert main(["replay", str(drawn), *map(str, arguments)]) == 2
+        return " ".join(capsys.readouterr().err.split())
+
+    assert "--controls-dir is needed, the folder with its file" in refused(*given[2:])
+    assert "with the control 'net.safetensors', SHA-256" in refused(*given[2:])
+    assert "--control-image is needed: a control of the picture was sh" in refused(*given[:2])
+    (nets / "x.safetensors").unlink()
+    assert "net.safetensors there is another" in refused(*given)
+    shutil.copy(files / "net.safetensors", nets / "x.safetensors")
+    # The T2I-Adapter was shown the picture itself, which no edges give back.
+    assert "was shown 'hint.png', pixels of SHA-256" in refused(*given[:3], edges)
+    assert "nor made of one by canny, invert, threshold" in refused(*given[:3], edges)
+    assert "--control-image: there is no file" in refused(*given[:3], tmp_path / "none.png")
+    plain = generate(files, "bare.png")
+    assert main(["replay", str(plain), *given[2:]]) == 2
+    assert "the picture was made with none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

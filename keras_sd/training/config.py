@@ -30,7 +30,7 @@ __all__ = [
 
 Method = Literal["full", "lora", "textual_inversion", "controlnet"]
 Targets = Literal["attention", "transformer", "all"]
-HintName = Literal["canny", "invert", "threshold"]
+HintName = Literal["canny", "invert", "threshold", "ready"]
 _DTYPES = ("float32", "mixed_float16", "mixed_bfloat16")
 
 
@@ -166,10 +166,21 @@ class ControlNetSettings(Checked):
 
     hint: HintName = setting(
         "canny",
-        "What it is shown of each picture, one of `keras_sd.hints`: `canny`, `invert`, "
-        "`threshold`.",
+        "What it is shown of each picture: what is made of it by one of `keras_sd.hints`, `canny`, "
+        "`invert`, `threshold`; or `ready`, a picture of its own.",
         _of(choice, get_args(HintName)),
     )
+    folder: str | None = setting(
+        None,
+        "Of the ready hints, each of its picture's name; by default they are in the column "
+        "`conditioning_image`.",
+        _path,
+    )
+
+    @property
+    def ready(self) -> bool:
+        """Whether hints are pictures of their own."""
+        return self.hint == "ready"
 
 
 @dataclass(frozen=True)
@@ -252,6 +263,11 @@ class TrainConfig:
             )
         if self.train.method == "controlnet" and self.prior.caption is not None:
             raise SettingError("prior.caption", "goes with full and lora, not with a controlnet")
+        if self.controlnet.folder is not None and not self.controlnet.ready:
+            raise SettingError(
+                "controlnet.folder",
+                f"goes with the hint 'ready'; by {self.controlnet.hint!r} hints are made",
+            )
         if self.prior.caption is not None and self.data.buckets:
             raise SettingError(
                 "data.buckets",
@@ -299,6 +315,7 @@ class TrainConfig:
                 self.data, folder=placed(self.data.folder), latents=placed(self.data.latents)
             ),
             prior=replace(self.prior, folder=placed(self.prior.folder)),
+            controlnet=replace(self.controlnet, folder=placed(self.controlnet.folder)),
         )
 
 

@@ -1,5 +1,5 @@
 """A ControlNet that is trained (Zhang et al. 2023): its network beside a UNet that stays as it is,
-and hints that are made of the pictures.
+and hints, which are made of the pictures or come with them.
 """
 
 from __future__ import annotations
@@ -72,26 +72,30 @@ class ControlTrainer(DenoiserTrainer):
 
 @dataclass(frozen=True)
 class Hints(Sequence[np.ndarray]):
-    """The hints of pictures, each made when it is asked for.
+    """The hints of pictures, each read or made when it is asked for.
 
     Attributes:
         examples: the pictures.
-        latents: of each, in whose size the hint is.
-        make: one of `keras_sd.hints.HINTS`.
+        latents: of each, in whose size the hint is, cut off as the picture is.
+        make: one of `keras_sd.hints.HINTS`; None takes the hints that the examples have.
     """
 
     examples: Sequence[Example]
     latents: Sequence[CachedLatents]
-    make: Callable[[Any], np.ndarray]
+    make: Callable[[Any], np.ndarray] | None
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: Any) -> Any:
         """Pixels in [0, 1], `(height, width, 3)` float32."""
+        example = self.examples[index]
+        shown = example.hint if self.make is None else example
+        assert shown is not None, example.name
         height, width = self.latents[index].size
-        pixels = resize(self.examples[index].read(), height, width, "crop")
-        return self.make(pixels).astype(np.float32) / np.float32(255)
+        pixels = resize(shown.read(), height, width, "crop")
+        made = pixels if self.make is None else self.make(pixels)
+        return made.astype(np.float32) / np.float32(255)
 
 
 class HintedBatches(Batches):

@@ -99,7 +99,10 @@ def check(config: TrainConfig | str | Path) -> tuple[TrainConfig, list[Example]]
             raise SettingError(
                 "train.batch_size", f"is a multiple of the {count} devices, not {rows}"
             )
-    examples = read_examples(config.data.folder, config.data.caption)
+    hinted = config.train.method == "controlnet" and config.controlnet.ready
+    examples = read_examples(
+        config.data.folder, config.data.caption, hinted=hinted, hints=config.controlnet.folder
+    )
     token = config.textual_inversion.token
     if config.train.method == "textual_inversion":
         without = [each.name for each in examples if token.lower() not in each.caption.lower()]
@@ -172,7 +175,7 @@ def _train(
     beside: list[Any] = []
     shown: Hints | None = None
     if learned.control is not None:
-        shown = Hints(examples, samples[0].latents, HINTS[config.controlnet.hint])
+        shown = Hints(examples, samples[0].latents, HINTS.get(config.controlnet.hint))
         supply, beside = partial(HintedBatches, shown), [learned.control.network]
     with only(learned.variables, [*networks.values(), *beside]):
         if beside:
@@ -295,9 +298,12 @@ def _identity(config: TrainConfig, examples: list[Example], side: int) -> dict[s
     found = config.to_dict()
     for name in ("output", "samples", "log"):
         del found[name]
-    del found["data"]["folder"], found["data"]["latents"], found["prior"]["folder"]
+    del found["data"]["folder"], found["data"]["latents"]
+    del found["prior"]["folder"], found["controlnet"]["folder"]
     found["data"]["resolution"] = side
-    found["pictures"] = [[each.sha256, each.caption] for each in examples]
+    found["pictures"] = [
+        [each.sha256, each.caption, *([each.hint.sha256] if each.hint else ())] for each in examples
+    ]
     return found
 
 

@@ -5,6 +5,7 @@ diffusers.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from typing import get_args
 
@@ -21,14 +22,14 @@ from keras_sd.backend import to_numpy
 from keras_sd.config import ControlConfig
 from keras_sd.forms import request_of
 from keras_sd.hints import HINTS, canny
-from keras_sd.image import resize
+from keras_sd.image import read_image, resize, save_png
 from keras_sd.model import Model
 from keras_sd.networks import ControlNetwork
 from keras_sd.run import run
 from keras_sd.training.buckets import Buckets
-from keras_sd.training.config import HintName, Log, Samples
+from keras_sd.training.config import ControlNetSettings, HintName, Log, Samples
 from keras_sd.training.control import Hints
-from keras_sd.training.examples import read_examples
+from keras_sd.training.examples import ExamplesError, read_examples
 from keras_sd.training.latents import CachedLatents
 from keras_sd.training.run import train
 from keras_sd.weights.diffusers_folder.configs import read_control
@@ -122,7 +123,86 @@ def test_hints_are_of_what_was_encoded(tmp_path):
     assert hints[1].dtype == np.float32
     wanted = canny(resize(examples[1].read(), *size, "crop"))
     np.testing.assert_array_equal(hints[1], np.float32(wanted) / np.float32(255))
-    assert get_args(HintName) == tuple(HINTS)
+    assert get_args(HintName) == (*HINTS, "ready")
+
+
+def edges_of(folder, hints):
+    """Edges of the pictures of a folder, under their names."""
+    hints.mkdir()
+    for path in folder.glob("*.png"):
+        save_png(hints / path.name, canny(path), {})
+    return hints
+
+
+@pytest.mark.once
+def test_ready_edges_train_as_those_that_are_made(given, tmp_path):
+    """To the bit, by a folder and by a column; and the run goes on from hints of these contents."""
+    model, folder = given
+    copy = tmp_path / "named"
+    shutil.copytree(folder, copy)
+    edges_of(folder, copy / "hints")
+    lines = [
+        {"file_name": path.name, "text": path.with_suffix(".txt").read_text()}
+        | {"conditioning_image": f"hints/{path.name}"}
+        for path in sorted(copy.glob("*.png"))
+    ]
+    (copy / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    ready = {"hint": "ready", "folder": str(edges_of(folder, tmp_path / "hints"))}
+    found = {}
+    for name, pictures, about in (
+        ("made", folder, {}),
+        ("folder", folder, ready),
+        ("column", copy, {"hint": "ready"}),
+        ("threshold", folder, {"hint": "threshold"}),
+    ):
+        sections = {"controlnet": ControlNetSettings(**about)}
+        wanted = config(
+            *((model, pictures), tmp_path / name),
+            **{"method": "controlnet", "steps": 3, "sections": sections},
+        )
+        found[name] = train(wanted, report=quiet), wanted
+    losses = {name: made.losses for name, (made, _) in found.items()}
+    weights = {
+        name: (made.files[0] / "diffusion_pytorch_model.safetensors").read_bytes()
+        for name, (made, _) in found.items()
+    }
+    for name in ("folder", "column"):
+        assert losses[name] == losses["made"]
+        assert weights[name] == weights["made"]
+    assert weights["threshold"] != weights["made"]
+    # Other hints are another run.
+    save_png(tmp_path / "hints" / "0.png", np.zeros((16, 16, 3), np.uint8), {})
+    with pytest.raises(ValueError, match="of a run with another pictures"):
+        train(found["folder"][1], report=quiet)
+
+
+@pytest.mark.parametrize("size", [(40, 90), (80, 180)])
+@pytest.mark.parametrize("square", [True, False])
+def test_ready_hints_are_cut_as_their_pictures(tmp_path, size, square):
+    """Copies of the pictures are what is encoded; twice as large ones are of the same part."""
+    folder, hints = micro.pictures(tmp_path / "wide", size=(40, 90)), tmp_path / "hints"
+    hints.mkdir()
+    for path in folder.glob("*.png"):
+        save_png(hints / path.name, resize(read_image(path), *size, "stretch"), {})
+    examples = read_examples(folder, hinted=True, hints=hints)
+    wanted = Buckets(32, square=square).of(40, 90)
+    shown = Hints(examples, [CachedLatents(tmp_path, wanted, ())] * len(examples), None)
+    for example, hint in zip(examples, shown, strict=True):
+        pixels = resize(example.read(), *wanted, "crop").astype(np.float32) / np.float32(255)
+        assert hint.shape == (*wanted, 3)
+        if size == (40, 90):
+            np.testing.assert_array_equal(hint, pixels)
+        assert np.abs(hint - pixels).mean() < 0.05 < np.abs(hint[:, ::-1] - pixels).mean()
+
+
+def test_a_hint_that_lacks_is_said_before_anything_is_loaded(given, tmp_path, monkeypatch):
+    monkeypatch.setattr(Model, "from_preset", None)  # which is not asked
+    hints = edges_of(given[1], tmp_path / "hints")
+    (hints / "1.png").unlink()
+    sections = {"controlnet": ControlNetSettings(hint="ready", folder=str(hints))}
+    wanted = config(given, tmp_path / "out", method="controlnet", sections=sections)
+    with pytest.raises(ExamplesError, match=r"1\.png: it has no hint: .*hints has no picture 1"):
+        train(wanted, report=quiet)
 
 
 def filled(network):

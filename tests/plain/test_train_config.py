@@ -83,6 +83,10 @@ def test_a_model_that_lies_beside_the_file_is_a_path(tmp_path):
             "here only the ControlNet's weights change",
         ),
         ("[prior]", '[controlnet]\nhint = "depth"\n[prior]', "controlnet.hint is one of 'canny'"),
+        (
+            *("[prior]", '[controlnet]\nfolder = "hints"\n[prior]'),
+            "controlnet.folder goes with the hint 'ready'; by 'canny' hints are made",
+        ),
         ('folder = "pictures"', "", "data.folder is a path"),
         ('folder = "pictures"', "folder = 3", "data.folder is a path"),
         ('model = "emoji"', "", "model is missing"),

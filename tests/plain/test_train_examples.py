@@ -103,6 +103,104 @@ def test_a_folder_without_pictures_is_none(tmp_path):
         read_examples(tmp_path / "none")
 
 
+# --- hints ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("column", ["conditioning_image", "conditioning_image_file_name"])
+def test_a_column_names_the_hints(tmp_path, column):
+    picture(tmp_path / "a.png", 8, 24, 1)
+    picture(tmp_path / "hints" / "of-a.png", 4, 12, 2)
+    metadata(tmp_path, {"file_name": "a.png", "text": "a", column: "hints/of-a.png"})
+    (found,) = read_examples(tmp_path, hinted=True)
+    assert (found.size, found.hint.size) == ((8, 24), (4, 12))
+    assert (found.hint.read() == 2).all()
+    (plain,) = read_examples(tmp_path)
+    assert plain.hint is None
+    assert plain.sha256 == found.sha256 != found.hint.sha256
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_folder_has_the_hints_under_the_pictures_names(tmp_path, inside):
+    folder = tmp_path / "pictures"
+    hints = (folder if inside else tmp_path) / "hints"
+    for number, name in enumerate(("a", "in/a", "in/b")):
+        picture(folder / f"{name}.png", value=number)
+        picture(hints / f"{name}.jpg", value=100 + number)
+    picture(hints / "of-none.png")
+    found = read_examples(folder, "all", hinted=True, hints=hints)
+    assert [each.name for each in found] == ["a.png", "in/a.png", "in/b.png"]
+    for number, each in enumerate(found):
+        assert (each.read() == number).all()
+        assert (each.hint.read() == 100 + number).all()
+    # With lines that name them too, it is the folder's that are taken.
+    metadata(folder, {"file_name": "a.png", "text": "a", "conditioning_image": "in/b.png"})
+    (found,) = read_examples(folder, hinted=True, hints=hints)
+    assert (found.hint.read() == 100).all()
+
+
+def test_hints_that_do_not_fit_are_said_with_their_pictures(tmp_path):
+    for name in ("good", "none", "gone", "text", "wide", "near", "out", "bad"):
+        picture(tmp_path / f"{name}.png", 100, 67)
+    picture(tmp_path / "twice.png", 67, 100)
+    picture(tmp_path / "near-hint.png", 512, 342)  # 343.04 would be right
+    (tmp_path / "no-picture.png").write_text("no picture")
+    hints = {
+        "good": "good.png",
+        "gone": "gone-hint.png",
+        "text": "no-picture.png",
+        "wide": "twice.png",
+        "near": "near-hint.png",
+        "out": "../out.png",
+        "bad": 3,
+    }
+    rows = [{"file_name": "none.png", "text": "none"}] + [
+        {"file_name": f"{name}.png", "text": name, "conditioning_image": hint}
+        for name, hint in hints.items()
+    ]
+    metadata(tmp_path, *rows)
+    with pytest.raises(ExamplesError) as found:
+        read_examples(tmp_path, hinted=True)
+    message = str(found.value)
+    for part in (
+        f"7 of the 8 pictures in {tmp_path} cannot be trained on",
+        "none.png: it has no hint, 'conditioning_image'",
+        "bad.png: it has no hint, 'conditioning_image'",
+        "gone.png: its hint gone-hint.png cannot be used: there is no such file (metadata.jsonl",
+        "text.png: its hint cannot be used: ",
+        "wide.png: its hint is of another shape, 100x67; the picture is 67x100",
+        "near.png: its hint is of another shape, 342x512; the picture is 67x100",
+        "out.png: its hint ../out.png cannot be used: it is not in the folder",
+    ):
+        assert part in message
+    assert len(read_examples(tmp_path)) == 8  # of a training that is shown none
+
+
+def test_a_hint_may_be_the_rounded_size_of_its_picture(tmp_path):
+    for number, size in enumerate(((512, 343), (512, 344), (50, 33), (200, 134))):
+        picture(tmp_path / "pictures" / f"{number}.png", 100, 67)
+        picture(tmp_path / "hints" / f"{number}.png", *size)
+    found = read_examples(tmp_path / "pictures", "all", hinted=True, hints=tmp_path / "hints")
+    assert [each.hint.size for each in found] == [(512, 343), (512, 344), (50, 33), (200, 134)]
+
+
+def test_a_folder_of_hints_lacks_one_or_has_two(tmp_path):
+    folder, hints = tmp_path / "pictures", tmp_path / "hints"
+    picture(folder / "a.png")
+    picture(folder / "in" / "b.png")
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        read_examples(folder, "all", hinted=True, hints=hints)
+    picture(hints / "b.png")
+    picture(hints / "a.png")
+    picture(hints / "a.webp")
+    with pytest.raises(ExamplesError) as found:
+        read_examples(folder, "all", hinted=True, hints=hints)
+    assert f"a.png: it has several hints: {hints} has a.png, a.webp" in str(found.value)
+    assert f"in/b.png: it has no hint: {hints} has no picture in/b" in str(found.value)
+    for place in (folder, tmp_path):
+        with pytest.raises(ExamplesError, match="has the pictures in it"):
+            read_examples(folder, "all", hinted=True, hints=place)
+
+
 class Table(list):
     """As a table of `datasets`, as far as it is asked."""
 
@@ -139,6 +237,21 @@ def test_a_folder_of_datasets_is_read_by_it(tmp_path, monkeypatch):
     given(monkeypatch, {"test": Table([], ("image",))})
     with pytest.raises(ExamplesError, match="splits test, and no 'train'"):
         read_examples(tmp_path)
+
+
+def test_a_column_of_datasets_has_the_hints(tmp_path, monkeypatch):
+    (tmp_path / "state.json").write_text("{}")
+    red, blue = (Image.new("RGB", (4, 6), colour) for colour in ("red", "blue"))
+    row = {"image": red, "text": "x", "conditioning_image": blue}
+    given(monkeypatch, Table([row], tuple(row)))
+    (found,) = read_examples(tmp_path, hinted=True)
+    assert found.hint.read()[0, 0].tolist() == [0, 0, 255]
+    with pytest.raises(ExamplesError, match="in a table, whose hints are in a column"):
+        read_examples(tmp_path, hinted=True, hints=picture(tmp_path / "hints" / "a.png").parent)
+    row = {**row, "conditioning_image": None}
+    given(monkeypatch, Table([row], tuple(row)))
+    with pytest.raises(ExamplesError, match="row 0: it has no hint"):
+        read_examples(tmp_path, hinted=True)
 
 
 def test_without_datasets_the_error_says_what_to_install(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import functools
 import gc
 import importlib.util
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -33,6 +34,9 @@ JitCompile = bool | Literal["auto"]
 HAS_XLA = NAME != "torch"
 """Whether XLA can compile at all."""
 
+# Of networks with fewer numbers, compiling takes longer than it will spare in a few pictures.
+_LARGE = 2**27
+
 # From this many scores of one head on, what a fused kernel spares is more than a launch.
 _FUSED_SCORES = 2**17
 
@@ -40,12 +44,18 @@ _HALVES = ("float16", "bfloat16")
 _PURE = ("float32", *_HALVES)
 
 
-def resolve_jit_compile(jit_compile: JitCompile) -> bool:
+def resolve_jit_compile(
+    jit_compile: JitCompile, models: Sequence[keras.layers.Layer] = (), often: bool = False
+) -> bool:
     """Whether XLA will compile: what was asked for, as far as the backend can.
 
     Args:
-        jit_compile: `"auto"` is yes on jax, and on TensorFlow where there is a GPU. torch runs
-            eagerly whatever is asked; `True` there logs one line that says so.
+        jit_compile: `"auto"` is yes on jax, and on TensorFlow where there is a GPU. On a CPU it is
+            yes there for what is called often, if what is compiled is kept on disk or the networks
+            are large: a UNet's steps take two thirds of the time with XLA, a decode takes longer.
+            torch runs eagerly whatever is asked; `True` there logs one line that says so.
+        models: the networks.
+        often: they are called in each step of a run.
 
     Raises:
         ValueError: `jit_compile` is not `True`, `False` or `"auto"`.
@@ -61,14 +71,23 @@ def resolve_jit_compile(jit_compile: JitCompile) -> bool:
     if NAME == "tensorflow":
         import tensorflow as tf
 
-        return bool(tf.config.list_physical_devices("GPU"))
+        if tf.config.list_physical_devices("GPU"):
+            return True
+        return often and (keep_executables() is not None or _numbers(models) >= _LARGE)
     return NAME == "jax"
+
+
+def _numbers(models: Sequence[keras.layers.Layer]) -> int:
+    """How many their variables hold."""
+    return sum(math.prod(variable.shape) for model in models for variable in model.variables)
 
 
 def compile_step(
     fn: Callable[..., Any],
     models: Sequence[keras.layers.Layer],
     jit_compile: JitCompile = "auto",
+    *,
+    often: bool = False,
 ) -> Callable[..., Any]:
     """One compiled call per input shape; the models' weights stay live.
 
@@ -77,6 +96,7 @@ def compile_step(
         models: networks or layers, whose variables `fn` reads. On jax they are passed as arguments,
             so that an `assign` is seen by the next call.
         jit_compile: see `resolve_jit_compile`.
+        often: likewise.
 
     Returns:
         A function of the same tensors. It is of the networks as they are now: see `structure`. On
@@ -85,7 +105,7 @@ def compile_step(
     Raises:
         ValueError: `jit_compile` is something else.
     """
-    jit = resolve_jit_compile(jit_compile)
+    jit = resolve_jit_compile(jit_compile, models, often)
     if NAME == "jax":
         import jax
 
@@ -114,9 +134,13 @@ def keep_executables() -> str | None:
     """Lets jax keep what it compiles in `keras_sd.executables.folder`, where it keeps it nowhere.
 
     Returns:
-        The folder that is used; None where there is none, since it is switched off, cannot be
-        written to, or the backend keeps nothing on disk.
+        The folder that is used, of TensorFlow the one that it was told of in its environment; None
+        where there is none, since it is switched off, cannot be written to, or the backend keeps
+        nothing on disk.
     """
+    if NAME == "tensorflow":
+        kept = executables.of_tensorflow()
+        return None if kept is None else str(kept)
     if NAME != "jax":
         return None
     import jax

@@ -370,7 +370,9 @@ def compiled_steps(
     options: dict[str, Any] = {"merging": merging} if merging else {}
     predicted = partial(predict, unet, controls=controls, **options)
     return {
-        name: compile_step(partial(step, predicted, kind), [unet, *controls], jit_compile)
+        name: compile_step(
+            partial(step, predicted, kind), [unet, *controls], jit_compile, often=True
+        )
         for name, step in STEPS.items()
     }
 

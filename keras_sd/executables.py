@@ -1,8 +1,10 @@
 """Where what was compiled is kept, so that the next process need not compile it again.
 
-On jax, compiling takes most of the time of the first picture. jax can keep its executables in a
-folder; by default it does not. `keras_sd.backend.compile_step` gives it one of ours, unless one was
-chosen already (`JAX_COMPILATION_CACHE_DIR`).
+With XLA, compiling takes most of the time of the first picture. jax and TensorFlow can keep their
+executables in a folder; by default they do not. jax is given one of ours by
+`keras_sd.backend.compile_step`, unless one was chosen already (`JAX_COMPILATION_CACHE_DIR`).
+TensorFlow reads of it from the environment, once, when it is imported, so that only who owns the
+process can do it: the command does (`keep_for_tensorflow`).
 """
 
 from __future__ import annotations
@@ -10,16 +12,23 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
+import sys
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["MAX_BYTES", "VARIABLE", "folder"]
+__all__ = ["MAX_BYTES", "VARIABLE", "folder", "keep_for_tensorflow", "of_tensorflow"]
 
 VARIABLE = "KERAS_SD_EXECUTABLES"
 """The environment variable with the folder, or `off`."""
 
 MAX_BYTES = 2 * 2**30
-"""Of the executables of one kind of processor: those that were not used for longest make room."""
+"""Of the executables of one kind of processor: those that were not used for longest make room, of
+TensorFlow's those that were written first."""
+
+_FLAGS = "TF_XLA_FLAGS"
+_FOLDER_FLAG = "--tf_xla_persistent_cache_directory="
 
 
 def folder() -> Path | None:
@@ -37,6 +46,69 @@ def folder() -> Path | None:
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     place = Path(chosen).expanduser() if chosen else home / "keras_sd" / "executables"
     return place.absolute() / _processor()
+
+
+def keep_for_tensorflow() -> Path | None:
+    """Has TensorFlow, which is imported later, keep what XLA compiles, in `folder` under its own
+    version, unless `TF_XLA_FLAGS` names another place.
+
+    TensorFlow says of each executable that it finds on which processor it was made, in lines of
+    2,000 letters, unless `TF_CPP_MIN_LOG_LEVEL` is 3.
+
+    Returns:
+        The folder; None where it is switched off or cannot be made, or TensorFlow is not there, or
+        is imported already.
+    """
+    if (there := of_tensorflow()) is not None:
+        return there
+    kept, release = folder(), _version_of_tensorflow()
+    if kept is None or release is None or "tensorflow" in sys.modules:
+        return None
+    kept /= f"tensorflow-{release}"
+    # Flags are separated by spaces, and there are no quotes.
+    if re.search(r"\s", str(kept)):
+        return None
+    try:
+        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_room(kept)
+    except OSError:
+        return None
+    if not os.access(kept, os.W_OK):
+        return None
+    flags = os.environ.get(_FLAGS, "").split()
+    # Its strict comparison of what is to be compiled with what was is its default.
+    flags += [f"{_FOLDER_FLAG}{kept}", "--tf_xla_persistent_cache_prefix=keras_sd"]
+    os.environ[_FLAGS] = " ".join(flags)
+    return kept
+
+
+def of_tensorflow() -> Path | None:
+    """Where TensorFlow keeps what XLA compiles, as `TF_XLA_FLAGS` says; None if it does not."""
+    for flag in os.environ.get(_FLAGS, "").split():
+        if (place := flag.removeprefix(_FOLDER_FLAG)) != flag and place:
+            return Path(place)
+    return None
+
+
+def _version_of_tensorflow() -> str | None:
+    for name in ("tensorflow", "tensorflow-cpu"):
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return None
+
+
+def _make_room(kept: Path) -> None:
+    """Removes the files that were written first, until the others are few enough, and those that a
+    machine which stopped has left empty: TensorFlow would end with an error at them.
+    """
+    files = sorted(
+        ((file.stat(), file) for file in kept.iterdir()), key=lambda each: each[0].st_mtime
+    )
+    total = sum(stat.st_size for stat, _ in files)
+    for stat, file in files:
+        if total > MAX_BYTES or stat.st_size == 0:
+            file.unlink(missing_ok=True)  # another process may make room, too
+            total -= stat.st_size
 
 
 def _processor() -> str:

@@ -78,7 +78,8 @@ class Model(Adapts, Embeds, Latents):
         self.words = None if words is None else frozenset(words)
         self.license = license
         self.config = config
-        self.jit = resolve_jit_compile(jit_compile)
+        possible = resolve_jit_compile(jit_compile)  # which says what is not
+        self.jit: JitCompile = "auto" if jit_compile == "auto" else possible
         self._compiled: dict[str, tuple[Any, Any]] = {}
         if isinstance(parts, InTurn):
             parts.caches.append(self._compiled)

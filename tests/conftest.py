@@ -8,6 +8,8 @@ import sys
 # Before anything imports Keras or a backend.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads starve each other on small models
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# A command that a test calls in this process does not change how it gets memory (`keep_memory`).
+os.environ.setdefault("GLIBC_TUNABLES", "")
 
 
 class NetworkForbidden(RuntimeError):

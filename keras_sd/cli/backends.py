@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from keras_sd import choose
+from keras_sd import choose, executables, machine
 from keras_sd.choose import BACKENDS, installed
 from keras_sd.cli.terminal import say
 
@@ -49,6 +49,11 @@ def select(asked: str | None) -> None:
         say(f"note: running on {backend} ({reason})")
 
 
-def silence() -> None:
-    """Keep the backends' start-up chatter off the terminal. Only the command does this."""
+def settle() -> None:
+    """What only who owns the process does to it, before a backend is imported: the start-up chatter
+    stays off the terminal, what TensorFlow compiles is kept, and so is memory.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if choose.expected() == "tensorflow":
+        executables.keep_for_tensorflow()
+    machine.keep_memory()

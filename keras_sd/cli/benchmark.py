@@ -35,7 +35,7 @@ def benchmark(
     width, height = parse_size(size)
     asked: dict[str, Any] = {} if size is None else {"width": width, "height": height}
     backends.select(backend)
-    backends.silence()
+    backends.settle()
     times = measure(
         model, prompt, dtype=dtype, num_steps=steps, warm=warm, batch_size=batch, **asked
     )

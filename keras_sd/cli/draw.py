@@ -175,7 +175,7 @@ def loaded(
         options: about loading, see `loading.of`.
     """
     loading.locate(model, options)
-    backends.silence()
+    backends.settle()
     from keras_sd.pipeline import StableDiffusion
 
     # That a path goes before a name was noted above.

@@ -135,7 +135,7 @@ def _drawn(
 def _made(model: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """What `from_preset` takes, and what the pictures' files say of the model."""
     loading.locate(model, options)
-    backends.silence()
+    backends.settle()
     import keras
 
     source = Path(model).absolute() if os.path.exists(model) else model

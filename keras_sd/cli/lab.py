@@ -76,7 +76,7 @@ def lab(
 
         find_font(font)
         backends.select(backend)
-        backends.silence()
+        backends.settle()
 
     with _made(folder):
         with runs_bar(len(names)) as done:

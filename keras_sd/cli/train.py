@@ -25,7 +25,7 @@ def train(
 
     settings = read_config(config)
     backends.select(backend)
-    backends.silence()
+    backends.settle()
     from keras_sd.training import run
 
     if check:
@@ -48,7 +48,7 @@ def train_emoji(
 ) -> None:
     """Train the embedded model again, from the emoji font; goes on where it was stopped."""
     backends.select(backend)
-    backends.silence()
+    backends.settle()
     from keras_sd.training.emoji import main_train
 
     main_train(output=output, font=font, seed=seed)

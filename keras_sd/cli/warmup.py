@@ -31,7 +31,7 @@ def warmup(
 ) -> None:
     """Compile a model for pictures to come, and keep that on disk: their first is quicker then.
 
-    Prints the folder. It is for jax: the other backends keep nothing on disk.
+    Prints the folder. It is for jax and TensorFlow: torch keeps nothing on disk.
     """
     from keras_sd.cli.draw import loaded, parse_size
     from keras_sd.executables import VARIABLE
@@ -48,10 +48,10 @@ def warmup(
         request_of("", **given)
         wanted += [{"count": number, **given} for number in count or [1]]
     backends.select(settings.backend)
-    backends.silence()
+    backends.settle()
     from keras_sd.backend import NAME, keep_executables
 
-    if NAME != "jax":
+    if NAME not in ("jax", "tensorflow"):
         raise ValueError(f"{NAME} keeps nothing on disk, so there is nothing to warm up")
     if (folder := keep_executables()) is None:
         raise ValueError(

@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_sd import networks, pipeline
-from keras_sd.backend import HAS_XLA, JitCompile, to_numpy
+from keras_sd.backend import HAS_XLA, JitCompile, resolve_jit_compile, to_numpy
 from keras_sd.config import SD_1, SD_2_BASE, ModelConfig
 from keras_sd.gallery import Images
 from keras_sd.keras_cv.clip_tokenizer import SimpleTokenizer
@@ -229,7 +229,7 @@ class StableDiffusion(pipeline.StableDiffusion):
 
     def _built(self, part: Callable[..., Any], *numbers: int) -> Any:
         model = part(*numbers, preset=self._source, dtype=self.dtype_policy.name)
-        if self.model.jit:
+        if resolve_jit_compile(self.model.jit):
             model.compile(jit_compile=True)
         return model
 

@@ -1,4 +1,4 @@
-"""What jax compiles is kept on disk, and the next process does not compile it."""
+"""What jax and TensorFlow compile is kept on disk, and the next process does not compile it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
+from PIL import Image
 from test_turns import attending
 
 from keras_sd import backend, executables
 from keras_sd.cli import main
 
-ON_JAX = pytest.mark.skipif(backend.NAME != "jax", reason="only jax keeps what it compiles")
+ON_JAX = pytest.mark.skipif(backend.NAME != "jax", reason="jax's own way")
+ON_TENSORFLOW = pytest.mark.skipif(backend.NAME != "tensorflow", reason="TensorFlow's own way")
 
 PROGRAM = """
 import warnings; warnings.simplefilter("error")
@@ -81,7 +85,51 @@ def test_a_folder_that_cannot_be_made_is_no_error(tmp_path):
     assert compiled(tmp_path, KERAS_SD_EXECUTABLES=str(tmp_path / "file")) == ("None", False)
 
 
-@pytest.mark.skipif(backend.NAME == "jax", reason="jax does")
+@ON_TENSORFLOW
+def test_the_next_command_finds_what_tensorflow_compiled(tmp_path):
+    environment = {**os.environ, "KERAS_HOME": str(tmp_path)}
+    environment.pop("TF_XLA_FLAGS", None)
+
+    def drawn():
+        command = [sys.executable, "-m", "keras_sd.cli", "generate", "a cat face", "--size", "32"]
+        command += ["--steps", "2", "--seed", "1", "--output", "cat.png"]
+        done = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert len(done.stderr.splitlines()) < 5  # nothing of the processor's features
+        with Image.open(tmp_path / "cat.png") as picture:
+            return np.asarray(picture)
+
+    first = drawn()
+    (folder,) = (tmp_path / "keras_sd" / "executables").glob("*/tensorflow-*")
+    assert folder.stat().st_mode & 0o077 == 0
+    written = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert len(written) == 1  # of the UNet alone: the others are called once a picture
+    (tmp_path / "cat.png").unlink()
+    again = drawn()
+    assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == written
+    np.testing.assert_array_equal(again, first)
+
+
+@ON_TENSORFLOW
+def test_what_a_run_calls_often_is_compiled_if_that_is_kept_or_large(monkeypatch):
+    monkeypatch.delenv("TF_XLA_FLAGS", raising=False)
+    backend.keep_executables.cache_clear()
+    small = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    assert not backend.resolve_jit_compile("auto", [small], often=True)
+    monkeypatch.setattr(backend, "_LARGE", small.count_params())
+    assert backend.resolve_jit_compile("auto", [small], often=True)
+    assert not backend.resolve_jit_compile("auto", [small])
+    monkeypatch.undo()
+    monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_persistent_cache_directory=/somewhere")
+    backend.keep_executables.cache_clear()
+    assert backend.resolve_jit_compile("auto", [small], often=True)
+    assert not backend.resolve_jit_compile("auto", [small])
+    backend.keep_executables.cache_clear()
+
+
+@pytest.mark.skipif(backend.NAME in ("jax", "tensorflow"), reason="they do")
 def test_others_keep_nothing(monkeypatch, capsys):
     assert backend.keep_executables() is None
     assert main(["warmup"]) == 2

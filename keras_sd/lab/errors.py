@@ -138,7 +138,7 @@ def _noise(sampler: Sampler, shape: tuple[int, int]) -> Noise:
 class _Path:
     """A Brownian path of each sample, on the clock of `keras_sd.random.BrownianPath`.
 
-    That one gives the same numbers in whatever order it is asked, for which it draws twenty times
+    That one gives the same numbers in whatever order it is asked, for which it draws eight times
     as many. Here every run has a path of its own, which is drawn where it is asked for.
     """
 

@@ -225,7 +225,8 @@ def test_the_two_numbers_of_a_pair_are_independent():
         numbers = path(now, nxt)[0].astype(np.float64)
         first, second = numbers[0::2], numbers[1::2]
         tolerance = 4 / math.sqrt(size / 2)
-        for a, b in ((first, second), (first**2, second**2), (first, second**2), (first**2, second)):
+        pairs = [(first, second), (first**2, second**2), (first, second**2), (first**2, second)]
+        for a, b in pairs:
             assert abs(np.corrcoef(a, b)[0, 1]) < tolerance
         # What a turn of the plane makes of two normal numbers is normal too: its fourth moment.
         turned = (first + second) / math.sqrt(2)

@@ -1,4 +1,4 @@
-"""Whether a picture is as its prompt asks: its ground, the place of its subject, the order of two.
+"""Whether a picture is as its prompt asks: its ground, the place of its subject, the number.
 
 Pictures are float `(n, height, width, 3)` in [-1, 1], on a ground of one colour.
 """
@@ -13,7 +13,7 @@ from keras_sd.training.scenes import COLOURS
 
 _BORDER = 2  # pixels
 _FAR = 0.3  # from the ground, in a channel: what is no ground
-_LEAST = 0.02  # of half a picture: what is something
+_PART = 0.2  # of the largest region: what is smaller is a part or a stain, no thing
 
 
 def grounds(pictures: np.ndarray) -> np.ndarray:
@@ -55,26 +55,29 @@ def ninths(pictures: np.ndarray) -> list[tuple[int, int] | None]:
     return found
 
 
-def in_order(pictures: np.ndarray, wanted: np.ndarray, swapped: np.ndarray) -> np.ndarray:
-    """Whether a picture of two subjects shows each where it was asked for, bool `(n,)`: both halves
-    have something in them, and it is nearer to the picture that was asked for than to the one in
-    which the two have changed places.
+def regions(pictures: np.ndarray) -> np.ndarray:
+    """How many things are drawn, int `(n,)`: connected regions that are no ground, those left out
+    which are much smaller than the largest of their picture. Pixels are connected at their corners
+    too.
 
-    Args:
-        pictures: to judge.
-        wanted: renderings of what was asked for; the halves in which something is drawn are those
-            of the picture.
-        swapped: the same with the subjects in each other's place.
+    A subject of several parts counts as several, and one of the colour of its ground as none: ask
+    for those alone of which a picture without a fault counts right.
     """
-    there = _halves(drawn(pictures)) >= _LEAST
-    both = (there | (_halves(drawn(wanted)) < _LEAST)).all(axis=1)
-    near, far = (np.square(pictures - each).sum((1, 2, 3)) for each in (wanted, swapped))
-    return both & (near < far)
-
-
-def _halves(mask: np.ndarray) -> np.ndarray:
-    """How much of the left, right, upper and lower half is true: `(n, 4)`."""
-    _, height, width = mask.shape
-    x, y = width // 2, height // 2
-    halves = (mask[:, :, :x], mask[:, :, x:], mask[:, :y], mask[:, y:])
-    return np.stack([half.mean((1, 2)) for half in halves], axis=1)
+    mask = drawn(pictures)
+    n, height, width = mask.shape
+    names = np.where(mask, np.arange(1, height * width + 1).reshape(height, width), 0)
+    while True:
+        # Every pixel takes the highest number around it, until each region has one number.
+        wide = np.pad(names, ((0, 0), (1, 1), (1, 1)))
+        rows = np.maximum(np.maximum(wide[:, :-2], wide[:, 1:-1]), wide[:, 2:])
+        near = np.maximum(np.maximum(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:])
+        near = np.where(mask, near, 0)
+        if (near == names).all():
+            break
+        names = near
+    found = np.zeros(n, int)
+    for i, each in enumerate(names):
+        sizes = np.bincount(each[each > 0])
+        if sizes.size:
+            found[i] = (sizes > _PART * sizes.max()).sum()
+    return found

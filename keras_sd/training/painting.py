@@ -44,8 +44,9 @@ def layout(scenes: Sequence[Scene], styles: Sequence[str], count: int) -> dict[s
     return {"sprite": sprite, "box": box, "ground": ground / 255, "split": split, "ink": ink}
 
 
-def _resampling(middle, side):
-    """The weights `(..., SIZE, SIZE)` that put the pixels of a drawing on those of a line.
+def resampling(middle, side):
+    """The weights `(..., SIZE, SIZE)` that put the pixels of a drawing on those of a line of a
+    picture, `side` long around `middle`.
 
     Keys' cubic kernel (1981, a = -1/2), stretched where the drawing becomes smaller; what lies
     beside the drawing counts as nothing.
@@ -87,8 +88,8 @@ def compose(bank, sprite, box, ground, split, ink):
     for k in range(MOST):
         there = (sprite[:, k] >= 0)[:, None, None, None]
         drawing = ops.cast(ops.take(bank, ops.maximum(sprite[:, k], 0), axis=0), "float32") / 255
-        rows = _resampling(box[:, k, 1], box[:, k, 2])
-        columns = _resampling(box[:, k, 0], box[:, k, 2])
+        rows = resampling(box[:, k, 1], box[:, k, 2])
+        columns = resampling(box[:, k, 0], box[:, k, 2])
         drawing = ops.einsum("nyi,nijc->nyjc", rows, drawing)
         drawing = ops.clip(ops.einsum("nxj,nyjc->nyxc", columns, drawing), 0.0, 1.0)
         alpha = ops.where(there, drawing[..., 3:], 0.0)

@@ -75,7 +75,8 @@ COUNTS = {
 }
 """Number -> the middles of that many drawings, in pixels."""
 
-_COUNT_SIZE = {"two": 56, "three": 52, "four": 52, "five": 42}
+COUNT_SIZES = {"two": 56, "three": 52, "four": 52, "five": 42}
+"""Number -> the side of each of that many drawings, in pixels."""
 
 RELATIONS = {
     "to the left of": ((34, 64, 58), (94, 64, 58)),
@@ -287,18 +288,25 @@ def _placed(number: int, rng: random.Random) -> tuple[tuple[Item, ...], tuple[st
         return (item,), (word, "")
     word = rng.choice(("", "", "small", "tiny"))
     size = rng.uniform(*SIZES[word or "small"])
-    (column, row), wordings = rng.choice(list(PLACES.items()))
-    # The middle of the drawing is in the middle of the ninth, or nearer where it would stick out.
-    x, y = (max(size / 2, min(SIZE - size / 2, SIZE * (2 * i + 1) / 6)) for i in (column, row))
+    ninth, wordings = rng.choice(list(PLACES.items()))
+    x, y = middle_of(ninth, size)
     slack = 3.0
     x, y = (max(size / 2, min(SIZE - size / 2, each + _jitter(rng, slack))) for each in (x, y))
     return (Item(number, x, y, size),), (word, rng.choice(wordings))
 
 
+def middle_of(ninth: tuple[int, int], size: float) -> tuple[float, float]:
+    """Where the middle of a drawing of this size lies: in the middle of the ninth, or nearer to
+    that of the picture where it would stick out.
+    """
+    x, y = (max(size / 2, min(SIZE - size / 2, SIZE * (2 * i + 1) / 6)) for i in ninth)
+    return x, y
+
+
 def _many(number: int, rng: random.Random) -> tuple[tuple[Item, ...], tuple[str, ...]]:
     count = rng.choices(list(COUNTS), (4, 4, 2, 1))[0]
     word = rng.choice(("", "", "", "small"))
-    size = (34 if word else _COUNT_SIZE[count]) * rng.uniform(0.95, 1.05)
+    size = (34 if word else COUNT_SIZES[count]) * rng.uniform(0.95, 1.05)
     dx, dy = _jitter(rng, 2), _jitter(rng, 2)
     return tuple(Item(number, x + dx, y + dy, size) for x, y in COUNTS[count]), (count, word)
 

@@ -18,7 +18,7 @@ import numpy as np
 from keras_sd.config import ModelConfig
 from keras_sd.files import replace_file
 from keras_sd.tokenizer import Tokenizer
-from keras_sd.training import scenes, words
+from keras_sd.training import painting, scenes, words
 from keras_sd.weights.checkpoint import Checkpoint, open_checkpoint
 from keras_sd.weights.load import load_parts
 from keras_sd.weights.readers import sha256
@@ -302,20 +302,29 @@ class Run:
     def _measure(self) -> None:
         say("measuring")
 
-        def paint(prompts):
+        key = self._next_key()
+
+        def paint(prompts, first):
             asked = self.tokenizer(prompts)
             asked = np.concatenate([asked, np.repeat(asked[-1:], BATCH - len(asked), 0)])
             made = self.programs["sampler"](
                 self.values,
                 jnp.asarray(asked),
                 self._empty(),
-                self._next_key(),
+                jax.random.fold_in(key, first),
                 jnp.float32(self.scale),
             )
             return np.asarray(made)[: len(prompts)]
 
         count = BATCH if self.options.tiny else len(self.subjects)
-        examiner = Examiner(self.subjects, self.sprites, paint, self.sheets, count)
+        examiner = Examiner(
+            self.subjects,
+            self.sprites,
+            paint,
+            self.sheets,
+            count,
+            compose=jax.jit(painting.compose),
+        )
         self.facts["measured"] = examiner.measure(self.options.seconds - 6)
         self._write_facts()
         say("done")

@@ -129,7 +129,8 @@ class Examiner:
         for number in ("two", "three"):
             # Of the subjects whose own drawings can be counted, which not all can.
             each = self._countable(questions.several(style, number, spread))
-            asked[f"{style}, {number}"] = each[:: max(1, 2 * len(each) // most)][: most // 2]
+            wanted = min(most // 2, len(each))
+            asked[f"{style}, {number}"] = [each[k * len(each) // wanted] for k in range(wanted)]
         return asked
 
     def answers(

@@ -1,4 +1,4 @@
-"""The four trainings of recipes/shapes on the model in the package: each learns what it should."""
+"""The trainings of recipes/shapes on the model in the package: each learns what it should."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keras_sd.training.run import train
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # the recipes are in no package
 
-from recipes.shapes import draw  # noqa: E402
+from recipes.shapes import cyanotype, draw  # noqa: E402
 from recipes.shapes.measure import held_loss  # noqa: E402
 
 
@@ -59,6 +59,18 @@ def test_a_lora_learns_the_drawings(folder):
         assert loss(folder, model, "shapes-held") < 0.8 * before
     model.merge_adapters()
     assert loss(folder, model, "shapes-held") == before
+
+
+def test_a_lora_learns_a_style(folder):
+    cyanotype.main(folder)
+    model = Model.from_preset("emoji")
+    before = loss(folder, model, "cyanotype-held")
+    file = trained(folder, "cyanotype").files[0]
+    model.merge_adapters(file)
+    assert loss(folder, model, "cyanotype-held") < 0.6 * before
+    told, plain = cyanotype.measure(file)
+    print(f"off the colours of a print: {told:.2f}, without it {plain:.2f}")
+    assert told < 0.5 * plain
 
 
 def test_a_word_learns_its_thing(folder):

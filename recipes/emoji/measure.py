@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ import keras
 import numpy as np
 
 from keras_sd import StableDiffusion, image
+from keras_sd.backend import to_numpy
 from keras_sd.files import replace_file
 from keras_sd.training import drawings, painting, scenes, words
 from keras_sd.weights.load import arrays_of
 from recipes.emoji.asking import Question, Questions
 from recipes.emoji.features import Features
 from recipes.emoji.log import passed, say, write_to
-from recipes.emoji.measuring import Examiner, Share, Sheets
+from recipes.emoji.measuring import VIEWS, Examiner, Share, Sheets
 
 BARS = {"ground": 0.98, "place": 0.90, "both": 0.60, "relation of those": 0.85, "number": 0.70}
 """What is measured, up to a comma -> the share that is wanted. The subjects' is that of the style:
@@ -37,6 +38,10 @@ BARS_OF_ONES = {"noto": {"right": 0.90, "among five": 0.97}}
 """Style -> likewise, of one subject alone."""
 
 BAR_OF_OTHERS = {"right": 0.75}
+
+
+DECODED = "painted and decoded"
+"""What a measure of `Limit` has in its name."""
 
 
 class Painter:
@@ -75,6 +80,27 @@ class Painter:
         return np.load(path)
 
 
+class Limit:
+    """What the measures say of painted scenes that the autoencoder has encoded and decoded: no
+    better can be expected of a model that knows everything.
+
+    Args:
+        pipeline: whose autoencoder it is.
+        examiner: paints.
+        questions: those that are asked.
+    """
+
+    def __init__(
+        self, pipeline: StableDiffusion, examiner: Examiner, questions: Sequence[Question]
+    ):
+        self.pipeline, self.examiner, self.questions = pipeline, examiner, questions
+
+    def __call__(self, prompts: list[str], first: int) -> np.ndarray:
+        asked = self.questions[first : first + len(prompts)]
+        painted = self.examiner.painted([question.scene for question in asked])
+        return np.clip(to_numpy(self.pipeline.autoencoder(painted)), -1, 1)
+
+
 def _save(path: Path, pictures: np.ndarray) -> None:
     with open(path, "wb") as file:
         np.save(file, pictures)
@@ -97,6 +123,8 @@ def bar(name: str, what: str, kind: str) -> float | None:
         what: is judged.
         kind: of scene.
     """
+    if name.endswith(DECODED):
+        return None
     if kind == "one" and what in ("right", "among five"):
         return BARS_OF_ONES.get(name.split(",")[0], BAR_OF_OTHERS).get(what)
     return BARS.get(what.split(",")[0])
@@ -159,6 +187,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
         "asked for in the other ones of scenes.HELD_OUT too (default: %(default)r)",
     )
     parser.add_argument("--scenes", type=int, default=64, help="of places, pairs, numbers each")
+    parser.add_argument("--only", default="", help="what has this in its name")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument(
@@ -202,7 +231,9 @@ def main() -> None:
         "measured": {},
     }
 
-    def measure(name: str, questions: list[Question], paint: Painter) -> None:
+    def measure(name: str, questions: list[Question], paint: Callable) -> None:
+        if options.only not in name:
+            return
         begin = passed()
         found: dict[str, Share] = examiner.answers(name, questions, paint)
         facts["measured"][name] = {
@@ -219,6 +250,9 @@ def main() -> None:
     measure(f"noto, {options.few} steps", asked["noto"], few)
     for name, questions in asked.items():
         measure(name, questions, painter)
+    for name, questions in asked.items():
+        if questions[0].scene.kind in VIEWS:
+            measure(f"{name}, {DECODED}", questions, Limit(pipeline, examiner, questions))
     print(table(facts["measured"]))
 
 

@@ -305,6 +305,22 @@ def test_pictures_are_kept_and_each_is_that_of_its_number(tmp_path, recipe, pipe
 
 
 @pytest.mark.once
+def test_the_limit_is_of_painted_scenes_that_the_autoencoder_decoded(examiner, recipe, questions):
+    seen = []
+
+    def autoencoder(pictures):
+        seen.append(pictures)
+        return pictures * 2  # beyond black and white
+
+    asked = questions.places("noto", range(5))
+    pipeline = SimpleNamespace(autoencoder=autoencoder)
+    made = recipe.measure.Limit(pipeline, examiner, asked)(["of", "these"], 3)
+    wanted = examiner.painted([question.scene for question in asked[3:]])
+    np.testing.assert_array_equal(seen[0], wanted)
+    np.testing.assert_array_equal(made, np.clip(2 * wanted, -1, 1))
+
+
+@pytest.mark.once
 def test_the_table_tells_what_is_missed(recipe):
     measured = {
         "noto, 4 steps": {"kind": "one", "found": {"right": (17, 20), "among five": (20, 20)}},
@@ -315,6 +331,7 @@ def test_the_table_tells_what_is_missed(recipe):
         },
         "noto, places": {"kind": "placed", "found": {"subject there, by pixels": (0, 20)}},
         "noto, two": {"kind": "many", "found": {"number": (0, 0)}},
+        "noto, two, painted and decoded": {"kind": "many", "found": {"number": (3, 9)}},
     }
     assert recipe.measure.table(measured).splitlines()[2:] == [
         "| noto, 4 steps | right | 17 of 20, 85.0% | 90%, missed |",
@@ -325,6 +342,7 @@ def test_the_table_tells_what_is_missed(recipe):
         "| noto, pairs | relation of those, by pixels | 10 of 12, 83.3% | 85%, missed |",
         "| noto, places | subject there, by pixels | 0 of 20, 0.0% |  |",
         "| noto, two | number | 0 of 0 | 70% |",
+        "| noto, two, painted and decoded | number | 3 of 9, 33.3% |  |",
     ]
 
 

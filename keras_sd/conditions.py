@@ -8,13 +8,17 @@ from typing import Any
 from keras import ops
 
 __all__ = [
-    *("BESIDE", "CONTEXT", "DEEP", "FEATURES", "FREEU", "GUIDANCE", "HINT", "NUMBERS", "PAINTED"),
-    *("POOLED", "STRENGTH", "TOKENS"),
+    *("BESIDE", "CONTEXT", "DEEP", "FEATURES", "FREEU", "GUIDANCE", "HINT", "KEYS", "NUMBERS"),
+    *("PAINTED", "POOLED", "STRENGTH", "TOKENS", "VALUES"),
     "Conditions",
 ]
 
 CONTEXT = "context"
 """Text encodings, `(images, tokens, features)`, which the UNet attends to."""
+
+KEYS, VALUES = "keys {}", "values {}"
+"""What the UNet's attentions make of the context, by their number, `(images, tokens, features)`, in
+the networks' dtype: they are the same in each step."""
 
 POOLED = "pooled"
 """Each text as one vector, `(images, features)`."""

@@ -25,9 +25,11 @@ from keras_sd.conditions import (
     FEATURES,
     FREEU,
     HINT,
+    KEYS,
     PAINTED,
     STRENGTH,
     TOKENS,
+    VALUES,
     Conditions,
 )
 from keras_sd.guidance import Guidance, Seen
@@ -43,6 +45,7 @@ __all__ = [
     "Turns",
     "compiled_steps",
     "joined",
+    "looking",
     "predict",
     "to_x0",
 ]
@@ -205,6 +208,29 @@ def joined(
     return [(last, (_turn_at(first, last), _turn_at(second, last))) for last in lasts]
 
 
+def looking(unet: Any, jit_compile: JitCompile = "auto") -> Callable[[Conditions], Conditions]:
+    """What a UNet's attentions make of a text is the same in each step, and so computed once a run.
+
+    Args:
+        unet: the network; one of others need not have `pairs`, and is told of the text alone.
+        jit_compile: see `keras_sd.backend.compile_step`.
+
+    Returns:
+        A function of conditions with a text that adds keys and values to them.
+    """
+    if not hasattr(unet, "pairs"):
+        return lambda told: told
+    step = compile_step(unet.pairs, [unet], jit_compile)
+
+    def look(told: Conditions) -> Conditions:
+        found = {}
+        for number, pair in enumerate(step(told[CONTEXT])):
+            found[KEYS.format(number)], found[VALUES.format(number)] = pair
+        return told | found
+
+    return look
+
+
 def predict(
     unet: Any,
     x: Any,
@@ -246,6 +272,8 @@ def predict(
         added = [a + b for a, b in zip(added, found, strict=True)] if added else found
     if images:  # what each attention sees of all of them
         told["images"] = list(zip(*images, strict=True))
+    if keys := _numbered(conditions, KEYS):
+        told["pairs"] = list(zip(keys, _numbered(conditions, VALUES), strict=True))
     if features := _numbered(conditions, FEATURES):
         told["features"] = features
     if FREEU in conditions:

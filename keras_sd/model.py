@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from keras import ops
@@ -21,9 +21,9 @@ from keras_sd import precision
 from keras_sd.adapters.merging import Adapts, Merging
 from keras_sd.backend import JitCompile, compile_step, resolve_jit_compile, structure
 from keras_sd.checks import check_sizes, flag
-from keras_sd.conditions import CONTEXT
+from keras_sd.conditions import CONTEXT, Conditions
 from keras_sd.config import ModelConfig, Prediction
-from keras_sd.denoiser import STEPS, compiled_steps
+from keras_sd.denoiser import STEPS, compiled_steps, looking
 from keras_sd.embeddings.using import Embeds
 from keras_sd.latents import Latents
 from keras_sd.low_memory import InTurn
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["Model"]
 
 logger = logging.getLogger("keras_sd")
+
+Made = TypeVar("Made")
 
 
 class Model(Adapts, Embeds, Latents):
@@ -366,8 +368,13 @@ class Model(Adapts, Embeds, Latents):
         def make(unet: Any) -> tuple[Callable[..., Any], ...]:
             return tuple(compile_step(each.embed, [each], self.jit) for each in networks)
 
-        found: tuple[Callable[..., Any], ...] = self._current("unet", make, "embedding", networks)
-        return found
+        return self._current("unet", make, "embedding", networks)
+
+    def looked_at(self, told: Conditions) -> Conditions:
+        """What the UNet is told, and what it makes of the text; see `keras_sd.denoiser.looking`."""
+        if isinstance(self.parts, InTurn):  # which would fetch it before its turn
+            return told
+        return self._current("unet", lambda unet: looking(unet, self.jit), "pairs")(told)
 
     def encode_text(self, prompt: Any, prompt_style: str = "plain", clip_skip: int = 1) -> Any:
         """Text encodings, a float32 tensor `(prompts, tokens, features)`; the tokens are those of
@@ -416,16 +423,11 @@ class Model(Adapts, Embeds, Latents):
     def _unet_steps(
         self, controls: tuple[Any, ...], merging: float
     ) -> Mapping[str, Callable[..., Any]]:
-        kind = self.config.noise.prediction
-
         def make(unet: Any) -> Mapping[str, Callable[..., Any]]:
-            return compiled_steps(unet, kind, self.jit, controls, merging)
+            return compiled_steps(unet, self.config.noise.prediction, self.jit, controls, merging)
 
         name = f"unet{', controlled' * bool(controls)}{', merging' * bool(merging)}"
-        found: Mapping[str, Callable[..., Any]] = self._current(
-            "unet", make, name, controls, merging
-        )
-        return found
+        return self._current("unet", make, name, controls, merging)
 
     def _lasting(
         self, controls: tuple[Any, ...], merging: float
@@ -440,11 +442,11 @@ class Model(Adapts, Embeds, Latents):
     def _current(
         self,
         part: str,
-        make: Callable[[Any], Any],
+        make: Callable[[Any], Made],
         name: str | None = None,
         beside: tuple[Any, ...] = (),
         merging: float = 0.0,
-    ) -> Any:
+    ) -> Made:
         """What `make` gives for a part, made anew where the part, a network beside it, or the part
         of its tokens that is merged is another or has changed.
         """
@@ -455,7 +457,8 @@ class Model(Adapts, Embeds, Latents):
             made = self._compiled.get(name)
             if made is None or made[0] != now:
                 made = self._compiled[name] = now, make(network)
-            return made[1]
+            found: Made = made[1]
+            return found
 
     def _encode(
         self, part: str, skip: int, ids: np.ndarray, *seen: np.ndarray, ends: Any = None

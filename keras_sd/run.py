@@ -129,8 +129,8 @@ def denoiser_of(
     denoisers = {
         (each, active): Denoiser(
             controls.steps(active) if through is None else through(controls.steps(active)),
-            each.told | (shown | controls.told(active)).repeated(each.parts),
-            each.untold | shown | controls.told(active, negative=True),
+            model.looked_at(each.told) | (shown | controls.told(active)).repeated(each.parts),
+            model.looked_at(each.untold) | shown | controls.told(active, negative=True),
             guidance,
             each.weights,
             memory,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
@@ -54,6 +55,6 @@ def settle() -> None:
     stays off the terminal, what TensorFlow compiles is kept, and so is memory.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if choose.expected() == "tensorflow":
+    if "keras" not in sys.modules and choose.expected() == "tensorflow":
         executables.keep_for_tensorflow()
     machine.keep_memory()

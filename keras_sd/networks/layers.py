@@ -167,8 +167,8 @@ class Attention(Block):
     Called with `seen`, bool `(batch, context tokens)`, tokens are only seen where it is True.
     `images` are other things to look at beside the context, each a key and a value `(batch, tokens,
     width)` and how far it counts, `(batch, 1)`: what the same queries find there is added to what
-    they find in the context (Ye et al. 2023, "IP-Adapter", equation 5). With `perturbed` each token
-    sees itself alone.
+    they find in the context (Ye et al. 2023, "IP-Adapter", equation 5). `pair` is what `pair` made
+    of the context before. With `perturbed` each token sees itself alone.
     """
 
     def __init__(
@@ -187,13 +187,15 @@ class Attention(Block):
         self.value = dense(context_width or width, width, "value", use_bias=bias)
         self.out = dense(width, width, "out")
 
-    def call(self, x, context=None, seen=None, images=(), perturbed=False):
+    def pair(self, context):
+        """The keys and the values of a context, `(batch, context tokens, width)` each."""
+        return self.key(context), self.value(context)
+
+    def call(self, x, context=None, seen=None, images=(), perturbed=False, pair=None):
         if perturbed:
             return self.out(self.value(x))
-        context = x if context is None else context
-        query, key, value = (
-            self._split(part) for part in (self.query(x), self.key(context), self.value(context))
-        )
+        pair = self.pair(x if context is None else context) if pair is None else pair
+        query, key, value = (self._split(part) for part in (self.query(x), *pair))
         mixed = backend.attention(query, key, value, causal=self.causal, seen=seen)
         for key, value, strength in images:
             found = backend.attention(query, self._split(key), self._split(value))
@@ -323,21 +325,21 @@ class TransformerBlock(Block):
         self.norm3 = layer_norm(width, "norm3")
         self.feed_forward = FeedForward(width, gelu, "feed_forward")
 
-    def call(self, x, context, perturbed=False, merging=None, **images):
+    def call(self, x, context, perturbed=False, merging=None, **seen):
         itself = {"perturbed": True} if perturbed else {}
         if merging is None:
             x = x + self.self_attention(self.norm1(x), **itself)
         else:
             fewer, back = merged(x, merging)
             x = x + back(self.self_attention(fewer(self.norm1(x)), **itself))
-        x = x + self.cross_attention(self.norm2(x), context, **images)
+        x = x + self.cross_attention(self.norm2(x), context, **seen)
         return x + self.feed_forward(self.norm3(x))
 
 
 class SpatialTransformer(Block):
     """Transformer blocks over the pixels of a feature map, each of which sees the whole text, and
-    of `images`, where they are given, its own; see `Attention`. `merging` is the part of the tokens
-    that self-attention merges.
+    of `images` and `pairs`, where they are given, its own; see `Attention`. `merging` is the part
+    of the tokens that self-attention merges.
     """
 
     def __init__(
@@ -364,13 +366,15 @@ class SpatialTransformer(Block):
     def _projection(self, width: int, name: str):
         return dense(width, width, name) if self.linear else conv(width, width, name, kernel=1)
 
-    def call(self, x, context, images=None, merging=0.0, **perturbed):
+    def call(self, x, context, images=None, pairs=None, merging=0.0, **perturbed):
         batch, height, width, channels = ops.shape(x)
         # A dense layer works on the last axis, so both kinds of projection take the feature map.
         tokens = ops.reshape(self.proj_in(self.norm(x)), (batch, height * width, channels))
         merged = {"merging": (height, width, merging)} if merging else {}
         for i, block in enumerate(self.blocks):
             seen = {} if images is None else {"images": images[i]}
+            if pairs is not None:
+                seen["pair"] = pairs[i]
             tokens = block(tokens, context, **seen, **merged, **perturbed)
         return x + self.proj_out(ops.reshape(tokens, (batch, height, width, channels)))
 

@@ -259,6 +259,7 @@ class UNet(WayDown):
         residuals=None,
         features=(),
         images=(),
+        pairs=(),
         perturbed=False,
         deep=None,
         keeps=False,
@@ -270,7 +271,7 @@ class UNet(WayDown):
         time = self._embed_time(time, **told)
         context = ops.cast(context, self.compute_dtype)
         x = self.conv_in(ops.cast(latent, self.compute_dtype))
-        beside = self._beside(images, merging)
+        beside = self._beside(images, pairs, merging)
         features = [ops.cast(each, self.compute_dtype) for each in features]
         middle = {"perturbed": True} if perturbed else {}
         shallow, end = len(self.up) - SHALLOW, len(self.up)
@@ -306,14 +307,27 @@ class UNet(WayDown):
                 x = self.upsamples[level](x, like=skips[-1])
         return x
 
+    def pairs(self, context: Any) -> tuple[tuple[Any, Any], ...]:
+        """What each attention on the text makes of it, a key and a value, in the order of
+        `UNetConfig.cross_attentions`. They are the same in each step of a run.
+
+        Args:
+            context: the text encodings, `(batch, tokens, context width)`.
+        """
+        context = ops.cast(context, self.compute_dtype)
+        levels = (*self.down, self.middle, *self.up)
+        depths = [level.transformer.blocks for level in levels if level.transformer]
+        return tuple(block.cross_attention.pair(context) for blocks in depths for block in blocks)
+
     def _beside(
-        self, images: Iterable[Sequence[Any]], merging: float
+        self, images: Iterable[Sequence[Any]], pairs: Iterable[Any], merging: float
     ) -> Mapping[str, dict[str, Any]]:
         """What a block is called with beside the rest, by its name."""
         found: dict[str, dict[str, Any]] = defaultdict(dict)
-        if images:
-            for (name, _), seen in zip(self.config.cross_attentions, images, strict=True):
-                found[name].setdefault("images", []).append(seen)
+        for kind, each_has in (("images", images), ("pairs", pairs)):
+            if each_has:
+                for (name, _), seen in zip(self.config.cross_attentions, each_has, strict=True):
+                    found[name].setdefault(kind, []).append(seen)
         if merging:
             for name in self.config.finest_attention:
                 found[name]["merging"] = merging

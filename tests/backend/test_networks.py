@@ -246,3 +246,18 @@ def test_large_zeros_have_pages_of_their_own(dtype):
     del values
     kept = ops.convert_to_numpy(ops.cast(variable.value, "float32"))
     np.testing.assert_array_equal(kept, np.tile(np.arange(513).astype(large.dtype), (512, 1)))
+
+
+def test_what_attentions_make_of_a_text_may_be_given():
+    unet = make(UNet, SPATIAL)
+    latents, times, context = map(ops.convert_to_tensor, GIVEN[UNet])
+    pairs = unet.pairs(context)
+    assert len(pairs) == len(SPATIAL.cross_attentions)
+    for (key, value), (_, width) in zip(pairs, SPATIAL.cross_attentions, strict=True):
+        assert tuple(key.shape) == tuple(value.shape) == (*context.shape[:2], width)
+    wanted = run(unet, *GIVEN[UNet])
+    nothing = ops.zeros_like(context)
+    found = ops.convert_to_numpy(unet(latents, times, nothing, pairs=pairs))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+    other = ops.convert_to_numpy(unet(latents, times, nothing))
+    assert np.abs(other - wanted).max() > 1e-4

@@ -10,6 +10,7 @@ from itertools import pairwise
 import keras
 import numpy as np
 import pytest
+from eager import eagerly
 from keras import ops
 
 from keras_sd import random
@@ -23,6 +24,7 @@ from keras_sd.config import (
     check_size,
 )
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
+from keras_sd.networks.layers import Attention
 from keras_sd.noise import Level
 from keras_sd.pipeline import StableDiffusion
 from keras_sd.registry import SamplerNotFoundError
@@ -176,13 +178,30 @@ def test_guidance_runs_both_halves_as_one_batch(pipeline, monkeypatch):
     batches = []
     original = UNet.call
 
-    def spy(self, latent, timesteps, context):
+    def spy(self, latent, timesteps, context, **told):
         batches.append(int(latent.shape[0]))
-        return original(self, latent, timesteps, context)
+        return original(self, latent, timesteps, context, **told)
 
     monkeypatch.setattr(UNet, "call", spy)
     make(jit_compile=False).text_to_image("a cat", batch_size=3, num_steps=2, seed=0)
     assert set(batches) == {6}
+
+
+def test_what_the_unet_makes_of_texts_is_computed_once_a_run(monkeypatch):
+    texts, steps = [], []
+    original = Attention.pair
+
+    def spy(self, context):
+        (texts if self.name == "cross_attention" else steps).append(context)
+        return original(self, context)
+
+    monkeypatch.setattr(Attention, "pair", spy)
+    with eagerly():
+        made = make(jit_compile=False)
+        made.text_to_image("a cat", negative_prompt="a dog", num_steps=3, seed=0)
+    attentions = len(made.model.config.unet.cross_attentions)
+    assert len(texts) == 2 * attentions  # of the prompt and of the negative prompt
+    assert len(steps) >= 3 * attentions
 
 
 def test_new_weights_are_seen_by_the_next_image():

@@ -13,8 +13,9 @@ from keras import ops
 
 from keras_sd import backend
 
-# Of the embedded model, the UNet's as in a step of a run, with the versions in tests/constraints.txt: torch's kernels, equations of
-# jax before it compiles, nodes of TensorFlow's graph.
+# Of the embedded model, the UNet's as in a step of a run, with the versions in
+# tests/constraints.txt: torch's kernels, equations of jax before it compiles, nodes of TensorFlow's
+# graph.
 COUNTS = {
     "torch": {"text_encoder": 41, "unet": 330, "autoencoder": 77},
     "jax": {"text_encoder": 264, "unet": 2276, "autoencoder": 715},

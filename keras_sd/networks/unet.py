@@ -73,9 +73,13 @@ class Level(Block):
             "transformer",
         )
 
-    def call(self, x, time, context, **options):
+    # Keras takes `**options` for one argument, which must not hold both tensors and others.
+    def call(self, x, time, context, images=None, pairs=None, merging=0.0, **perturbed):
         x = self.residual(x, time)
-        return self.transformer(x, context, **options) if self.transformer else x
+        if not self.transformer:
+            return x
+        seen = {"images": images, "pairs": pairs}
+        return self.transformer(x, context, **seen, merging=merging, **perturbed)
 
 
 class WayDown(Network):

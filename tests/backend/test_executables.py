@@ -29,7 +29,7 @@ from keras_sd.backend import compile_step, keep_executables
 BEFORE
 jax.monitoring.register_event_listener(count)
 def fn(x):
-    for i in range(40):
+    for i in range(200):
         x = ops.sin(ops.matmul(x, x) + i)
     return x
 compile_step(fn, [])(ops.ones((8, 8)))

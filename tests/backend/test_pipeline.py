@@ -230,9 +230,9 @@ def test_one_compiled_step_serves_every_level(pipeline, monkeypatch):
     calls = []
     original = UNet.call
 
-    def spy(self, *args):
+    def spy(self, *args, **told):
         calls.append(1)
-        return original(self, *args)
+        return original(self, *args, **told)
 
     monkeypatch.setattr(UNet, "call", spy)
     fresh = make(jit_compile=True)

@@ -42,12 +42,14 @@ if keep:
     assert keep_memory()
 import keras, keras_sd
 from keras_sd.backend import to_numpy
+from keras_sd.conditions import Conditions
 model = keras_sd.StableDiffusion.from_preset(folder).model
 step = model.steps()["guided"]
 one = lambda value: keras.ops.convert_to_tensor(np.float32(value))
 width = model.config.unet.context_width
 x = keras.ops.convert_to_tensor(normal(1, side, side, 4))
-both = {"context": keras.ops.convert_to_tensor(normal(2, 77, width))}
+context = keras.ops.convert_to_tensor(normal(2, 77, width))
+both = model.looked_at(Conditions({"context": context})).tree()
 given = x, one(500), one(0.5), one(0.8), both, one(7.5)
 latent = normal(1, side, side, 4)
 found = (

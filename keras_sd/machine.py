@@ -57,7 +57,7 @@ def keep_memory() -> bool:
     """Has the process keep memory that it is done with, for what it needs next.
 
     By itself glibc gives every large array back to the system and takes new pages for the next one,
-    which the system fills with zeros first: on torch and TensorFlow 4 to 45 % of a step or a decode
+    which the system fills with zeros first: on torch and TensorFlow 4 to 32 % of a step or a decode
     of Stable Diffusion on a CPU (docs/benchmarks.md). The process stays as large as it once was, so
     this is for who owns the process. The command does it; a program may, at its start.
 

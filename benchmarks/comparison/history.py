@@ -14,6 +14,9 @@ from typing import Any
 
 from comparison.results import rows_of
 
+_NOT_MEASURED = ("output", "timeout", "keep")
+"""Settings that make no difference to what is measured."""
+
 _MEASURES = ("warm", "step", "decode", "text", "memory")
 
 
@@ -27,7 +30,9 @@ def entry(results: Mapping[str, Any], commit: str | None) -> dict[str, Any]:
     return {
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit,
-        "settings": results["settings"],
+        "settings": {
+            name: value for name, value in results["settings"].items() if name not in _NOT_MEASURED
+        },
         "machine": results["machine"],
         "rows": {
             row.case.name: {

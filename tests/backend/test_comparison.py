@@ -89,6 +89,7 @@ def test_a_history_says_what_changed_since_the_last_of_the_same_settings(tmp_pat
     other["settings"]["batch"] = 1
     assert history.append(path, history.entry(other, None)) == []
     slower = results_of({OURS: [run_of(3.0)], THEIRS: [run_of(2.0)]})
+    slower["settings"]["output"] = "another folder"  # as each benchmark has
     (line,) = history.append(path, history.entry(slower, "def"))
     assert line.startswith(f"{OURS.name} over diffusers since ")
     assert ", abc: warm 0.50 -> 1.50, step 0.50 -> 1.50, decode 1.00 -> 1.00" in line

@@ -11,7 +11,6 @@ import gc
 import importlib.util
 import logging
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -149,23 +148,12 @@ def keep_executables() -> str | None:
     config: Any = jax.config
     if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
         return config.jax_compilation_cache_dir
-    try:
-        folder = executables.folder()
-    except RuntimeError as error:  # who has no home
-        logger.info("What is compiled is not kept: %s", error)
-        return None
-    if folder is None:
+    if (folder := executables.chosen()) is None:
         return None
     if importlib.util.find_spec("filelock") is None:
         logger.info("What is compiled is not kept: jax needs filelock to keep the folder small")
         return None
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        logger.info("What is compiled is not kept: %s", error)
-        return None
-    if not os.access(folder, os.W_OK):
-        logger.info("What is compiled is not kept: %s cannot be written to", folder)
+    if not executables.made(folder):
         return None
     config.update("jax_compilation_cache_max_size", executables.MAX_BYTES)
     # By default it keeps what took a second; a small model's steps take less, and there are many.

@@ -10,6 +10,7 @@ process can do it: the command does (`keep_for_tensorflow`).
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
 import re
@@ -18,7 +19,11 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["MAX_BYTES", "VARIABLE", "folder", "keep_for_tensorflow", "of_tensorflow"]
+__all__ = [
+    *("MAX_BYTES", "VARIABLE", "chosen", "folder", "keep_for_tensorflow", "made", "of_tensorflow"),
+]
+
+logger = logging.getLogger("keras_sd")
 
 VARIABLE = "KERAS_SD_EXECUTABLES"
 """The environment variable with the folder, or `off`."""
@@ -48,6 +53,35 @@ def folder() -> Path | None:
     return place.absolute() / _processor()
 
 
+def chosen() -> Path | None:
+    """`folder`; None, too, for who has no home, which is logged."""
+    try:
+        return folder()
+    except RuntimeError as error:
+        logger.info("What is compiled is not kept: %s", error)
+        return None
+
+
+def made(place: Path) -> bool:
+    """Makes a folder that this user alone can look into, and those that it is in.
+
+    Args:
+        place: of the folder.
+
+    Returns:
+        Whether it is there and can be written to; if not, the reason is logged.
+    """
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        logger.info("What is compiled is not kept: %s", error)
+        return False
+    if not os.access(place, os.W_OK):
+        logger.info("What is compiled is not kept: %s cannot be written to", place)
+        return False
+    return True
+
+
 def keep_for_tensorflow() -> Path | None:
     """Has TensorFlow, which is imported later, keep what XLA compiles, in `folder` under its own
     version, unless `TF_XLA_FLAGS` names another place.
@@ -57,24 +91,21 @@ def keep_for_tensorflow() -> Path | None:
 
     Returns:
         The folder; None where it is switched off or cannot be made, or TensorFlow is not there, or
-        is imported already.
+        is imported already. Where a folder cannot be used, the reason is logged.
     """
     if (there := of_tensorflow()) is not None:
         return there
-    kept, release = folder(), _version_of_tensorflow()
-    if kept is None or release is None or "tensorflow" in sys.modules:
+    whole, release = chosen(), _version_of_tensorflow()
+    if whole is None or release is None or "tensorflow" in sys.modules:
         return None
-    kept /= f"tensorflow-{release}"
-    # Flags are separated by spaces, and there are no quotes.
+    kept = whole / f"tensorflow-{release}"
     if re.search(r"\s", str(kept)):
+        logger.info("What is compiled is not kept: TensorFlow's flags have no spaces, as %s", kept)
         return None
-    try:
-        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _make_room(kept)
-    except OSError:
+    # The outer one, which jax may have, is nobody else's either.
+    if not (made(whole) and made(kept)):
         return None
-    if not os.access(kept, os.W_OK):
-        return None
+    _make_room(kept)
     flags = os.environ.get(_FLAGS, "").split()
     # Its strict comparison of what is to be compiled with what was is its default.
     flags += [f"{_FOLDER_FLAG}{kept}", "--tf_xla_persistent_cache_prefix=keras_sd"]
@@ -101,13 +132,14 @@ def _make_room(kept: Path) -> None:
     """Removes the files that were written first, until the others are few enough, and those that a
     machine which stopped has left empty: TensorFlow would end with an error at them.
     """
-    files = sorted(
-        ((file.stat(), file) for file in kept.iterdir()), key=lambda each: each[0].st_mtime
-    )
+    files = []
+    for file in kept.iterdir():
+        with suppress(FileNotFoundError):  # another process may make room, too
+            files.append((file.stat(), file))
     total = sum(stat.st_size for stat, _ in files)
-    for stat, file in files:
+    for stat, file in sorted(files, key=lambda each: each[0].st_mtime):
         if total > MAX_BYTES or stat.st_size == 0:
-            file.unlink(missing_ok=True)  # another process may make room, too
+            file.unlink(missing_ok=True)
             total -= stat.st_size
 
 

@@ -23,7 +23,8 @@ def test_it_is_told_of_a_folder_of_its_version():
     kept = keep_for_tensorflow()
     assert kept == executables.folder() / "tensorflow-2.21.0"
     assert kept.is_dir()
-    assert kept.stat().st_mode & 0o077 == 0
+    for each in (kept, kept.parent):  # which jax has
+        assert each.stat().st_mode & 0o077 == 0
     first, *rest = os.environ["TF_XLA_FLAGS"].split()
     assert first == "--tf_xla_clustering_debug=false"
     assert f"--tf_xla_persistent_cache_directory={kept}" in rest
@@ -40,7 +41,13 @@ def test_a_folder_that_was_chosen_stays(monkeypatch, tmp_path):
     assert os.environ["TF_XLA_FLAGS"] == chosen
 
 
-@pytest.mark.parametrize("why", ["off", "a space", "a file", "imported", "not installed"])
+def raising():
+    raise RuntimeError("Could not determine home directory.")
+
+
+@pytest.mark.parametrize(
+    "why", ["off", "a space", "a file", "no home", "imported", "not installed"]
+)
 def test_where_it_cannot_nothing_is_told(monkeypatch, tmp_path, why):
     if why == "off":
         monkeypatch.setenv(executables.VARIABLE, "off")
@@ -48,6 +55,8 @@ def test_where_it_cannot_nothing_is_told(monkeypatch, tmp_path, why):
         monkeypatch.setenv(executables.VARIABLE, str(tmp_path / "a space"))
     elif why == "a file":
         (tmp_path / "kept").write_text("")
+    elif why == "no home":
+        monkeypatch.setattr(executables, "folder", raising)
     elif why == "imported":
         monkeypatch.setitem(executables.sys.modules, "tensorflow", os)
     else:

@@ -85,7 +85,7 @@ def compose(bank, sprite, box, ground, split, ink):
     split = split[:, None, None]
     second = ops.logical_or(ops.logical_and(split == 1, beside), ops.logical_and(split == 2, above))
     picture = ops.where(second[..., None], ground[:, 1, None, None], ground[:, 0, None, None])
-    for k in range(MOST):
+    for k in range(sprite.shape[1]):
         there = (sprite[:, k] >= 0)[:, None, None, None]
         drawing = ops.cast(ops.take(bank, ops.maximum(sprite[:, k], 0), axis=0), "float32") / 255
         rows = resampling(box[:, k, 1], box[:, k, 2])

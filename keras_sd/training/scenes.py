@@ -8,8 +8,8 @@ generator's numbers, `Scene.caption` words it, `painting.compose` paints a batch
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from keras_sd.tokenizer import split_words
 from keras_sd.training import pictures
@@ -90,32 +90,67 @@ RELATIONS = {
 }
 """Words between two subjects -> middle and size, in pixels, of the first and of the second."""
 
-GROUNDS = (
-    "{scene} on {a_colour} background",
-    "{scene} on {colour}",
-    "{scene}, {colour} background",
-    "{scene} on a background of {colour}",
-    "{scene} with {a_colour} background",
-    "{a_colour} background with {scene}",
-    "on {a_colour} background, {scene}",
-    "on {colour}: {scene}",
-    "{colour} background, {scene}",
-)
-"""Wordings of a scene on a ground of one colour. In some the ground comes first, for a model that
-has only seen it last draws something else where it does.
-"""
 
-BESIDE = (
-    "{scene} on a background of {colour} and {other}",
-    "{scene} on {colour} and {other}",
-    "on {colour} and {other}: {scene}",
+@dataclass(frozen=True)
+class Wordings:
+    """Ways to say on which ground a scene is.
+
+    Attributes:
+        one: of one colour.
+        beside: of two, the first at the left.
+        above: of two, the first on top.
+    """
+
+    one: tuple[str, ...]
+    beside: tuple[str, ...]
+    above: tuple[str, ...]
+
+
+LAST = Wordings(
+    one=(
+        "{scene} on {a_colour} background",
+        "{scene} on {colour}",
+        "{scene}, {colour} background",
+        "{scene} on a background of {colour}",
+    ),
+    beside=(
+        "{scene} on a background of {colour} and {other}",
+        "{scene} on {colour} and {other}",
+    ),
+    above=(
+        "{scene} on a background of {colour} above {other}",
+        "{scene} on {colour} above {other}",
+    ),
 )
-ABOVE = (
-    "{scene} on a background of {colour} above {other}",
-    "{scene} on {colour} above {other}",
-    "on {colour} above {other}: {scene}",
+"""The ground comes last."""
+
+WORDINGS = Wordings(
+    one=(
+        *LAST.one,
+        "{scene} with {a_colour} background",
+        "{scene} against {a_colour} background",
+        "{scene} over {colour}",
+        "{a_colour} background with {scene}",
+        "{a_colour} background and {scene}",
+        "on {a_colour} background, {scene}",
+        "on {colour}: {scene}",
+        "{colour} background, {scene}",
+        "with {a_colour} background: {scene}",
+    ),
+    beside=(
+        *LAST.beside,
+        "on {colour} and {other}: {scene}",
+        "{colour} and {other}, {scene}",
+    ),
+    above=(
+        *LAST.above,
+        "on {colour} above {other}: {scene}",
+        "{colour} above {other}, {scene}",
+    ),
 )
-"""Likewise, of two colours."""
+"""All that a training has. In some the ground comes first, for a model that has only seen it last
+draws something else where it does.
+"""
 
 HELD_OUT = (
     "{scene} with a background of {colour}",
@@ -163,8 +198,21 @@ class Scene:
     split: str = ""
     words: tuple[str, ...] = ()
 
-    def caption(self, subjects: Sequence[Subject], rng: random.Random) -> str:
-        """One way to say what the scene shows."""
+    def caption(
+        self,
+        subjects: Sequence[Subject],
+        rng: random.Random,
+        wordings: Wordings | None = None,
+        ground: random.Random | None = None,
+    ) -> str:
+        """One way to say what the scene shows.
+
+        Args:
+            subjects: all of them.
+            rng: where the chance comes from.
+            wordings: of the ground; None is all, or none of them where the model is to choose one.
+            ground: where the chance of the ground's wording comes from; None is `rng`.
+        """
         text = self._items(subjects, rng)
         before, after = STYLES[self.style]
         if self.style != "noto" or rng.random() < 0.4:
@@ -172,17 +220,18 @@ class Scene:
                 text = f"{_first_heavy(before, rng)} {text}"
             else:
                 text += rng.choice(after)
+        rng, chosen = ground or rng, wordings or WORDINGS
         if len(self.ground) == 2:
-            wordings = BESIDE if self.split == "beside" else ABOVE
-            return rng.choice(wordings).format(
+            of_two = chosen.beside if self.split == "beside" else chosen.above
+            return rng.choice(of_two).format(
                 scene=text, colour=self.ground[0], other=self.ground[1]
             )
-        if rng.random() < 0.08:
+        if wordings is None and rng.random() < 0.08:
             return text  # the model chooses a ground
         colour = self.ground[0]
-        if colour == "grey" and rng.random() < 0.3:
+        if wordings is None and colour == "grey" and rng.random() < 0.3:
             colour = "gray"
-        return on_ground(_first_heavy(GROUNDS, rng), text, colour)
+        return on_ground(_first_heavy(chosen.one, rng), text, colour)
 
     def _items(self, subjects: Sequence[Subject], rng: random.Random) -> str:
         first = subjects[self.items[0].subject]
@@ -242,15 +291,44 @@ def _first_heavy(wordings: Sequence[str], rng: random.Random) -> str:
     return wordings[0] if rng.random() < 0.4 else rng.choice(wordings)
 
 
-_SINGLE_STYLES = (("noto", "3d", "flat", "line", "pixel", "sticker"), (48, 15, 13, 12, 6, 6))
-_OTHER_STYLES = (("noto", "3d", "flat", "line"), (76, 10, 8, 6))
-_KINDS = (("one", "placed", "many", "two", "listed", "class"), (62, 13, 5, 15, 3, 2))
+@dataclass(frozen=True)
+class Mix:
+    """How often random scenes are of each kind, and in each style: weights of any sum.
+
+    Attributes:
+        kinds: by `Scene.kind`.
+        single: by style, of one subject in the middle.
+        other: by style, of all other scenes; the other styles have none.
+    """
+
+    kinds: Mapping[str, float] = field(
+        default_factory=lambda: {
+            **{"one": 62, "placed": 13, "many": 5, "two": 15, "listed": 3, "class": 2}
+        }
+    )
+    single: Mapping[str, float] = field(
+        default_factory=lambda: {
+            **{"noto": 48, "3d": 15, "flat": 13, "line": 12, "pixel": 6, "sticker": 6}
+        }
+    )
+    other: Mapping[str, float] = field(
+        default_factory=lambda: {"noto": 76, "3d": 10, "flat": 8, "line": 6}
+    )
 
 
-def random_scene(subjects: Sequence[Subject], rng: random.Random) -> Scene:
-    """A scene as a training run sees them."""
-    kind = rng.choices(*_KINDS)[0]
-    style = rng.choices(*(_SINGLE_STYLES if kind == "one" else _OTHER_STYLES))[0]
+USUAL = Mix()
+
+
+def random_scene(subjects: Sequence[Subject], rng: random.Random, mix: Mix = USUAL) -> Scene:
+    """A scene as a training run sees them.
+
+    Args:
+        subjects: all of them.
+        rng: where the chance comes from.
+        mix: how often each kind and style comes.
+    """
+    kind = _one_of(mix.kinds, rng)
+    style = _one_of(mix.single if kind == "one" else mix.other, rng)
     number = rng.randrange(len(subjects))
     if kind == "class" and not subjects[number].classes:
         kind = "one"
@@ -267,6 +345,10 @@ def random_scene(subjects: Sequence[Subject], rng: random.Random) -> Scene:
         items = (_one(number, rng),)
     ground, split = _ground(rng)
     return Scene(kind, style, items, ground, split, words)
+
+
+def _one_of(weights: Mapping[str, float], rng: random.Random) -> str:
+    return rng.choices(list(weights), list(weights.values()))[0]
 
 
 def _jitter(rng: random.Random, most: float) -> float:
@@ -340,8 +422,10 @@ def known_words(subjects: Sequence[Subject]) -> list[str]:
     texts = [*COLOURS, "gray", *SIZES, *RELATIONS, *COUNTS, "a an the"]
     texts += [wording for pair in STYLES.values() for side in pair for wording in side]
     texts += [wording for pair in PLACES.values() for wording in pair]
-    texts += [on_ground(wording, "", "") for wording in GROUNDS]
-    texts += [text.format(scene="", colour="", other="") for text in (*BESIDE, *ABOVE)]
+    texts += [on_ground(wording, "", "") for wording in WORDINGS.one]
+    texts += [
+        text.format(scene="", colour="", other="") for text in (*WORDINGS.beside, *WORDINGS.above)
+    ]
     for subject in subjects:
         texts += [subject.name, subject.plural, *subject.names, *subject.synonyms]
         texts += [*subject.classes, *subject.hints]

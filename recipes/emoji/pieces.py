@@ -76,19 +76,22 @@ def save(
     return list(written.values())
 
 
-def load(folder: Path, counts: Mapping[str, int]) -> dict[str, list[np.ndarray]]:
+def load(folder: Path, counts: Mapping[str, int], name: str = "*") -> dict[str, list[np.ndarray]]:
     """All variables that a run has written.
 
     Args:
         folder: of the run.
         counts: the number of variables of each network.
+        name: of the files, where they are not all meant.
 
     Raises:
         ValueError: a variable is missing or has no place, or the files are of several times.
     """
     found: dict[str, np.ndarray] = {}
     marks: dict[str, set[int]] = {}
-    for path in sorted(folder.glob("[!.]*-*.npz")):
+    for path in sorted(folder.glob(f"{name}-*.npz")):
+        if path.name.startswith("."):
+            continue  # of a run that was cut off
         with np.load(path) as piece:
             marks.setdefault(path.name.rpartition("-")[0], set()).add(int(piece[_MARK]))
             found.update({name: piece[name] for name in piece.files if name != _MARK})
@@ -101,3 +104,19 @@ def load(folder: Path, counts: Mapping[str, int]) -> dict[str, list[np.ndarray]]
         network: [found[f"{network}/{i}"] for i in range(count)]
         for network, count in counts.items()
     }
+
+
+def parts_of(folder: Path) -> dict[str, str]:
+    """The parts that `refine` has written, and the network that each is of.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = {}
+    for path in sorted(folder.glob("[!.]*-0.npz")):
+        with np.load(path) as piece:
+            (network,) = {name.partition("/")[0] for name in piece.files if name != _MARK}
+        found[path.name.removesuffix("-0.npz")] = network
+    if not found:
+        raise ValueError(f"{folder} has no weights: PART-0.npz and so on")
+    return found

@@ -1,6 +1,7 @@
-"""Makes a preset folder of what `train` wrote.
+"""Makes a preset folder of what `train` or `refine` wrote.
 
 python -m recipes.emoji.preset RUN --subjects subjects.json --merges merges.txt --out FOLDER
+python -m recipes.emoji.preset RUN --subjects subjects.json --start PRESET --out FOLDER
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from pathlib import Path
 from keras_sd.config import ModelConfig
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
 from keras_sd.training import scenes, words
-from keras_sd.weights.load import arrays_of
+from keras_sd.weights.checkpoint import open_checkpoint
+from keras_sd.weights.load import arrays_of, build_networks
 from keras_sd.weights.readers import sha256
 from keras_sd.weights.save import save_preset
 from recipes.emoji import pieces
@@ -26,27 +28,42 @@ LICENSE = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=Path)
-    for name in ("subjects", "merges", "out"):
+    parser.add_argument("run", type=Path, help="the folder that `train` or `refine` wrote")
+    for name in ("subjects", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--merges", type=Path, help="of the tokenizer; with --start, its own")
+    parser.add_argument("--start", type=Path, help="the preset that `refine` went on from")
     parser.add_argument("--dtype", default="int8", help="float16 to train on without a loss")
     options = parser.parse_args()
-    facts = json.loads((options.run / "facts.json").read_text(encoding="utf-8"))
-    if sha256(options.merges) != facts["merges"]:
-        parser.error(f"--merges {options.merges} are not those that {options.run} was trained with")
-    config = ModelConfig.from_dict(facts["config"])
-    networks = {
-        "text_encoder": TextEncoder(config.text_encoder),
-        "unet": UNet(config.unet),
-        "autoencoder": Autoencoder(config.autoencoder),
-    }
-    counts = {name: len(network.trainable_variables) for name, network in networks.items()}
-    for name, values in pieces.load(options.run, counts).items():
-        for variable, value in zip(networks[name].trainable_variables, values, strict=True):
-            variable.assign(value.astype("float32"))
+    if (options.start is None) == (options.merges is None):
+        parser.error("--merges for what `train` wrote, or --start for what `refine` wrote")
+    if options.start is None:
+        facts = json.loads((options.run / "facts.json").read_text(encoding="utf-8"))
+        if sha256(options.merges) != facts["merges"]:
+            parser.error(f"--merges {options.merges} are not those that {options.run} had")
+        config = ModelConfig.from_dict(facts["config"])
+        networks = {
+            "text_encoder": TextEncoder(config.text_encoder),
+            "unet": UNet(config.unet),
+            "autoencoder": Autoencoder(config.autoencoder),
+        }
+        config = with_scale(config, facts["scale"])
+        counts = {name: len(each.trainable_variables) for name, each in networks.items()}
+        for name, values in pieces.load(options.run, counts).items():
+            for variable, value in zip(networks[name].trainable_variables, values, strict=True):
+                variable.assign(value.astype("float32"))
+    else:
+        checkpoint = open_checkpoint(options.start)
+        options.merges = options.start / "merges.txt"
+        config, networks = checkpoint.config, build_networks(checkpoint)
+        for part, name in pieces.parts_of(options.run).items():
+            variables = networks[name].trainable_variables
+            gained = pieces.load(options.run, {name: len(variables)}, part)[name]
+            for variable, more in zip(variables, gained, strict=True):
+                variable.assign_add(more.astype("float32"))
     save_preset(
         options.out,
-        with_scale(config, facts["scale"]),
+        config,
         arrays_of(networks),
         options.merges,
         scenes.known_words(words.load(options.subjects)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -344,7 +345,8 @@ def _config_of(options: argparse.Namespace) -> tuple[ModelConfig, Checkpoint | N
     checkpoint.check()
     config = checkpoint.config
     wanted = with_scale(TINY if options.tiny else CONFIG, config.autoencoder.scale)
-    if config != wanted:
+    # How it is called, and how it draws by itself, is nothing that a training depends on.
+    if dataclasses.replace(config, name=wanted.name, defaults=wanted.defaults) != wanted:
         raise SystemExit(f"{options.start} is another model than this recipe's: {config}")
     return config, checkpoint
 

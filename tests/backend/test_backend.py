@@ -51,6 +51,27 @@ def test_group_norm_has_float32_statistics(dtype):
         close(ours, expected, 1e-2)
 
 
+@pytest.mark.skipif(backend.NAME != "torch", reason="of torch")
+@pytest.mark.parametrize("learns", [(0, 1, 2), (0,), (1, 2)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_group_norm_on_torch_has_the_gradient_of_its_plain_form(dtype, tolerance, learns):
+    import torch
+
+    given = 3 * normal(2, 5, 3, 12) + 1, normal(12), normal(12)
+    towards = normal(2, 5, 3, 12)
+    gradients = []
+    for form in (backend.group_norm, backend.group_norm_plain):
+        x, *rest = (each.clone().requires_grad_(i in learns) for i, each in enumerate(given))
+        low = x.to(getattr(torch, dtype))
+        with torch.enable_grad():
+            (form(low, 4, *rest, 1e-5).float() * towards).sum().backward()
+        gradients.append([each.grad for each in (x, *rest)])
+    for ours, plain in zip(*gradients, strict=True):
+        assert (ours is None) == (plain is None)
+        if ours is not None:
+            close(ours, plain, tolerance)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_linear_is_its_plain_form_and_keras_own(dtype, bias):

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from test_scenes import SUBJECTS
 
+from keras_sd import backend
 from keras_sd.training import drawings, prepare, words
 from keras_sd.training.scenes import MOST
+from keras_sd.weights.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,6 +121,18 @@ def test_a_run_that_goes_on_learns_slower_with_the_vocabulary_of_its_start(
         with pytest.raises(SystemExit):
             options(recipe, *wrong)
         assert why in capsys.readouterr().err
+
+
+@pytest.mark.skipif(backend.NAME != "jax", reason="a run is jax's")
+def test_a_run_goes_on_from_the_model_in_the_package_and_no_other(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from recipes.emoji.run import _config_of
+
+    config, checkpoint = _config_of(SimpleNamespace(start=PRESETS / "emoji-128", tiny=False))
+    assert config == checkpoint.config
+    for start, tiny in ((PRESETS / "emoji", False), (PRESETS / "emoji-128", True)):
+        with pytest.raises(SystemExit, match="another model than this recipe's"):
+            _config_of(SimpleNamespace(start=start, tiny=tiny))
 
 
 def test_what_a_run_has_seen_does_not_come_again_in_the_next(tmp_path, recipe):

@@ -10,7 +10,7 @@ import pytest
 
 from keras_sd.tokenizer import Tokenizer
 from keras_sd.training import scenes
-from keras_sd.training.scenes import COLOURS, GROUNDS, HELD_OUT, SIZE, Item, Scene, random_scene
+from keras_sd.training.scenes import COLOURS, HELD_OUT, SIZE, Item, Mix, Scene, random_scene
 from keras_sd.training.words import Subject
 
 
@@ -126,11 +126,47 @@ def test_grounds_come_first_and_last_and_are_sometimes_left_out():
 
 @pytest.mark.parametrize("wording", HELD_OUT)
 def test_no_caption_has_a_wording_that_is_held_out(wording):
-    assert wording not in GROUNDS
+    assert wording not in scenes.WORDINGS.one
     pattern = re.escape(wording).replace(r"\{colour\}", f"({'|'.join(COLOURS)})")
     pattern = pattern.replace(r"\{scene\}", r"[a-z0-9 ,:-]+")
     assert re.fullmatch(pattern, scenes.on_ground(wording, "a cat", "light blue"))
     assert not [caption for _, caption in MADE if re.fullmatch(pattern, caption)]
+
+
+def test_a_mix_says_how_often_kinds_and_styles_come():
+    rng = random.Random(0)
+    mix = Mix(kinds={"one": 3, "two": 1}, single={"line": 1}, other={"3d": 1, "flat": 1})
+    found = Counter(
+        (scene.kind, scene.style)
+        for scene in (random_scene(SUBJECTS, rng, mix) for _ in range(2000))
+    )
+    assert set(found) == {("one", "line"), ("two", "3d"), ("two", "flat")}
+    assert 1400 < found["one", "line"] < 1600
+    assert 200 < found["two", "3d"] < 300
+
+
+@pytest.mark.parametrize("split", ["", "beside", "above"])
+def test_the_same_words_of_a_scene_in_given_wordings_of_its_ground(split):
+    colours = ("blue", "red")[: 2 if split else 1]
+    scene = Scene("one", "flat", (Item(1, 64, 64, 100),), colours, split)
+    alone = scenes.Wordings(("{scene}",), ("{scene}",), ("{scene}",))
+    rng = random.Random(7)
+    texts = set()
+    for given in (scenes.LAST, scenes.WORDINGS):
+        wanted, found = getattr(given, split or "one"), set()
+        for seed in range(400):
+            # What is said of the subject follows from the first chance alone.
+            text = scene.caption(SUBJECTS, random.Random(seed), alone)
+            said = scene.caption(SUBJECTS, random.Random(seed), given, rng)
+            (wording,) = (
+                each
+                for each in wanted
+                if said == scenes.on_ground(each.replace("{other}", colours[-1]), text, colours[0])
+            )
+            found.add(wording)
+            texts.add(text)
+        assert found == set(wanted)
+    assert len(texts) > 5
 
 
 def test_everything_lies_in_the_picture_where_its_words_say():

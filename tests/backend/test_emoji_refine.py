@@ -1,0 +1,217 @@
+"""What a model that is there is taught on a CPU: what learns, of what, and what is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+from test_emoji_measuring import SUBJECTS, drawings
+from tiny import MERGES
+
+from keras_sd import backend
+from keras_sd.backend import to_numpy
+from keras_sd.networks import Autoencoder, TextEncoder, UNet
+from keras_sd.training import scenes, words
+from keras_sd.training.drawings import Bank, write_bank
+from keras_sd.weights.checkpoint import open_checkpoint
+from keras_sd.weights.load import arrays_of, build_networks
+from keras_sd.weights.save import save_preset
+
+pytestmark = pytest.mark.skipif(backend.NAME != "torch", reason="this recipe is torch's")
+
+ROOT = Path(__file__).parents[2]
+
+LENGTH = 120
+"""Tokens of a text: the tokenizer has hardly a word that is one."""
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    import torch
+
+    from recipes.emoji import config, lessons, pieces, preset, refine
+
+    for name, value in {"CHUNK": 16, "POOL": 3, "ROUND": 32}.items():
+        monkeypatch.setattr(lessons, name, value)
+    threads = torch.get_num_threads()
+    yield SimpleNamespace(
+        **{"config": config.TINY, "lessons": lessons, "pieces": pieces, "preset": preset},
+        refine=refine,
+    )
+    torch.set_num_threads(threads)
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture
+def files(tmp_path, recipe):
+    """A preset of random weights, a bank of drawings, and their names."""
+    text = dataclasses.replace(recipe.config.text_encoder, vocab_size=518, max_length=LENGTH)
+    config = dataclasses.replace(recipe.config, text_encoder=text)
+    keras.utils.set_random_seed(0)
+    networks = {
+        "text_encoder": TextEncoder(config.text_encoder),
+        "unet": UNet(config.unet),
+        "autoencoder": Autoencoder(config.autoencoder),
+    }
+    # The last convolution begins with zeros: nothing that a UNet is told would make a difference.
+    last = networks["unet"].trainable_variables[-2]
+    last.assign(0.1 * np.random.default_rng(1).standard_normal(last.shape))
+    save_preset(tmp_path / "start", config, arrays_of(networks), MERGES, dtype="float16")
+    subjects = [dataclasses.replace(each, code=i) for i, each in enumerate(SUBJECTS)]
+    words.save(subjects, tmp_path / "subjects.json")
+    drawn = {
+        style: {i: lambda code, made=made: made[code] for i in range(len(SUBJECTS))}
+        for style, made in drawings().items()
+    }
+    write_bank(tmp_path / "bank.zip", drawn)
+    assert Bank(tmp_path / "bank.zip").styles == ("noto", "3d", "flat", "line")
+    return tmp_path
+
+
+@pytest.fixture
+def clock(monkeypatch, recipe):
+    """A second passes whenever somebody looks."""
+    now = iter(range(10**6))
+    monkeypatch.setattr(recipe.refine.time, "monotonic", lambda: float(next(now)))
+
+
+def lesson_of(recipe, files, part):
+    checkpoint = open_checkpoint(files / "start")
+    networks = build_networks(checkpoint)
+    tokenizer = recipe.refine.tokenizer_of(checkpoint)
+    painter = recipe.lessons.Painter(files / "bank.zip", files / "subjects.json")
+    given = networks, checkpoint.config, painter, tokenizer, 6, 0
+    lessons = recipe.lessons
+    return (
+        lessons.Words(*given) if part == "words" else lessons.Scenes(*given, lessons.LEARNED[part])
+    )
+
+
+def command(monkeypatch, recipe, files, *more):
+    given = [f"--{name}={files / file}" for name, file in FILES.items()]
+    monkeypatch.setattr(sys, "argv", ["refine", *more, *given])
+    recipe.refine.main()
+
+
+FILES = {
+    **{"start": "start", "bank": "bank.zip", "subjects": "subjects.json", "out": "out"},
+}
+
+
+def test_wordings_are_learned_from_the_one_that_is_known(recipe, files):
+    lesson = lesson_of(recipe, files, "words")
+    lesson.latents.fill(0)
+    _, tokens = lesson.latents.take(6, np.random.default_rng(0))
+    assert tokens.shape == (6, 1 + recipe.lessons.VARIANTS, LENGTH)
+    # Asked in the words of the teacher, the student says the same before it has learned.
+    same = tokens[:, :1].repeat(1, tokens.shape[1], 1)
+    x0 = lesson.latents.chunks[0][0][:6]
+    lesson.latents.take = lambda count, rng: (x0, same)
+    assert lesson._loss(np.random.default_rng(0))[1] < 1e-10
+    lesson.latents.take = lambda count, rng: (x0, tokens)
+    assert lesson._loss(np.random.default_rng(0))[1] > 1e-7
+
+
+def test_the_words_of_the_known_wording_are_those_of_the_others(recipe, files):
+    import random
+
+    lesson = lesson_of(recipe, files, "words")
+    rng = random.Random(3)
+    for scene in lesson.latents.painter.make(5, 60):
+        known, *others = lesson._captions(scene, rng)
+        if len(scene.ground) == 1:
+            colour = scene.ground[0]
+            assert known.endswith(f" on {scenes.with_article(colour, 'a')} background")
+            said = known.removesuffix(f" on {scenes.with_article(colour, 'a')} background")
+            plain = [text for text in others if said in text]
+            assert len(plain) >= len(others) - 2  # a made-up word may be in it
+            assert all(colour in text for text in plain)
+
+
+@pytest.mark.parametrize("part", ["line", "small"])
+def test_some_scenes_are_learned_and_the_others_are_kept(recipe, files, part):
+    lesson = lesson_of(recipe, files, part)
+    first, rest = lesson.counts
+    assert (first, rest) == (4, 2)
+    learned, kept = (
+        {(scene.kind, scene.style) for scene in latents.painter.make(1, 400)}
+        for latents in lesson.latents
+    )
+    if part == "line":
+        assert {style for _, style in learned} == {"line"}
+        assert {style for _, style in kept} == set(scenes.STYLES) - {"line"}
+    else:
+        assert {kind for kind, _ in learned} == {"two", "placed", "many"}
+        assert ("one", "line") in kept
+        assert not {"two", "placed", "many"} & {kind for kind, _ in kept}
+    for latents in lesson.latents:
+        latents.fill(0)
+    # Before anything is learned, what the rest asks for is there: only the first have a loss.
+    loss, of_first = lesson._loss(np.random.default_rng(0))
+    np.testing.assert_allclose(float(loss.detach()), of_first * first / 6, rtol=1e-5)
+
+
+def changes(files):
+    """Network -> of each variable, how far that of the new preset is from that of the old."""
+    before, after = (build_networks(open_checkpoint(files / each)) for each in ("start", "new"))
+    return {
+        name: [
+            to_numpy(a.value) - to_numpy(b.value)
+            for a, b in zip(network.variables, before[name].variables, strict=True)
+        ]
+        for name, network in after.items()
+    }
+
+
+def test_runs_change_what_they_train_and_a_preset_has_all_of_it(recipe, files, clock, monkeypatch):
+    found = {}
+    for parts in (["words"], ["words", "line"], ["words", "line", "small"]):
+        command(monkeypatch, recipe, files, parts[-1], "--minutes=0.5", "--batch=6")
+        steps = int((files / "out" / f"{parts[-1]}.log").read_text().split("done: ")[1].split()[0])
+        assert 5 <= steps <= 30
+        assert list(recipe.pieces.parts_of(files / "out")) == sorted(parts)
+        arguments = [f"--{name}={files / FILES[name]}" for name in ("start", "subjects")]
+        arguments += [f"--out={files / 'new'}", "--dtype=float16"]
+        monkeypatch.setattr(sys, "argv", ["preset", str(files / "out"), *arguments])
+        recipe.preset.main()
+        assert open_checkpoint(files / "new").config == open_checkpoint(files / "start").config
+        found[parts[-1]] = changes(files)
+    for part, each in found.items():
+        assert all(change.any() for change in each["text_encoder"])
+        assert any(change.any() for change in each["unet"]) == (part != "words")
+        assert not any(change.any() for change in each["autoencoder"])
+    alone = recipe.pieces.load(files / "out", {"unet": len(found["line"]["unet"])}, "small")["unet"]
+    for both, one, more in zip(found["small"]["unet"], found["line"]["unet"], alone, strict=True):
+        np.testing.assert_allclose(both - one, more, atol=2e-3)
+
+
+def test_a_run_that_was_stopped_goes_on(recipe, files, clock, monkeypatch):
+    command(monkeypatch, recipe, files, "words", "--minutes=0.25", "--batch=6")
+    log = files / "out" / "words.log"
+    first = int(log.read_text().split("done: ")[1].split()[0])
+    gained = np.load(files / "out" / "words-0.npz")["text_encoder/0"]
+    command(monkeypatch, recipe, files, "words", "--minutes=0.5", "--batch=6")
+    text = log.read_text()
+    assert f"goes on at step {first}" in text
+    assert int(text.rsplit("done: ")[-1].split()[0]) > first
+    later = np.load(files / "out" / "words-0.npz")["text_encoder/0"]
+    assert np.abs(later).sum() > np.abs(gained).sum() > 0
+
+
+def test_options_that_cannot_be_are_refused(recipe, capsys):
+    given = [f"--{name}=x" for name in FILES]
+    for wrong, why in {"--minutes=0": "is no time", "--batch=2": "too small"}.items():
+        with pytest.raises(SystemExit):
+            recipe.refine.options_of(["words", *given, wrong])
+        assert why in capsys.readouterr().err
+
+
+def test_what_has_no_weights_makes_no_preset(recipe, tmp_path):
+    with pytest.raises(ValueError, match="has no weights"):
+        recipe.pieces.parts_of(tmp_path)

@@ -14,7 +14,7 @@ from keras_sd.config import (
 )
 
 CONFIG = ModelConfig(
-    name="emoji",
+    name="emoji-128",
     text_encoder=TextEncoderConfig(
         vocab_size=4096, max_length=48, width=256, depth=3, heads=4, mlp_width=1024
     ),
@@ -32,7 +32,7 @@ CONFIG = ModelConfig(
         latent_channels=16, widths=(32, 48, 96, 128), blocks=1, groups=16, scale=1.0
     ),
     noise=NoiseConfig(prediction="v"),
-    defaults=Defaults(128, 128, "ddim", "trailing", 20, 3.0),
+    defaults=Defaults(128, 128, "ddim", "trailing", 20, 5.0),
 )
 """Of 28 million weights. The latents' scale is known after a run."""
 

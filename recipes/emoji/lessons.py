@@ -1,4 +1,4 @@
-"""What a model that is there can still be taught on a CPU: a style, or wordings. On torch.
+"""What a model that is there can still be taught on a CPU: wordings, or some scenes. On torch.
 
 A lesson makes batches for `refine`. At a rate at which something is learned, targets as noisy as
 those of a training spoil more in small batches than they bring: the weights are at their best for
@@ -58,23 +58,16 @@ HARDER = scenes.Mix(
 )
 """More line drawings, pairs and numbers than a training from nothing has."""
 
-_STYLES = {"noto": 8, "3d": 1, "flat": 1}
-
 LEARNED = {
     "line": (
         scenes.Mix({"one": 80, "placed": 10, "many": 5, "two": 5}, {"line": 1}, {"line": 1}),
         scenes.Mix(
-            single={"noto": 48, "3d": 15, "flat": 13, "pixel": 6, "sticker": 6}, other=_STYLES
+            single={"noto": 48, "3d": 15, "flat": 13, "pixel": 6, "sticker": 6},
+            other={"noto": 8, "3d": 1, "flat": 1},
         ),
     ),
-    "small": (
-        scenes.Mix({"two": 70, "placed": 15, "many": 15}, other=_STYLES),
-        scenes.Mix({"one": 90, "listed": 5, "class": 5}),
-    ),
 }
-"""What a UNet can learn better -> scenes that show it, and others: line drawings; or scenes of
-small drawings, pairs above all.
-"""
+"""What a UNet can learn better -> scenes that show it, and others."""
 
 
 class Painter:

@@ -7,6 +7,7 @@ python -m recipes.emoji.preset RUN --subjects subjects.json --start PRESET --out
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from keras_sd.weights.load import arrays_of, build_networks
 from keras_sd.weights.readers import sha256
 from keras_sd.weights.save import save_preset
 from recipes.emoji import pieces
-from recipes.emoji.config import with_scale
+from recipes.emoji.config import CONFIG, with_scale
 
 LICENSE = (
     "Apache-2.0; trained on drawings of Noto Emoji (Google, Apache-2.0 and SIL OFL 1.1) and Fluent "
@@ -55,7 +56,8 @@ def main() -> None:
     else:
         checkpoint = open_checkpoint(options.start)
         options.merges = options.start / "merges.txt"
-        config, networks = checkpoint.config, build_networks(checkpoint)
+        config = dataclasses.replace(checkpoint.config, defaults=CONFIG.defaults)
+        networks = build_networks(checkpoint)
         for part, name in pieces.parts_of(options.run).items():
             variables = networks[name].trainable_variables
             gained = pieces.load(options.run, {name: len(variables)}, part)[name]

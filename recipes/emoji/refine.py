@@ -6,11 +6,10 @@
     python -m recipes.emoji.preset refined --start keras_sd/presets/emoji-128 \
         --subjects data/subjects.json --out my-emoji
 
-`words` trains the text encoder: it learns wordings. The other parts train the UNet: it learns line
-drawings, or scenes of small drawings. None knows of another, so each can have a core. `OUT` gets a
-log, `PART.pt`, from which a run that was stopped goes on, and at the end what the average of the
-weights has more than the preset, float16, in `PART-0.npz` and so on: what several parts have more
-is added up.
+`words` trains the text encoder: it learns wordings. `line` trains the UNet: it learns to draw
+lines. Neither knows of the other, so each can have a core. `OUT` gets a log, `PART.pt`, from which
+a run that was stopped goes on, and at the end what the average of the weights has more than the
+preset, float16, in `PART-0.npz` and so on, which `preset` adds to it.
 """
 
 from __future__ import annotations

@@ -222,8 +222,8 @@ class Steps:
         return jax.lax.scan(step, state, jax.random.split(key, self.scan))
 
     def paint(self, given, tokens, empty, key, scale):
-        """Pictures by DDIM in 20 trailing steps with guidance 3, in [-1, 1]."""
-        batch = tokens.shape[0]
+        """Pictures by DDIM in 20 trailing steps, with the config's guidance, in [-1, 1]."""
+        batch, guidance = tokens.shape[0], self.config.defaults.guidance_scale
         size = scenes.SIZE // self.config.autoencoder.factor
         x = jax.random.normal(key, (batch, size, size, self.config.autoencoder.latent_channels))
         steps = jnp.asarray(np.arange(20, 0, -1) * 50 - 1)
@@ -237,7 +237,7 @@ class Steps:
                 timestep = jnp.full((2 * batch,), steps[i], "float32")
                 v = self.networks["unet"](jnp.concatenate([x, x]), timestep, context)
                 asked, plain = jnp.split(v, 2)
-                v = plain + 3.0 * (asked - plain)
+                v = plain + guidance * (asked - plain)
                 signal, noise = jnp.sqrt(levels[i]), jnp.sqrt(1 - levels[i])
                 x0, epsilon = signal * x - noise * v, noise * x + signal * v
                 return jnp.sqrt(levels[i + 1]) * x0 + jnp.sqrt(1 - levels[i + 1]) * epsilon

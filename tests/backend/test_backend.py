@@ -53,7 +53,9 @@ def test_group_norm_has_float32_statistics(dtype):
 
 @pytest.mark.skipif(backend.NAME != "torch", reason="of torch")
 @pytest.mark.parametrize("learns", [(0, 1, 2), (0,), (1, 2)])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 1e-5), ("float16", 4e-3), ("bfloat16", 3e-2)]
+)
 def test_group_norm_on_torch_has_the_gradient_of_its_plain_form(dtype, tolerance, learns):
     import torch
 

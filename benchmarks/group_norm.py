@@ -25,6 +25,7 @@ from keras_sd.machine import keep_memory
 from keras_sd.networks import Autoencoder, UNet
 from keras_sd.precision import policy_scope
 from keras_sd.weights.checkpoint import open_checkpoint
+from keras_sd.weights.presets import PRESETS
 
 
 def own(x, groups, scale, offset, epsilon):
@@ -44,7 +45,7 @@ def ours(x, groups, scale, offset, epsilon):
 
 def networks(batch: int):
     """Name, network and its inputs."""
-    config = open_checkpoint("keras_sd/presets/emoji-128").config
+    config = open_checkpoint(PRESETS / "emoji-128").config
     dice = np.random.default_rng(0)
 
     def normal(*shape):

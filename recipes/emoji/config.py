@@ -1,4 +1,4 @@
-"""The shape of the model."""
+"""The shape of the model, and what it learns."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from keras_sd.config import (
     TextEncoderConfig,
     UNetConfig,
 )
+from keras_sd.training.objective import Objective
+
+OBJECTIVE = Objective("v", gamma=5.0, offset=1.0)
+"""With the weight min(SNR + 1, 6) / (SNR + 1), which does not vanish where there is only noise."""
 
 CONFIG = ModelConfig(
     name="emoji-128",

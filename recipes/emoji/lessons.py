@@ -11,9 +11,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +23,10 @@ from keras_sd.config import ModelConfig
 from keras_sd.networks import TextEncoder, UNet
 from keras_sd.tokenizer import Tokenizer
 from keras_sd.training import drawings, painting, scenes, words
-from keras_sd.training.objective import Noising, Objective, noised, spread, target
+from keras_sd.training.objective import Noising, noised, spread, target
+from recipes.emoji.config import OBJECTIVE
 from recipes.emoji.data import VARIANTS
 from recipes.emoji.log import say
-
-OBJECTIVE = Objective("v", gamma=5.0, offset=1.0)
-"""That of `steps.py`."""
 
 CHUNK = 1024
 """Scenes that are painted and encoded at a time."""
@@ -200,23 +199,8 @@ class Noisy:
         return x, target(OBJECTIVE.kind, x0, noise, alpha, sigma), level
 
 
-class Lesson(Protocol):
-    """Batches without end for some variables.
-
-    Attributes:
-        variables: what learns.
-    """
-
-    variables: Sequence[Any]
-
-    def losses(self, step: int) -> Iterator[Callable[[], tuple[torch.Tensor, float]]]:
-        """From this step on: functions that give the loss of a batch, and a number to show."""
-
-
-class Words:
-    """The text encoder learns to say in any wording what it says in the one that it knows best; the
-    UNet, which stays as it is, shows the difference (as Hinton et al. 2015 let a model learn of
-    another). A little it learns of the pictures themselves.
+class Lesson(ABC):
+    """Batches without end for one of the networks.
 
     Args:
         networks: of the preset, by their names.
@@ -225,9 +209,13 @@ class Words:
         tokenizer: of the captions.
         batch: latents a step.
         seed: of all chance.
+
+    Attributes:
+        trains: the name of the network that learns.
+        variables: its.
     """
 
-    trains = "text_encoder"
+    trains: str
 
     def __init__(
         self,
@@ -238,16 +226,52 @@ class Words:
         batch: int,
         seed: int,
     ):
-        self.unet, self.student = networks["unet"], networks["text_encoder"]
-        self.teacher = TextEncoder(config.text_encoder, name="teacher")
-        self.teacher.set_weights(self.student.get_weights())
-        self.subjects, self.batch, self.seed = painter.subjects, batch, seed
-        self.latents = Latents(
-            networks["autoencoder"], painter.of(HARDER), tokenizer, self._captions, seed
-        )
+        self.unet, self.text_encoder = networks["unet"], networks["text_encoder"]
+        self.autoencoder, self.tokenizer = networks["autoencoder"], tokenizer
+        self.painter, self.batch, self.seed = painter, batch, seed
+        self.subjects = painter.subjects
         self.empty = torch.from_numpy(np.asarray(tokenizer("")[0])).long()
         self.noisy = Noisy(config)
-        self.variables = self.student.trainable_variables
+        self.variables: Sequence[Any] = networks[self.trains].trainable_variables
+
+    def latents_of(self, mix: scenes.Mix, seed: int) -> Latents:
+        """Latents of such scenes, with this lesson's captions."""
+        return Latents(self.autoencoder, self.painter.of(mix), self.tokenizer, self._captions, seed)
+
+    def losses(self, step: int) -> Iterator[Callable[[], tuple[torch.Tensor, float]]]:
+        """From this step on: functions that give the loss of a batch, and a number to show."""
+        while True:
+            self._fill(step)
+            yield lambda step=step: self._loss(np.random.default_rng((self.seed, step)))
+            step += 1
+
+    @abstractmethod
+    def _captions(self, scene: scenes.Scene, rng: random.Random) -> list[str]:
+        """The texts of a scene."""
+
+    @abstractmethod
+    def _fill(self, step: int) -> None:
+        """Sees to the latents of this step."""
+
+    @abstractmethod
+    def _loss(self, rng: np.random.Generator) -> tuple[torch.Tensor, float]:
+        """Of a batch, and the number to show."""
+
+
+class Words(Lesson):
+    """The text encoder learns to say in any wording what it says in the one that it knows best; the
+    UNet, which stays as it is, shows the difference (as Hinton et al. 2015 let a model learn of
+    another). A little it learns of the pictures themselves. The number is what sets the wordings
+    apart.
+    """
+
+    trains = "text_encoder"
+
+    def __init__(self, networks: Mapping[str, Any], config: ModelConfig, *more: Any):
+        super().__init__(networks, config, *more)
+        self.teacher = TextEncoder(config.text_encoder, name="teacher")
+        self.teacher.set_weights(self.text_encoder.get_weights())
+        self.latents = self.latents_of(HARDER, self.seed)
 
     def _captions(self, scene: scenes.Scene, rng: random.Random) -> list[str]:
         """The same words of a scene in the best known wording, and in others."""
@@ -258,12 +282,8 @@ class Words:
         ]
         return [known, *(scenes.strange(text, rng) for text in others)]
 
-    def losses(self, step: int) -> Iterator[Callable[[], tuple[torch.Tensor, float]]]:
-        """See `Lesson`. The number is what sets the wordings apart."""
-        while True:
-            self.latents.fill(step * self.batch)
-            yield lambda step=step: self._loss(np.random.default_rng((self.seed, step)))
-            step += 1
+    def _fill(self, step: int) -> None:
+        self.latents.fill(step * self.batch)
 
     def _loss(self, rng: np.random.Generator) -> tuple[torch.Tensor, float]:
         x0, tokens = self.latents.take(self.batch, rng)
@@ -273,23 +293,21 @@ class Words:
         x, wanted, level = self.noisy(x0, rng)
         with torch.no_grad():
             taught = self.unet(x, level.t, self.teacher(known)).float()
-        said = self.unet(x, level.t, self.student(asked)).float()
+        said = self.unet(x, level.t, self.text_encoder(asked)).float()
         apart = OBJECTIVE.loss(said, taught, level).mean()
         loss = apart + TRUTH * OBJECTIVE.loss(said, wanted, level).mean()
         return loss, float(apart.detach())
 
 
-class Scenes:
+class Scenes(Lesson):
     """The UNet learns some scenes better: two thirds of a batch are of them. Of the others it shall
-    say what it said before. The captions are in wordings that are known.
+    say what it said before. The captions are in wordings that are known. The number is the error of
+    what is learned.
 
     Args:
-        networks: of the preset, by their names.
-        config: of the preset.
-        painter: of the pictures.
-        tokenizer: of the captions.
-        batch: latents a step.
-        seed: of all chance.
+        networks: see `Lesson`.
+        config: likewise.
+        *more: likewise.
         mixes: the scenes that are learned, and the others.
     """
 
@@ -299,37 +317,21 @@ class Scenes:
         self,
         networks: Mapping[str, Any],
         config: ModelConfig,
-        painter: Painter,
-        tokenizer: Tokenizer,
-        batch: int,
-        seed: int,
+        *more: Any,
         mixes: tuple[scenes.Mix, scenes.Mix],
     ):
-        self.unet, self.text_encoder = networks["unet"], networks["text_encoder"]
+        super().__init__(networks, config, *more)
         self.before = UNet(config.unet, name="before")
         self.before.set_weights(self.unet.get_weights())
-        self.subjects, self.seed = painter.subjects, seed
-        self.counts = batch - batch // 3, batch // 3
-        self.latents = [
-            Latents(
-                networks["autoencoder"], painter.of(mix), tokenizer, self._captions, seed + 7 * i
-            )
-            for i, mix in enumerate(mixes)
-        ]
-        self.empty = torch.from_numpy(np.asarray(tokenizer("")[0])).long()
-        self.noisy = Noisy(config)
-        self.variables = self.unet.trainable_variables
+        self.counts = self.batch - self.batch // 3, self.batch // 3
+        self.latents = [self.latents_of(mix, self.seed + 7 * i) for i, mix in enumerate(mixes)]
 
     def _captions(self, scene: scenes.Scene, rng: random.Random) -> list[str]:
         return [scene.caption(self.subjects, rng, scenes.LAST) for _ in range(VARIANTS)]
 
-    def losses(self, step: int) -> Iterator[Callable[[], tuple[torch.Tensor, float]]]:
-        """See `Lesson`. The number is the error of what is learned."""
-        while True:
-            for latents, count in zip(self.latents, self.counts, strict=True):
-                latents.fill(step * count)
-            yield lambda step=step: self._loss(np.random.default_rng((self.seed, step)))
-            step += 1
+    def _fill(self, step: int) -> None:
+        for latents, count in zip(self.latents, self.counts, strict=True):
+            latents.fill(step * count)
 
     def _loss(self, rng: np.random.Generator) -> tuple[torch.Tensor, float]:
         first = self.counts[0]

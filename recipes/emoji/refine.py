@@ -162,7 +162,7 @@ def main() -> None:
     painter = Painter(options.bank, options.subjects)
     given = networks, config, painter, tokenizer, options.batch, options.seed
     lesson: Lesson = (
-        Words(*given) if options.part == "words" else Scenes(*given, LEARNED[options.part])
+        Words(*given) if options.part == "words" else Scenes(*given, mixes=LEARNED[options.part])
     )
     learns = {id(variable) for variable in lesson.variables}
     for network in networks.values():

@@ -14,14 +14,12 @@ import numpy as np
 from keras_sd.config import ModelConfig
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
 from keras_sd.training import painting, scenes, trainers
-from keras_sd.training.objective import Noising, Objective, noised, target
+from keras_sd.training.objective import Noising, noised, target
+from recipes.emoji.config import OBJECTIVE
 from recipes.emoji.data import VARIANTS
 
 ENCODED = 256
 """Pictures that are encoded at a time."""
-
-OBJECTIVE = Objective("v", gamma=5.0, offset=1.0)
-"""With the weight min(SNR + 1, 6) / (SNR + 1), which does not vanish where there is only noise."""
 
 
 def adam(state, gradients, rate):

@@ -95,7 +95,9 @@ def lesson_of(recipe, files, part):
     given = networks, checkpoint.config, painter, tokenizer, 6, 0
     lessons = recipe.lessons
     return (
-        lessons.Words(*given) if part == "words" else lessons.Scenes(*given, lessons.LEARNED[part])
+        lessons.Words(*given)
+        if part == "words"
+        else lessons.Scenes(*given, mixes=lessons.LEARNED[part])
     )
 
 

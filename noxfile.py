@@ -24,6 +24,8 @@ THIS = ".".join(platform.python_version_tuple()[:2])
 BACKENDS = ("jax", "tensorflow", "torch")
 ROOT = Path(__file__).parent
 CONSTRAINTS = ("-c", str(ROOT / "tests" / "constraints.txt"))
+HEAVIEST = 40_000_000
+"""Bytes of our wheel, with the models in it, that are too many."""
 # The build for CPUs is a third of the size of the one the extra names; it is the same module.
 PACKAGE = {"tensorflow": "tensorflow-cpu"}
 # The client that Starlette tests with.
@@ -236,7 +238,9 @@ def plugin(session: nox.Session) -> None:
 
 
 def check_wheel(session: nox.Session, wheel: Path) -> None:
-    """What a wheel must hold, since no test of the source tree can see that it is missing."""
+    """What a wheel must hold, and weigh, since no test of the source tree can see it."""
+    if (size := wheel.stat().st_size) >= HEAVIEST:
+        session.error(f"{wheel.name} has {size} bytes: {HEAVIEST} are too many")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (entry_points,) = (n for n in names if n.endswith(".dist-info/entry_points.txt"))

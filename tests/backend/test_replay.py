@@ -140,7 +140,7 @@ def test_a_picture_of_others_is_followed_as_far_as_it_goes(loads, capsys):
         "noise: A1111",
         "Clip skip: 2",
         "prompt: it has weights",
-        "weights: the model is another: 28e3c3df33, not 6ce0161689",
+        "weights: the model is another: 3bf0bb2b9c, not 6ce0161689",
     ):
         assert any(each.startswith(words) for each in told["not_followed"]), words
     request = read_metadata("two.png")["request"]

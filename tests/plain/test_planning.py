@@ -17,6 +17,7 @@ from keras_sd.config import EMOJI, SD_1, SD_2, SDXL, SDXL_LCM, ControlConfig, UN
 from keras_sd.planning import RUNTIMES, plan, weights_of
 from keras_sd.plans import DoesNotFitError
 from keras_sd.weights.diffusers_folder import write_folder
+from keras_sd.weights.int8 import SCALE
 from keras_sd.weights.names import diffusers, own
 from keras_sd.weights.presets import PRESETS
 from keras_sd.weights.save import save_checkpoint, save_preset
@@ -40,12 +41,15 @@ def phases(*args, **settings):
 
 
 def in_file(path, prefix=""):
-    """The numbers in a safetensors file, as its header has them."""
+    """The numbers in a safetensors file, as its header has them; scales are none of their own."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     header.pop("__metadata__", None)
-    wanted = [each["shape"] for name, each in header.items() if name.startswith(prefix)]
-    return sum(map(math.prod, wanted))
+    return sum(
+        math.prod(each["shape"])
+        for name, each in header.items()
+        if name.startswith(prefix) and not name.endswith(SCALE)
+    )
 
 
 # --- weights --------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,11 +19,11 @@ from keras_sd import image
 from keras_sd.backend import to_numpy
 from keras_sd.files import replace_file
 from keras_sd.training.optimizer import averages_of
-from keras_sd.training.state import damaged, save_state
+from keras_sd.training.state import DIVERGED, damaged, save_state
 
 __all__ = [
-    *("CSVLog", "Numbered", "Report", "SampleSheets", "SaveState", "Span", "TensorBoardLog"),
-    *("averaged", "check_tensorboard"),
+    *("CSVLog", "Losses", "Numbered", "Report", "SampleSheets", "SaveState", "Span"),
+    *("TensorBoardLog", "averaged", "check_tensorboard"),
 ]
 
 _COLUMNS = "batch,step,loss,learning_rate,seconds"
@@ -65,6 +66,29 @@ class Span:
     def rate_of(self, step: int) -> float:
         """The learning rate of an update, counted from 0."""
         return float(to_numpy(self.rate(step)))
+
+
+class Losses(keras.callbacks.Callback):
+    """Keeps the losses, and stops a training whose loss is no number.
+
+    Args:
+        scaled: whether the loss is scaled: then batches are left out whose gradients overflow, and
+            one whose loss does is none to stop at.
+
+    Attributes:
+        found: the losses.
+    """
+
+    def __init__(self, scaled: bool):
+        super().__init__()
+        self.scaled = scaled
+        self.found: list[float] = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        loss = float((logs or {})["loss"])
+        self.found.append(loss)
+        if not (self.scaled or math.isfinite(loss)):
+            raise FloatingPointError(f"The loss of a batch is {loss}: {DIVERGED}")
 
 
 class Numbered(keras.callbacks.Callback):
@@ -131,7 +155,11 @@ class CSVLog(Numbered):
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         if lines and lines[0] != _COLUMNS:
             raise ValueError(damaged(path, f"its first line is {lines[0][:60]!r}"))
-        kept = "".join(f"{line}\n" for line in [_COLUMNS, *lines[1 : self.span.first + 1]])
+        try:  # a log that was switched on later does not begin with batch 0
+            lines = [line for line in lines[1:] if int(line.partition(",")[0]) < span.first]
+        except ValueError as error:
+            raise ValueError(damaged(path, error)) from error
+        kept = "".join(f"{line}\n" for line in (_COLUMNS, *lines))
         replace_file(path, lambda at: at.write_text(kept, encoding="utf-8"))
         self.file = path.open("a", encoding="utf-8")
 

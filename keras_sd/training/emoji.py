@@ -31,7 +31,7 @@ from keras_sd.tokenizer import Tokenizer
 from keras_sd.training import pictures, trainers
 from keras_sd.training.bpe import learn_merges
 from keras_sd.training.objective import Objective, levels_of, spread
-from keras_sd.training.state import check_run, damaged
+from keras_sd.training.state import check_run, damaged, note_run
 from keras_sd.training.trainer import DenoiserTrainer
 from keras_sd.weights.load import arrays_of
 from keras_sd.weights.save import save_preset
@@ -121,6 +121,7 @@ def train(
     (out / "work").mkdir(parents=True, exist_ok=True)
     made = {**dataclasses.asdict(recipe), "model": model.to_dict()}
     check_run(out / "work", "recipe.json", made)
+    note_run(out / "work", "recipe.json", made)
     keras.utils.set_random_seed(recipe.seed)
     keras.config.set_dtype_policy(recipe.dtype)
     source = pictures.Pictures(font)
@@ -200,7 +201,7 @@ class _Run:
             callbacks=[_Sheets(self.work / f"{stage}.png", sheet_of_pictures)],
             **arguments,
         )
-        autoencoder.save_weights(done)
+        replace_file(done, autoencoder.save_weights)
 
     def denoiser(self) -> None:
         recipe, done = self.recipe, self.work / "denoiser.weights.h5"

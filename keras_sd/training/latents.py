@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -23,7 +24,7 @@ from keras_sd.training.buckets import Buckets
 from keras_sd.training.examples import Example
 from keras_sd.weights.load import arrays_of
 
-__all__ = ["CachedLatents", "cache_latents"]
+__all__ = ["CachedLatents", "cache_latents", "digest_of"]
 
 _log = logging.getLogger("keras_sd")
 
@@ -79,7 +80,7 @@ def cache_latents(
     """
     if not model.config.autoencoder.encoder:
         raise ValueError(NO_ENCODER)
-    encoder = _hash(model)
+    encoder = digest_of(model.parts["autoencoder"])
     found = []
     for number, example in enumerate(examples):
         size = buckets.of(*example.size)
@@ -119,10 +120,9 @@ def _is_of(path: Path, about: str, shape: tuple[int, ...]) -> bool:
     return False
 
 
-def _hash(model: Model) -> str:
-    """Of the autoencoder: its numbers, its weights and how it computes."""
-    network = model.parts["autoencoder"]
-    digest = hashlib.sha256(repr(model.config.autoencoder).encode())
+def digest_of(network: Any) -> str:
+    """Of a network: its config, its weights and how it computes."""
+    digest = hashlib.sha256(repr(network.config).encode())
     digest.update(network.dtype_policy.name.encode())
     for name, array in sorted(arrays_of({"": network}).items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())

@@ -139,7 +139,7 @@ def _embedding(model: Model, config: TrainConfig) -> Learned:
     trainer: list[Any] = []
 
     def vectors() -> dict[str, np.ndarray]:
-        found = trainer[0].vectors
+        found = trainer[0].vectors if trainer else first
         return {part: np.asarray(to_numpy(found[part]), np.float32) for part in parts}
 
     def write(folder: Path, end: str) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,18 +24,21 @@ from keras_sd.image import save_png
 from keras_sd.lock import lock
 from keras_sd.model import Model
 from keras_sd.run import run
+from keras_sd.tokenizer import Tokenizer
 from keras_sd.training import callbacks
 from keras_sd.training.batches import Batches, Samples, tokens_of
 from keras_sd.training.buckets import Buckets
 from keras_sd.training.config import TrainConfig, read_config
 from keras_sd.training.control import ControlTrainer, HintedBatches, Hints
 from keras_sd.training.examples import Example, ExamplesError, read_examples
-from keras_sd.training.latents import cache_latents
+from keras_sd.training.latents import cache_latents, digest_of
 from keras_sd.training.learned import Learned, learned_of
 from keras_sd.training.objective import Objective
 from keras_sd.training.optimizer import averages_of, make_optimizer, make_schedule
-from keras_sd.training.state import check_run, load_state
+from keras_sd.training.state import check_run, load_state, note_run
 from keras_sd.training.trainer import DenoiserTrainer, only
+from keras_sd.weights.presets import here, open_preset
+from keras_sd.weights.vocabulary import tokenizers_of
 
 __all__ = ["Result", "check", "train"]
 
@@ -110,7 +113,21 @@ def check(config: TrainConfig | str | Path) -> tuple[TrainConfig, list[Example]]
             raise ExamplesError(
                 f"{len(without)} captions do not have the word {token!r}: {', '.join(without[:10])}"
             )
+    # The word of a textual inversion is one token in its own tokenizers, which are made of a model.
+    if config.train.method != "textual_inversion" and here(config.model) is not None:
+        _check_captions(config, examples, tokenizers_of(open_preset(config.model)))
     return config, examples
+
+
+def _check_captions(
+    config: TrainConfig, examples: Sequence[Example], tokenizers: Mapping[str, Tokenizer]
+) -> None:
+    """Raises:
+    ExamplesError: captions are longer than a text encoder reads, the prior's too.
+    """
+    caption = config.prior.caption
+    more = [] if caption is None else [replace(examples[0], name="prior.caption", caption=caption)]
+    tokens_of([*examples, *more], tokenizers)
 
 
 def train(
@@ -132,6 +149,7 @@ def train(
     Raises:
         ValueError: see `check`; or the model cannot be trained so, or the output has another run's
             state, or damaged state.
+        FloatingPointError: a loss or a weight is not finite; the last saved state stays.
         FileNotFoundError: see `check`.
         BlockingIOError: another process is training into this output.
         OSError: a file cannot be written; the message names it.
@@ -152,15 +170,24 @@ def _train(
     stop_at: int | None,
 ) -> Result:
     settings = config.train
+    state = output / "state"
     model = _model(config)
     side = config.data.resolution or model.height
-    buckets = Buckets(side, not config.data.buckets)
-    check_run(output / "state", "run.json", _identity(config, examples, side))
+    identity = _identity(config, examples, side, model)
+    check_run(state, "run.json", identity)
+    learned = learned_of(model, config)
+    _check_captions(config, examples, learned.tokenizers)
+    _sheet(config, learned)
+    note_run(state, "run.json", identity)  # all is well: from here on something is made
     kinds = [(examples, 1.0)]
     if config.prior.caption is not None:
-        kinds.append((_prior(model, config, output, side, report), config.prior.weight))
-    learned = learned_of(model, config)
+        prior = _prior(model, config, output, side, report)
+        pictures = {"prior's pictures": [each.sha256 for each in prior]}
+        check_run(state, "prior.json", pictures, known=["run.json"])
+        note_run(state, "prior.json", pictures)
+        kinds.append((prior, config.prior.weight))
     folder = Path(config.data.latents or output / "latents")
+    buckets = Buckets(side, not config.data.buckets)
     samples = [
         Samples(
             cache_latents(model, each, buckets, folder), tokens_of(each, learned.tokenizers), weight
@@ -201,9 +228,9 @@ def _train(
             auto_scale_loss=False,
         )
         trainer.optimizer.build(trainer.trainable_variables)
-        first = load_state(output / "state" / "state.safetensors", trainer)
+        first = load_state(state / "state.safetensors", trainer)
         last = settings.steps * settings.accumulate
-        until = last if stop_at is None else min(last, stop_at * settings.accumulate)
+        until = last if stop_at is None else max(first, min(last, stop_at * settings.accumulate))
         span = callbacks.Span(first, until, settings.accumulate, schedule)
         if first:
             report(f"goes on behind step {first // settings.accumulate} of {settings.steps}")
@@ -218,7 +245,9 @@ def _train(
             last=until,
             ends=_ends(model, learned),
         )
-        losses = _fit(trainer, batches, _callbacks(config, output, span, learned, report, shown))
+        beside_it = _callbacks(config, output, span, learned, report, shown)
+        losses = callbacks.Losses(scaled=settings.dtype == "mixed_float16")
+        _fit(trainer, batches, [*beside_it, losses])
         files: list[Path] = []
         averages: list[Path] = []
         if until == last:
@@ -228,7 +257,7 @@ def _train(
                 averages = learned.write(output, "-ema")
     for path in (*files, *averages):
         report(f"written: {path}")
-    return Result(tuple(files), tuple(averages), until, tuple(losses))
+    return Result(tuple(files), tuple(averages), until, tuple(losses.found))
 
 
 @contextmanager
@@ -244,31 +273,21 @@ def _divided(devices: str) -> Iterator[None]:
 
 
 def _fit(
-    trainer: DenoiserTrainer, batches: Batches, beside: Sequence[callbacks.Numbered]
-) -> list[float]:
-    losses = _Losses()
+    trainer: DenoiserTrainer, batches: Batches, beside: Sequence[keras.callbacks.Callback]
+) -> None:
     try:
         if len(batches):
             trainer.fit(
                 supplied(batches),
-                callbacks=[*beside, losses],
+                callbacks=[*beside],
                 shuffle=False,
                 # A bar with the time left, or `Report`'s lines.
                 verbose=1 if sys.stdout.isatty() else 0,
             )
     finally:
         for each in beside:
-            each.close()
-    return losses.found
-
-
-class _Losses(keras.callbacks.Callback):
-    def __init__(self):
-        super().__init__()
-        self.found: list[float] = []
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.found.append(float(logs["loss"]))
+            if isinstance(each, callbacks.Numbered):
+                each.close()
 
 
 def _model(config: TrainConfig) -> Model:
@@ -293,9 +312,14 @@ def _model(config: TrainConfig) -> Model:
     return model
 
 
-def _identity(config: TrainConfig, examples: list[Example], side: int) -> dict[str, Any]:
-    """What the losses of a run are a function of."""
+def _identity(
+    config: TrainConfig, examples: list[Example], side: int, model: Model
+) -> dict[str, Any]:
+    """What the losses of a run are a function of, but for the pictures of the prior, which may not
+    be there yet.
+    """
     found = config.to_dict()
+    found["model"] = {part: digest_of(model.parts[part]) for part in model.config.parts}
     for name in ("output", "samples", "log"):
         del found[name]
     del found["data"]["folder"], found["data"]["latents"]
@@ -353,6 +377,30 @@ def _control(learned: Learned, shown: Hints | None, count: int) -> Control | Non
     return Control(learned.control, hints, resize="crop")
 
 
+def _sheet(config: TrainConfig, learned: Learned, shown: Hints | None = None) -> Any:
+    """The request of a sample sheet; None where none is asked for.
+
+    Raises:
+        ValueError: it cannot be drawn.
+    """
+    samples = config.samples
+    if not samples.prompts:
+        return None
+    try:
+        request = request_of(
+            list(samples.prompts),
+            seed=samples.seed,
+            num_steps=samples.steps,
+            height=config.data.resolution,
+            width=config.data.resolution,
+            control=_control(learned, shown, len(samples.prompts)),
+        )
+        run(learned.drawing(), request)  # which says what is wrong with it, and draws nothing yet
+    except ValueError as error:
+        raise ValueError(f"The pictures of [samples] cannot be drawn: {error}") from error
+    return request
+
+
 def _callbacks(
     config: TrainConfig,
     output: Path,
@@ -363,21 +411,14 @@ def _callbacks(
 ) -> list[callbacks.Numbered]:
     log, samples = config.log, config.samples
     state = output / "state" / "state.safetensors"
-    found: list[callbacks.Numbered] = [callbacks.SaveState(state, log.save_every, span)]
+    found: list[callbacks.Numbered] = []
     if log.csv:
         found.append(callbacks.CSVLog(output / "log.csv", span))
     if log.tensorboard:
         found.append(callbacks.TensorBoardLog(output / "tensorboard", span))
-    if samples.prompts:
-        request = request_of(
-            list(samples.prompts),
-            seed=samples.seed,
-            num_steps=samples.steps,
-            height=config.data.resolution,
-            width=config.data.resolution,
-            control=_control(learned, shown, len(samples.prompts)),
-        )
-        run(learned.drawing(), request)  # which says what is wrong with it, and draws nothing yet
+    # The logs have a batch before a state has it, behind which nothing is made again.
+    found.append(callbacks.SaveState(state, log.save_every, span))
+    if (request := _sheet(config, learned, shown)) is not None:
         found.append(
             callbacks.SampleSheets(
                 output / "samples",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,16 @@ from safetensors.numpy import save_file
 from keras_sd.backend import NAME, to_numpy
 from keras_sd.files import replace_file
 
-__all__ = ["check_run", "damaged", "load_state", "save_state"]
+__all__ = ["check_run", "damaged", "load_state", "note_run", "save_state"]
 
 _BATCHES = "batches"
+_WEIGHTS = "weights"
+
+DIVERGED = (
+    "the training has diverged: take another output and a lower train.learning_rate. A state that "
+    "was saved before is kept"
+)
+"""What to say of losses and weights that are no numbers."""
 
 
 def damaged(path: Path, error: object) -> str:
@@ -28,18 +35,18 @@ def damaged(path: Path, error: object) -> str:
     )
 
 
-def check_run(folder: Path, name: str, run: Mapping[str, Any]) -> None:
-    """Notes what is made in a folder, and refuses one where something else was made.
+def check_run(folder: Path, name: str, run: Mapping[str, Any], known: Sequence[str] = ()) -> None:
+    """Refuses a folder where something else was made, by the note that `note_run` has left.
 
     Args:
         folder: is there.
         name: of the file of the note.
         run: what the run is a function of, in JSON's types.
+        known: names of files that may be there without the note.
 
     Raises:
         ValueError: the folder has another run's state, or files of which nothing says what they
             are; the message has the settings that differ.
-        OSError: the note cannot be written.
     """
     path, run = folder / name, json.loads(json.dumps(run))  # without tuples
     if path.exists():
@@ -54,12 +61,23 @@ def check_run(folder: Path, name: str, run: Mapping[str, Any]) -> None:
                 "folder, or the same settings, or remove it"
             )
         return
-    if left := sorted(entry.name for entry in folder.iterdir()):
+    there = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+    if left := sorted(there - set(known)):
         raise ValueError(
             f"{folder} has {', '.join(left[:5])}, and nothing says what run they are of: take "
             "another folder, or remove them"
         )
-    replace_file(path, lambda at: at.write_text(json.dumps(run, indent=1), encoding="utf-8"))
+
+
+def note_run(folder: Path, name: str, run: Mapping[str, Any]) -> None:
+    """Notes what is made in a folder: before it is made, and when all that could be refused is
+    known to be well, so that nothing else than a run is noted.
+
+    Raises:
+        OSError: the note cannot be written; the message names it.
+    """
+    text = json.dumps(run, indent=1)
+    replace_file(folder / name, lambda at: at.write_text(text, encoding="utf-8"))
 
 
 def _changed(before: Any, now: Any, where: str = "") -> Iterator[str]:
@@ -80,9 +98,19 @@ def save_state(path: Path, trainer: keras.Model, batches: int) -> None:
         batches: that it has seen.
 
     Raises:
+        FloatingPointError: a weight is not finite; what was saved before stays.
         OSError: it cannot be written; the message names it.
     """
     arrays = {n: np.asarray(to_numpy(v.value), order="C") for n, v in _kept(trainer).items()}
+    odd = [
+        name
+        for name, array in arrays.items()
+        if name.startswith(_WEIGHTS) and not np.isfinite(array).all()
+    ]
+    if odd:
+        raise FloatingPointError(
+            f"After {batches} batches {len(odd)} weights are not finite, first {odd[0]}: {DIVERGED}"
+        )
     # The same numbers would go on elsewhere with other bits.
     about = {_BATCHES: json.dumps({"batches": batches, "backend": NAME})}
     replace_file(path, lambda at: save_file(arrays, at, about))
@@ -131,7 +159,7 @@ def _kept(trainer: keras.Model) -> dict[str, keras.Variable]:
     return {
         f"{kind}/{number}/{variable.path}": variable
         for kind, variables in (
-            ("weights", trainer.trainable_variables),
+            (_WEIGHTS, trainer.trainable_variables),
             ("optimizer", trainer.optimizer.variables),
         )
         for number, variable in enumerate(variables)

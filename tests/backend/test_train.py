@@ -44,14 +44,14 @@ def rows(path):
 
 def stopped_after(monkeypatch, batches):
     """Makes a training stop as by Ctrl-C when so many of its batches are done."""
-    original = run._Losses.on_train_batch_end
+    original = callbacks.Losses.on_train_batch_end
 
     def stop(self, batch, logs=None):
         original(self, batch, logs)
         if batch + 1 == batches:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(run._Losses, "on_train_batch_end", stop)
+    monkeypatch.setattr(callbacks.Losses, "on_train_batch_end", stop)
 
 
 @pytest.fixture(scope="module")

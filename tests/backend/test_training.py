@@ -22,7 +22,7 @@ from keras_sd.config import (
 from keras_sd.networks import Autoencoder
 from keras_sd.pipeline import StableDiffusion
 from keras_sd.training import emoji, measure, pictures, trainers
-from keras_sd.training.state import check_run
+from keras_sd.training.state import check_run, note_run
 
 try:
     FONT = pictures.find_font()
@@ -206,6 +206,7 @@ def test_weights_of_a_network_are_written_whole_or_not_at_all(tmp_path, monkeypa
 
 def test_state_of_another_recipe_is_not_gone_on_from(tmp_path):
     check_run(tmp_path, "recipe.json", {"seed": 0, "widths": (1, 2)})
+    note_run(tmp_path, "recipe.json", {"seed": 0, "widths": (1, 2)})
     check_run(tmp_path, "recipe.json", {"seed": 0, "widths": (1, 2)})
     with pytest.raises(ValueError, match="another seed: take another folder"):
         check_run(tmp_path, "recipe.json", {"seed": 1, "widths": (1, 2)})
@@ -213,7 +214,9 @@ def test_state_of_another_recipe_is_not_gone_on_from(tmp_path):
     with pytest.raises(ValueError, match=r"recipe.json is damaged"):
         check_run(tmp_path, "recipe.json", {"seed": 0})
     (tmp_path / "recipe.json").unlink()
+    (tmp_path / ".0123456789abcdef.recipe.json").touch()  # as one that was killed has left it
     (tmp_path / "merges.txt").touch()
+    check_run(tmp_path, "recipe.json", {"seed": 0}, known=["merges.txt"])
     with pytest.raises(ValueError, match=r"has merges.txt, and nothing says"):
         check_run(tmp_path, "recipe.json", {"seed": 0})
 

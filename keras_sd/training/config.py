@@ -273,6 +273,34 @@ class TrainConfig:
                 "data.buckets",
                 "is false with a prior, whose pictures are squares in one batch with the others",
             )
+        self._check_folders()
+
+    def _check_folders(self) -> None:
+        """Refuses to train on the folder that pictures are drawn to."""
+        drawn = {"samples": self._samples} if self.samples.prompts else {}
+        if self.prior.caption is not None:
+            drawn["pictures of the prior"] = self.prior_folder
+        for what, folder in drawn.items():
+            if folder.resolve() == Path(self.data.folder).resolve():
+                raise SettingError(
+                    "data.folder", f"is another folder than {folder}, to which the {what} are drawn"
+                )
+
+    @property
+    def _samples(self) -> Path:
+        return Path(self.output) / "samples"
+
+    @property
+    def prior_folder(self) -> Path:
+        """Where the pictures of the prior are, or will be."""
+        return Path(self.prior.folder or Path(self.output) / "prior")
+
+    @property
+    def apart(self) -> tuple[Path, ...]:
+        """Folders with pictures of one kind each: those that are trained on, the prior, and what is
+        made. Where one of them lies in another, its pictures are none of the other's.
+        """
+        return Path(self.data.folder), self.prior_folder, Path(self.output), self._samples
 
     def to_dict(self) -> dict[str, Any]:
         """The config in JSON's types, a dictionary a section."""

@@ -6,6 +6,8 @@ work starts.
 - A folder that `save_to_disk` of Hugging Face's `datasets` has written: pictures in the column
   `image`, captions in `text` or `caption`.
 - Pictures alone: the caption is in a text file beside each, of its stem: `cat.png`, `cat.txt`.
+  Hidden files are none of them, for a writer that was killed leaves such; nor is what a training
+  draws itself into a folder among them.
 
 A picture may have a hint, which a ControlNet is shown: in the column `conditioning_image`, or under
 its name in another folder.
@@ -31,7 +33,10 @@ from keras_sd.files import checked_path
 from keras_sd.image import read_image
 from keras_sd.weights.readers import sha256
 
-__all__ = ["ENDS", "Example", "ExamplesError", "Picture", "read_examples"]
+__all__ = [
+    *("ENDS", "Example", "ExamplesError", "Picture"),
+    *("is_listed", "pictures_in", "read_examples"),
+]
 
 ENDS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Of the files that are pictures."""
@@ -95,6 +100,7 @@ def read_examples(
     *,
     hinted: bool = False,
     hints: str | Path | None = None,
+    without: Sequence[str | Path] = (),
 ) -> list[Example]:
     """The pictures of a folder, in the order of their names; each was decoded once.
 
@@ -104,6 +110,7 @@ def read_examples(
         hinted: whether each has a hint, which is looked at, too.
         hints: the folder of the hints, each of its picture's name up to the ending; None is the
             column.
+        without: see `pictures_in`; a file that lists the pictures may name those, too.
 
     Raises:
         ExamplesError: there are no pictures, or some have no caption, or no hint of their shape, or
@@ -120,14 +127,16 @@ def read_examples(
     elif any((folder / name).is_file() for name in _OF_DATASETS):
         rows = _of_datasets(folder, columns)
     else:
-        rows = _beside(folder)
+        rows = _beside(folder, without if hints is None else [*without, hints])
     if hinted and hints is not None:
         rows = _with_hints(rows, folder, checked_path(hints, "hints", "a folder of hints"))
     with ThreadPoolExecutor(_THREADS) as pool:  # what decodes lets others run
         found = list(pool.map(partial(_looked_at, caption, hinted), rows))
     if not found:
+        apart = "".join(f"; those in {each} are none of them" for each in _inside(folder, without))
         raise ExamplesError(
-            f"{folder} has no pictures: they end in {', '.join(ENDS)}, or {METADATA} names them"
+            f"{folder} has no pictures: they end in {', '.join(ENDS)} and are not hidden, or "
+            f"{METADATA} names them{apart}"
         )
     if wrong := [each for each in found if isinstance(each, str)]:
         more = len(wrong) - _MOST_LISTED
@@ -137,6 +146,36 @@ def read_examples(
             + (f"; and {more} more" if more > 0 else "")
         )
     return [each for each in found if isinstance(each, Example)]
+
+
+def is_listed(folder: Path) -> bool:
+    """Whether a file in a folder says which its pictures are, so that another is none of them."""
+    return any((folder / name).is_file() for name in (METADATA, *_OF_DATASETS))
+
+
+def pictures_in(folder: Path, without: Iterable[str | Path] = ()) -> Iterator[Path]:
+    """The pictures in a folder and the folders in it, in the order of their names, but hidden ones.
+
+    Args:
+        folder: which is there.
+        without: folders whose pictures are left out; one that has the whole folder in it leaves
+            nothing out.
+    """
+    root, apart = folder.resolve(), [each.resolve() for each in _inside(folder, without)]
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if (
+            path.suffix.lower() in ENDS
+            and not any(part.startswith(".") for part in inside.parts)
+            and not any((root / inside).is_relative_to(each) for each in apart)
+        ):
+            yield path
+
+
+def _inside(folder: Path, others: Iterable[str | Path]) -> list[Path]:
+    """Those of other folders that lie in a folder, and are not the folder itself."""
+    root = folder.resolve()
+    return [each for each in map(Path, others) if root in each.resolve().parents]
 
 
 def _looked_at(caption: str | None, hinted: bool, row: _Row) -> Example | str:
@@ -190,19 +229,17 @@ def _with_hints(rows: Iterable[_Row], folder: Path, hints: Path) -> Iterator[_Ro
     """The rows with the hints of another folder, which may lie in that of the pictures."""
     if not hints.is_dir():
         raise FileNotFoundError(f"There is no folder {hints}")
-    inside = hints.resolve()
-    if folder.resolve().is_relative_to(inside):
+    if folder.resolve().is_relative_to(hints.resolve()):
         raise ExamplesError(f"{hints} is the folder of the hints, and has the pictures in it")
     there: dict[Path, list[Path]] = {}
-    for path in sorted(hints.rglob("*")):
-        if path.suffix.lower() in ENDS:
-            there.setdefault(path.relative_to(hints).with_suffix(""), []).append(path)
+    for path in pictures_in(hints):
+        there.setdefault(path.relative_to(hints).with_suffix(""), []).append(path)
     for row in rows:
         if row.problem is not None:
             yield row
         elif not isinstance(row.picture, Path):
             yield row._replace(problem="it is in a table, whose hints are in a column")
-        elif not row.picture.resolve().is_relative_to(inside):
+        else:
             name = row.picture.relative_to(folder).with_suffix("")
             found, problem = there.get(name, []), None
             if not found:
@@ -241,16 +278,19 @@ def _of_metadata(folder: Path, hints: Sequence[str]) -> Iterator[_Row]:
 
 
 def _missing(folder: Path, file: str, where: str) -> str | None:
-    """What is wrong with a path that a line names, or None."""
-    path = folder / file
-    if not path.resolve().is_relative_to(folder.resolve()):
+    """What is wrong with a path that a line names, or None.
+
+    It is looked at as it is written, for a link may lead anywhere: in the cache of Hugging Face's
+    hub, all pictures are links to a folder of another name.
+    """
+    path = Path(file)
+    if path.anchor or ".." in path.parts:
         return "it is not in the folder"
-    return None if path.is_file() else f"there is no such file ({where})"
+    return None if (folder / path).is_file() else f"there is no such file ({where})"
 
 
-def _beside(folder: Path) -> Iterator[_Row]:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDS)
-    for path in paths:
+def _beside(folder: Path, without: Iterable[str | Path]) -> Iterator[_Row]:
+    for path in pictures_in(folder, without):
         text = problem = None
         beside = path.with_suffix(".txt")
         if beside.is_file():

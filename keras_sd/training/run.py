@@ -20,7 +20,6 @@ from keras_sd.config import MAX_BLOCKS, MAX_LEVELS
 from keras_sd.controls import Control
 from keras_sd.forms import request_of
 from keras_sd.hints import HINTS
-from keras_sd.image import save_png
 from keras_sd.lock import lock
 from keras_sd.model import Model
 from keras_sd.run import run
@@ -35,6 +34,7 @@ from keras_sd.training.latents import cache_latents, digest_of
 from keras_sd.training.learned import Learned, learned_of
 from keras_sd.training.objective import Objective
 from keras_sd.training.optimizer import averages_of, make_optimizer, make_schedule
+from keras_sd.training.prior import draw_prior, read_prior
 from keras_sd.training.state import check_run, load_state, note_run
 from keras_sd.training.trainer import DenoiserTrainer, only
 from keras_sd.weights.presets import here, open_preset
@@ -104,8 +104,13 @@ def check(config: TrainConfig | str | Path) -> tuple[TrainConfig, list[Example]]
             )
     hinted = config.train.method == "controlnet" and config.controlnet.ready
     examples = read_examples(
-        config.data.folder, config.data.caption, hinted=hinted, hints=config.controlnet.folder
+        config.data.folder,
+        config.data.caption,
+        hinted=hinted,
+        hints=config.controlnet.folder,
+        without=config.apart,
     )
+    read_prior(config)
     token = config.textual_inversion.token
     if config.train.method == "textual_inversion":
         without = [each.name for each in examples if token.lower() not in each.caption.lower()]
@@ -181,7 +186,7 @@ def _train(
     note_run(state, "run.json", identity)  # all is well: from here on something is made
     kinds = [(examples, 1.0)]
     if config.prior.caption is not None:
-        prior = _prior(model, config, output, side, report)
+        prior = draw_prior(model, config, side, report)
         pictures = {"prior's pictures": [each.sha256 for each in prior]}
         check_run(state, "prior.json", pictures, known=["run.json"])
         note_run(state, "prior.json", pictures)
@@ -329,29 +334,6 @@ def _identity(
         [each.sha256, each.caption, *([each.hint.sha256] if each.hint else ())] for each in examples
     ]
     return found
-
-
-def _prior(
-    model: Model, config: TrainConfig, output: Path, side: int, report: Callable[[str], None]
-) -> list[Example]:
-    """The pictures of the prior, of which those that lack are drawn."""
-    prior = config.prior
-    folder = Path(prior.folder or output / "prior")
-    folder.mkdir(parents=True, exist_ok=True)
-    there = read_examples(folder, prior.caption) if any(folder.iterdir()) else []
-    if len(there) < prior.count:
-        report(f"{prior.count - len(there)} pictures of {prior.caption!r} are drawn to {folder}")
-    names = {number: folder / f"prior-{number:05}.png" for number in range(prior.count)}
-    lacking = [number for number, path in names.items() if not path.exists()]
-    for number in lacking[: max(0, prior.count - len(there))]:
-        path = names[number]
-        request = request_of(
-            [prior.caption], seed=config.train.seed, first_image=number, height=side, width=side
-        )
-        (picture,) = _drawn(model, request)
-        save_png(path, picture, {})
-    found = read_examples(folder, prior.caption)[: prior.count]
-    return [replace(each, caption=prior.caption or "") for each in found]
 
 
 def _drawn(model: Model, request: Any) -> np.ndarray:

@@ -16,6 +16,7 @@ from keras_sd.adapters import open_adapter
 from keras_sd.adapters.matching import match
 from keras_sd.adapters.writing import LAYOUTS, save_lora
 from keras_sd.backend import NAME, to_numpy
+from keras_sd.checks import SettingError
 from keras_sd.embeddings import open_embedding
 from keras_sd.embeddings.writing import save_embedding
 from keras_sd.image import read_image
@@ -26,6 +27,7 @@ from keras_sd.training import run
 from keras_sd.training.config import Log, LoRASettings, Prior, Samples, TextualInversion
 from keras_sd.training.examples import ExamplesError
 from keras_sd.training.lora import add_lora, chosen
+from keras_sd.training.prior import read_prior
 from keras_sd.training.run import train
 from keras_sd.weights.load import arrays_of
 
@@ -362,6 +364,65 @@ def test_the_prior_is_drawn_once_and_is_in_every_batch(given, tmp_path, monkeypa
         report=quiet,
     )
     assert (files[0].read_bytes(), files[1].read_bytes()) == before
+
+
+def dreambooth(given, output, **settings):
+    return config(
+        given, output, steps=1, batch_size=2, sections={"prior": Prior(caption="dog", **settings)}
+    )
+
+
+@pytest.mark.once
+def test_a_prior_whose_pictures_are_listed_is_not_drawn_to(given, tmp_path, monkeypatch):
+    folder = tmp_path / "dogs"
+    micro.pictures(folder, ("dog", "dog"))
+    (folder / "metadata.jsonl").write_text('{"file_name": "0.png"}')
+    wanted = dreambooth(given, tmp_path / "out", folder=str(folder), count=4)
+    before = sorted(folder.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(Model, "from_preset", None)  # which is not asked
+        with pytest.raises(SettingError, match=r"prior\.count is at most 1, not 4: so many"):
+            train(wanted, report=quiet)
+    assert sorted(folder.iterdir()) == before
+    assert not (tmp_path / "out").exists()
+    train(replace(wanted, prior=replace(wanted.prior, count=1)), report=quiet)
+
+
+@pytest.mark.once
+def test_hidden_files_are_none_of_the_prior(given, tmp_path):
+    """What macOS leaves, and what a process that was killed while it wrote a picture."""
+    folder = tmp_path / "dogs"
+    folder.mkdir()
+    for name in (".DS_Store", ".0123456789abcdef.prior-00001.png", "0.txt"):
+        (folder / name).write_bytes(b"dog")
+    wanted = dreambooth(given, tmp_path / "out", folder=str(folder), count=2)
+    lines = []
+    train(wanted, report=lines.append)
+    assert f"2 pictures of 'dog' are drawn to {folder}" in lines
+    names = sorted(path.name for path in folder.glob("[!.]*.png"))
+    assert names == ["prior-00000.png", "prior-00001.png"]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("output", ["out", "."])
+def test_what_is_drawn_among_the_pictures_is_not_trained_on(given, tmp_path, output):
+    """An output in the folder of the pictures, or the folder itself, which a run goes on in."""
+    folder = micro.pictures(tmp_path / "pictures", ("cat", "dog"))
+    wanted = dreambooth((given[0], folder), folder / output, count=2)
+    wanted = replace(
+        wanted,
+        data=replace(wanted.data, caption="all"),
+        train=replace(wanted.train, steps=2),
+        samples=Samples(("cat",), every=1, steps=2),
+    )
+    train(wanted, report=quiet, stop_at=1)
+    assert (folder / output / "samples" / "00000001.png").is_file()
+    assert len(list((folder / output / "prior").glob("*.png"))) == 2
+    assert len(run.check(wanted)[1]) == 2
+    assert train(wanted, report=quiet).batches == 2
+    # Nor are the pictures of the prior the pictures that lie in their folder.
+    turned = replace(wanted, prior=replace(wanted.prior, folder=str(tmp_path), count=9))
+    assert read_prior(turned) == []
 
 
 # Other families

@@ -87,6 +87,14 @@ def test_a_model_that_lies_beside_the_file_is_a_path(tmp_path):
             *("[prior]", '[controlnet]\nfolder = "hints"\n[prior]'),
             "controlnet.folder goes with the hint 'ready'; by 'canny' hints are made",
         ),
+        (
+            *('caption = "a dog"', 'caption = "a dog"\nfolder = "x/../pictures"'),
+            r"data.folder is another folder than .*pictures, to which the pictures of the prior",
+        ),
+        (
+            *('folder = "pictures"', 'folder = "out/samples"'),
+            r"data.folder is another folder than .*samples, to which the samples are",
+        ),
         ('folder = "pictures"', "", "data.folder is a path"),
         ('folder = "pictures"', "folder = 3", "data.folder is a path"),
         ('model = "emoji"', "", "model is missing"),

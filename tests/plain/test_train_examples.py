@@ -67,6 +67,8 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path):
         {"file_name": "text.png", "text": "text"},
         {"file_name": "gone.png", "text": "gone"},
         {"file_name": "../whole.png", "text": "outside"},
+        {"file_name": "in/../whole.png", "text": "a way around"},
+        {"file_name": str(tmp_path / "whole.png"), "text": "absolute"},
         {"file_name": "whole2.png"},
         {"text": "no name"},
         "{",
@@ -75,16 +77,18 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path):
     with pytest.raises(ExamplesError) as found:
         read_examples(tmp_path)
     message = str(found.value)
-    assert message.startswith(f"8 of the 9 pictures in {tmp_path} cannot be trained on")
+    assert message.startswith(f"10 of the 11 pictures in {tmp_path} cannot be trained on")
     for part in (
         "whole.png: it comes a second time",
         "cut.png: ",
         "text.png: ",
         "gone.png: there is no such file (metadata.jsonl, line 5)",
         "../whole.png: it is not in the folder",
+        "in/../whole.png: it is not in the folder",
+        f"{tmp_path / 'whole.png'}: it is not in the folder",
         "whole2.png: it has no caption",
-        "metadata.jsonl, line 8: it has no file_name",
-        "metadata.jsonl, line 9: it is no JSON",
+        "metadata.jsonl, line 10: it has no file_name",
+        "metadata.jsonl, line 11: it is no JSON",
     ):
         assert part in message
 
@@ -94,6 +98,61 @@ def test_ten_are_named_and_the_others_counted(tmp_path):
         picture(tmp_path / f"{number:02}.png")
     with pytest.raises(ExamplesError, match=r"09.png: it has no caption; and 2 more$"):
         read_examples(tmp_path)
+
+
+def test_hidden_files_are_no_pictures(tmp_path):
+    """A writer that was killed leaves one, and so do macOS and Jupyter."""
+    names = (".0123456789abcdef.a.png", "._a.png", ".ipynb_checkpoints/a.png", "in/.b.png")
+    for name in names:
+        picture(tmp_path / name).write_bytes(b"cut off")
+    with pytest.raises(ExamplesError, match=r"has no pictures: they end in .* and are not hidden"):
+        read_examples(tmp_path, "all")
+    picture(tmp_path / "a.png")
+    assert [each.name for each in read_examples(tmp_path, "all")] == ["a.png"]
+    hidden = picture(tmp_path / ".cache" / "in" / "a.png").parent  # itself, it may lie in one
+    assert [each.name for each in read_examples(hidden, "all")] == ["a.png"]
+
+
+def test_folders_among_the_pictures_can_be_left_out(tmp_path, monkeypatch):
+    for name in ("a.png", "out/samples/1.png", "out/own.png", "output/b.png", "dogs/1.png"):
+        picture(tmp_path / name)
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    without = [tmp_path / "link" / "out", "dogs", tmp_path / "none"]
+    for folder in (tmp_path, ".", tmp_path / "link"):
+        found = read_examples(folder, "all", without=without)
+        assert [each.name for each in found] == ["a.png", "output/b.png"]
+    # A folder in which the whole of it lies leaves nothing out.
+    found = read_examples(tmp_path / "out", "all", without=[tmp_path, tmp_path / "out"])
+    assert [each.name for each in found] == ["own.png", "samples/1.png"]
+    samples = picture(tmp_path / "alone" / "samples" / "1.png").parent
+    with pytest.raises(ExamplesError, match=r"has no pictures: .*; those in .*samples are none"):
+        read_examples("alone", "all", without=[samples])
+    metadata(tmp_path, {"file_name": "dogs/1.png", "text": "a dog"})  # asks for it by its name
+    assert len(read_examples(tmp_path, without=without)) == 1
+
+
+def linked(folder, name, value):
+    """A picture as the cache of Hugging Face's hub has it: a link to a file of another name."""
+    blob = picture(folder.parent / "blobs" / f"{value}.png", value=value)
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(blob.rename(blob.with_suffix("")))
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_links_lead_anywhere(tmp_path, listed):
+    folder = tmp_path / "snapshot"
+    linked(folder, "a.png", 1)
+    linked(folder, "hints/a.png", 2)
+    if listed:
+        row = {"file_name": "a.png", "text": "a", "conditioning_image": "hints/a.png"}
+        metadata(folder, row)
+        (found,) = read_examples(folder, hinted=True)
+    else:
+        (found,) = read_examples(folder, "all", hinted=True, hints=folder / "hints")
+    assert (found.read() == 1).all()
+    assert (found.hint.read() == 2).all()
 
 
 def test_a_folder_without_pictures_is_none(tmp_path):

@@ -256,13 +256,7 @@ class TrainConfig:
                 "train.warmup",
                 f"is less than the {self.train.steps} steps, not {self.train.warmup}",
             )
-        if self.train.method in _ALONE and self.train.text_encoder:
-            raise SettingError(
-                "train.text_encoder",
-                f"goes with full and lora; here only the {_ALONE[self.train.method]} change",
-            )
-        if self.train.method == "controlnet" and self.prior.caption is not None:
-            raise SettingError("prior.caption", "goes with full and lora, not with a controlnet")
+        self._check_method()
         if self.controlnet.folder is not None and not self.controlnet.ready:
             raise SettingError(
                 "controlnet.folder",
@@ -274,6 +268,25 @@ class TrainConfig:
                 "is false with a prior, whose pictures are squares in one batch with the others",
             )
         self._check_folders()
+
+    def _check_method(self) -> None:
+        """Refuses settings that the method would not look at."""
+        method = self.train.method
+        given = {"train.text_encoder": self.train.text_encoder, "prior.caption": self.prior.caption}
+        for name, value in given.items():
+            if value and method in _ALONE:
+                raise SettingError(
+                    name, f"goes with full and lora; here only the {_ALONE[method]} change"
+                )
+        for section in ("lora", "textual_inversion", "controlnet"):
+            if method != section and (changed := _changed(getattr(self, section))):
+                raise SettingError(
+                    f"{section}.{changed}", f"goes with the method {section!r}, not {method!r}"
+                )
+        if self.prior.caption is None and (changed := _changed(self.prior)):
+            raise SettingError(
+                f"prior.{changed}", "goes with prior.caption, without which there is no prior"
+            )
 
     def _check_folders(self) -> None:
         """Refuses to train on the folder that pictures are drawn to."""
@@ -379,6 +392,12 @@ def read_config(path: str | Path) -> TrainConfig:
         return TrainConfig.from_dict(data).relative_to(path.resolve().parent)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _changed(section: Checked) -> str | None:
+    """The first setting of a section that is not its default, or None."""
+    given = settings(type(section)).items()
+    return next((name for name, each in given if getattr(section, name) != each.default), None)
 
 
 def _section(kind: type[Checked], section: str, value: Any) -> Checked:

@@ -11,7 +11,7 @@ import pytest
 from keras_sd.checks import SettingError
 from keras_sd.cli import main
 from keras_sd.settings import settings
-from keras_sd.training.config import _SECTIONS, LoRASettings, TrainConfig, read_config
+from keras_sd.training.config import _SECTIONS, Data, LoRASettings, TrainConfig, read_config
 from keras_sd.training.examples import read_examples
 
 ROOT = Path(__file__).parents[2]
@@ -76,16 +76,29 @@ def test_a_model_that_lies_beside_the_file_is_a_path(tmp_path):
         ("resolution = 64", "resolution = 60", "data.resolution 60 is not a multiple of 8"),
         ('"lora"', '"lore"', "train.method is one of 'full', 'lora', 'textual_inversion'"),
         ("buckets = false", "", "data.buckets is false with a prior"),
-        ('"lora"', '"controlnet"', "prior.caption goes with full and lora, not with a controlnet"),
-        (
-            'method = "lora"',
-            'method = "controlnet"\ntext_encoder = true',
-            "here only the ControlNet's weights change",
+        *(
+            (
+                '"lora"',
+                f'"{method}"',
+                f"prior.caption goes with full and lora; here only the {what}",
+            )
+            for method, what in (
+                ("controlnet", "ControlNet's weights change"),
+                ("textual_inversion", "word's vectors change"),
+            )
         ),
-        ("[prior]", '[controlnet]\nhint = "depth"\n[prior]', "controlnet.hint is one of 'canny'"),
+        ('"lora"', '"full"', "lora.rank goes with the method 'lora', not 'full'"),
         (
-            *("[prior]", '[controlnet]\nfolder = "hints"\n[prior]'),
-            "controlnet.folder goes with the hint 'ready'; by 'canny' hints are made",
+            *("[prior]", '[textual_inversion]\ninitial = "dog"\n[prior]'),
+            "textual_inversion.initial goes with the method 'textual_inversion', not 'lora'",
+        ),
+        (
+            *("[prior]", '[controlnet]\nhint = "ready"\n[prior]'),
+            "controlnet.hint goes with the method 'controlnet', not 'lora'",
+        ),
+        (
+            *('caption = "a dog"', 'folder = "dogs"\nweight = 2'),
+            "prior.folder goes with prior.caption, without which there is no prior",
         ),
         (
             *('caption = "a dog"', 'caption = "a dog"\nfolder = "x/../pictures"'),
@@ -95,6 +108,12 @@ def test_a_model_that_lies_beside_the_file_is_a_path(tmp_path):
             *('folder = "pictures"', 'folder = "out/samples"'),
             r"data.folder is another folder than .*samples, to which the samples are",
         ),
+        (
+            'method = "lora"',
+            'method = "controlnet"\ntext_encoder = true',
+            "here only the ControlNet's weights change",
+        ),
+        ("[prior]", '[controlnet]\nhint = "depth"\n[prior]', "controlnet.hint is one of 'canny'"),
         ('folder = "pictures"', "", "data.folder is a path"),
         ('folder = "pictures"', "folder = 3", "data.folder is a path"),
         ('model = "emoji"', "", "model is missing"),
@@ -119,6 +138,20 @@ def test_a_section_that_is_wrong_has_the_error_of_its_setting():
             {"model": "m", "output": "o", "data": {"folder": "f"}, "lora": {"rank": 0}}
         )
     assert found.value.name == "lora.rank"
+
+
+def test_settings_of_another_method_may_be_what_they_are_by_themselves():
+    given = {"model": "m", "output": "o", "data": {"folder": "f"}, "lora": {"rank": 8}}
+    assert TrainConfig.from_dict(given) == TrainConfig("m", "o", Data("f"))
+
+
+def test_a_folder_of_hints_goes_with_those_that_are_ready():
+    given = {"model": "m", "output": "o", "data": {"folder": "f"}}
+    given |= {"train": {"method": "controlnet"}, "controlnet": {"folder": "hints"}}
+    with pytest.raises(SettingError, match=r"controlnet.folder goes with the hint 'ready'; by 'c"):
+        TrainConfig.from_dict(given)
+    given["controlnet"]["hint"] = "ready"
+    assert TrainConfig.from_dict(given).controlnet.ready
 
 
 def test_the_page_has_every_setting_with_its_default_and_its_sentence():

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_sd.config import ModelConfig
 from keras_sd.embeddings.files import FAMILIES, XL, Embedding, open_embedding
-from keras_sd.prompts.names import Names, spelled
+from keras_sd.prompts.names import MAX_NAME, Names, is_name, spelled
 from keras_sd.weights.parts import printable
 from keras_sd.weights.readers import WeightsError, shown
 
@@ -23,7 +23,6 @@ __all__ = ["Embeds", "Named", "named_in"]
 
 _log = logging.getLogger(__name__)
 
-_MAX_NAME = 200
 _LEAST_ROWS = 64
 """Rows of the table that a text encoder is given: with a power of two, and no fewer, the step that
 is compiled for one set of embeddings does for most others."""
@@ -221,19 +220,10 @@ def _fitting(embedding: Embedding, config: ModelConfig) -> dict[str, np.ndarray]
 
 def _names(embedding: Embedding, given: str | None) -> tuple[str, ...]:
     wanted = [given] if given is not None else [embedding.name, embedding.token or ""]
-    names = tuple(dict.fromkeys(name for name in map(spelled, wanted) if _is_name(name)))
+    names = tuple(dict.fromkeys(name for name in map(spelled, wanted) if is_name(name)))
     if not names:
         raise ValueError(
             f"{shown(wanted[0])} is no name for {embedding.path}: it has a letter or a digit, at "
-            f"most {_MAX_NAME} signs, and no mark of a text. Give one, as in {{'my_style': path}}"
+            f"most {MAX_NAME} signs, and no mark of a text. Give one, as in {{'my_style': path}}"
         )
     return names
-
-
-def _is_name(name: str) -> bool:
-    return (
-        len(name) <= _MAX_NAME
-        and any(map(str.isalnum, name))
-        and name.isprintable()
-        and "<|" not in name
-    )

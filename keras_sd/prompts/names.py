@@ -7,12 +7,27 @@ from collections.abc import Mapping, Sequence
 
 from keras_sd.prompts.chunking import Whole
 
-__all__ = ["Names", "spelled"]
+__all__ = ["MAX_NAME", "Names", "is_name", "spelled"]
+
+MAX_NAME = 200
+"""Signs of a name."""
 
 
 def spelled(name: str) -> str:
     """A name as it is compared: in lower case, white space as single spaces."""
     return " ".join(name.lower().split())
+
+
+def is_name(name: str) -> bool:
+    """Whether a text, as `spelled` gives it, can be a name: it has a letter or a digit, is not too
+    long, and has no mark that a tokenizer reads by itself.
+    """
+    return (
+        len(name) <= MAX_NAME
+        and any(map(str.isalnum, name))
+        and name.isprintable()
+        and "<|" not in name
+    )
 
 
 class Names:
@@ -32,6 +47,10 @@ class Names:
         found = "|".join(f"({_pattern(word.name)})" for word in self._words)
         self._pattern = re.compile(rf"(?:(?<!\w)embedding:)?(?:{found})", re.IGNORECASE)
         self.end = 1 + max(each for word in self._words for each in word.ids)
+
+    def are_in(self, text: str) -> bool:
+        """Whether a text has one of them."""
+        return any(isinstance(each, Whole) for each in self.cut(text))
 
     def cut(self, text: str) -> list[str | Whole]:
         """The names in a text, and what is between them."""

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from keras_sd.checks import SettingError, SettingTypeError, check_size, choice, flag, real, whole
 from keras_sd.files import checked_path
+from keras_sd.prompts.names import MAX_NAME, is_name, spelled
 from keras_sd.settings import Checked, setting, settings
 
 __all__ = [
@@ -55,6 +56,16 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
         raise SettingTypeError(name, f"is a list of texts, not {value!r}")
     return tuple(value)
+
+
+def _word(name: str, value: Any) -> str:
+    if not is_name(spelled(_text(name, value))):
+        raise SettingError(
+            name,
+            f"has a letter or a digit, at most {MAX_NAME} signs, and no mark of a text, not "
+            f"{value!r}",
+        )
+    return value
 
 
 _part = _of(real, 0.0, 1.0)
@@ -153,11 +164,13 @@ class LoRASettings(Checked):
 class TextualInversion(Checked):
     """The section `[textual_inversion]`."""
 
-    token: str = setting("<new>", "The word in the captions whose vectors are learned.", _text)
+    token: str = setting("<new>", "The word in the captions whose vectors are learned.", _word)
     initial: str | None = setting(
         None, "A word, or several, whose vectors they begin as; zeros by default.", _text
     )
-    vectors: int = setting(1, "How many the word has.", _of(whole, 1, 75))
+    vectors: int = setting(
+        1, "How many the word has: at least as many as `initial` has tokens.", _of(whole, 1, 75)
+    )
 
 
 @dataclass(frozen=True)

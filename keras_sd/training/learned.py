@@ -57,7 +57,8 @@ def learned_of(model: Model, config: TrainConfig) -> Learned:
         config: of the training.
 
     Raises:
-        ValueError: the model cannot learn it.
+        ValueError: the model cannot learn it, or a word would begin as more tokens than it has
+            vectors.
     """
     make = {
         "full": _full,
@@ -160,7 +161,11 @@ def _embedding(model: Model, config: TrainConfig) -> Learned:
 
 
 def _first_vectors(model: Model, part: str, config: TrainConfig) -> np.ndarray:
-    """Those of the words that were asked for, over and over; or zeros."""
+    """Those of the words that were asked for, over and over; or zeros.
+
+    Raises:
+        SettingError: the words have no token, or more than there are vectors.
+    """
     settings = config.textual_inversion
     encoder = model.parts[part]
     if settings.initial is None:
@@ -168,5 +173,12 @@ def _first_vectors(model: Model, part: str, config: TrainConfig) -> np.ndarray:
     ids = model.tokenizers[part].encode(settings.initial)[1:-1]
     if not ids:
         raise SettingError("textual_inversion.initial", "has no word")
+    if len(ids) > settings.vectors:
+        raise SettingError(
+            "textual_inversion.initial",
+            f"has at most as many tokens as there are vectors, {settings.vectors}, and "
+            f"{settings.initial!r} has {len(ids)}: set textual_inversion.vectors = {len(ids)}, or "
+            "take a shorter word",
+        )
     table = np.asarray(to_numpy(encoder.embedding.tokens.embeddings), np.float32)
     return table[np.resize(ids, settings.vectors)]

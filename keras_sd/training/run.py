@@ -22,6 +22,7 @@ from keras_sd.forms import request_of
 from keras_sd.hints import HINTS
 from keras_sd.lock import lock
 from keras_sd.model import Model
+from keras_sd.prompts.names import Names
 from keras_sd.run import run
 from keras_sd.tokenizer import Tokenizer
 from keras_sd.training import callbacks
@@ -113,10 +114,12 @@ def check(config: TrainConfig | str | Path) -> tuple[TrainConfig, list[Example]]
     read_prior(config)
     token = config.textual_inversion.token
     if config.train.method == "textual_inversion":
-        without = [each.name for each in examples if token.lower() not in each.caption.lower()]
+        word = Names({token: (0,)})  # as the tokenizer will find it
+        without = [each.name for each in examples if not word.are_in(each.caption)]
         if without:
             raise ExamplesError(
-                f"{len(without)} captions do not have the word {token!r}: {', '.join(without[:10])}"
+                f"{len(without)} captions do not have {token!r} as a word of its own: "
+                + ", ".join(without[:10])
             )
     # The word of a textual inversion is one token in its own tokenizers, which are made of a model.
     if config.train.method != "textual_inversion" and here(config.model) is not None:

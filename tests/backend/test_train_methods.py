@@ -307,8 +307,39 @@ def test_a_word_is_learned_and_nothing_else(given, tmp_path, monkeypatch):
 @pytest.mark.once
 def test_a_word_that_captions_lack_is_said(given, tmp_path):
     wanted = config(given, tmp_path, method="textual_inversion")
-    with pytest.raises(ExamplesError, match=r"4 captions do not have the word '<new>': 0\.png"):
+    with pytest.raises(ExamplesError, match=r"4 captions do not have '<new>' as a word of its own"):
         train(wanted, report=quiet)
+
+
+@pytest.mark.once
+def test_a_word_is_looked_for_as_the_tokenizer_does(given, tmp_path):
+    """A part of a longer word is none; case and spaces do not count."""
+    folder = micro.pictures(tmp_path / "pictures", ("two hoops", "a Big  HOOP.", "big hoop"))
+    for token, lacking in (("hoop", ["0.png"]), ("big hoop", ["0.png"]), ("hoo", 3), ("two", 2)):
+        wanted = config(
+            (given[0], folder),
+            tmp_path / "out",
+            method="textual_inversion",
+            sections={"textual_inversion": TextualInversion(token=token)},
+        )
+        count = lacking if isinstance(lacking, int) else len(lacking)
+        with pytest.raises(ExamplesError, match=rf"^{count} captions do not have '{token}'"):
+            run.check(wanted)
+
+
+@pytest.mark.once
+def test_a_word_begins_as_all_of_another_or_not_at_all(given, tmp_path):
+    folder = micro.pictures(tmp_path / "pictures", ("a <new> cat", "<new>"))
+    begins = TextualInversion(token="<new>", initial="cat dog", vectors=1)
+    wanted = config(
+        (given[0], folder),
+        tmp_path / "out",
+        method="textual_inversion",
+        sections={"textual_inversion": begins},
+    )
+    with pytest.raises(SettingError, match=r"'cat dog' has 2: set textual_inversion.vectors = 2"):
+        train(wanted, report=quiet)
+    assert not (tmp_path / "out" / "latents").exists()
 
 
 @pytest.mark.once

@@ -100,6 +100,13 @@ def test_a_model_that_lies_beside_the_file_is_a_path(tmp_path):
             *('caption = "a dog"', 'folder = "dogs"\nweight = 2'),
             "prior.folder goes with prior.caption, without which there is no prior",
         ),
+        *(
+            (
+                *("[prior]", f'[textual_inversion]\ntoken = "{word}"\n[prior]'),
+                "textual_inversion.token has a letter or a digit, at most 200 signs, and no mark",
+            )
+            for word in ("***", "<|endoftext|>", "a" * 201)
+        ),
         (
             *('caption = "a dog"', 'caption = "a dog"\nfolder = "x/../pictures"'),
             r"data.folder is another folder than .*pictures, to which the pictures of the prior",

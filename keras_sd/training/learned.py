@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from keras_sd.model import Model
 from keras_sd.tokenizer import Tokenizer
 from keras_sd.training.config import TrainConfig
 from keras_sd.training.control import new_control
+from keras_sd.training.examples import Example
 from keras_sd.training.lora import LoRA, add_lora, chosen, unreached_of
 from keras_sd.weights.load import variables_of
 
@@ -49,12 +50,13 @@ class Learned:
     control: ControlNet | None = None
 
 
-def learned_of(model: Model, config: TrainConfig) -> Learned:
+def learned_of(model: Model, config: TrainConfig, examples: Sequence[Example]) -> Learned:
     """What a config asks for.
 
     Args:
         model: that is trained; of the method `lora`, its networks get the arrays.
         config: of the training.
+        examples: that it is trained on.
 
     Raises:
         ValueError: the model cannot learn it, or a word would begin as more tokens than it has
@@ -66,7 +68,22 @@ def learned_of(model: Model, config: TrainConfig) -> Learned:
         "textual_inversion": _embedding,
         "controlnet": _controlnet,
     }
+    if config.train.method in ("full", "lora"):  # which learn what a word means
+        model = _taught(model, config, examples)
     return make[config.train.method](model, config)
+
+
+def _taught(model: Model, config: TrainConfig, examples: Sequence[Example]) -> Model:
+    """A model of the same networks that knows the words of the captions too, where there is a list
+    of those that it knows. The one that was given, which draws the prior, does not know them yet.
+    """
+    if not model.words:
+        return model
+    captions = [config.prior.caption or "", *(each.caption for each in examples)]
+    taught = object.__new__(type(model))
+    words = model.words.union(*map(model.unknown_words, captions))
+    vars(taught).update(vars(model), words=words)
+    return taught
 
 
 def _parts(model: Model, config: TrainConfig) -> list[str]:

@@ -183,7 +183,7 @@ def _train(
     side = config.data.resolution or model.height
     identity = _identity(config, examples, side, model)
     check_run(state, "run.json", identity)
-    learned = learned_of(model, config)
+    learned = learned_of(model, config, examples)
     _check_captions(config, examples, learned.tokenizers)
     _sheet(config, learned)
     note_run(state, "run.json", identity)  # all is well: from here on something is made

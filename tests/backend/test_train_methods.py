@@ -456,6 +456,34 @@ def test_what_is_drawn_among_the_pictures_is_not_trained_on(given, tmp_path, out
     assert read_prior(turned) == []
 
 
+# Words
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("words", [("cat",), None, ()])
+def test_words_of_captions_are_known_afterwards(given, tmp_path, words, caplog):
+    """In the files, and where samples are drawn, those of a prior too; not before it is drawn."""
+    small = micro.micro()
+    small.words = None if words is None else frozenset(words)
+    small.save_preset(tmp_path / "micro")
+    folder = micro.pictures(tmp_path / "pictures", ("A Cat's 2 crosses", "cat, on blue"))
+    wanted = dreambooth((tmp_path / "micro", folder), tmp_path / "out", count=1)
+    wanted = replace(
+        wanted,
+        train=replace(wanted.train, ema=0.9),
+        samples=Samples(("crosses on blue",), every=1, steps=2),
+    )
+    made = train(wanted, report=quiet)
+    told = "a", "cat", "2", "crosses", "on", "blue", "dog"
+    for path in (*made.files, *made.averaged):
+        found = Model.from_preset(path)
+        assert found.words == (frozenset(told) if words else small.words)
+        if words:
+            assert found.unknown_words("a dog crosses 2 blue cats") == ["cats"]
+    assert ("crosses" in caplog.text) == (words == ())
+    assert ("does not know: dog" in caplog.text) == (words is not None)
+
+
 # Other families
 
 

@@ -20,9 +20,11 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pages
 import pytest
 from keras import ops
 from PIL import Image
+from shaped import moved, values
 
 from keras_sd import compat, models
 from keras_sd.config import SD_1, AutoencoderConfig, TextEncoderConfig, UNetConfig
@@ -354,12 +356,10 @@ NAMES_OF_KERAS_CV = [
     *("kcv_encoder.h5", "kcv_diffusion_model.h5", "kcv_decoder.h5", "vae_encoder.h5"),
     *("text_encoder_v2_1.h5", "diffusion_model_v2_1.h5", "bpe_simple_vocab_16e6.txt.gz"),
     "keras_cv.visualization.plot_image_gallery",
-    *("keras_cv.layers.CenterCrop", "RandomFlip", "keras_cv.layers.RandomCropAndResize"),
+    *(f"keras_cv.layers.{name}" for name in ("CenterCrop", "RandomFlip", "RandomCropAndResize")),
     "keras_cv.models.generative.stable_diffusion",
     *(".input", ".inputs", ".output", ".outputs", ".input_shape", ".output_shape", ".layers"),
     *("copy.deepcopy(network)", '.save("x.keras")', "keras.models.clone_model", ".get_config()"),
-    *("keras.optimizers.experimental.AdamW(...)", "weight_decay=(0.01,)", "loss: 0.0"),
-    'ModelCheckpoint("x.h5", save_weights_only=True)',
 ]
 
 
@@ -387,3 +387,67 @@ def test_every_old_module_path_is_one_of_ours():
 def test_a_compat_of_every_version_is_on_the_page():
     section = MIGRATING.split("## The old pictures")[1].split("## ")[0]
     assert set(re.findall(r'"(keras_cv[=.\d]*)"', section)) == set(compat.NAMES)
+
+
+# Its section on training: what the guides of test_guides_*.py change
+
+TRAINING = MIGRATING.split("\n## Training\n")[1]
+
+
+def plainly(code):
+    """Without sizes, and wherever the line is broken: the tests' pictures are small ones."""
+    return re.sub(r"\d+|\s", "", code.lower())
+
+
+def test_every_line_of_the_page_is_one_that_a_guide_is_run_with():
+    files = Path(__file__).parent.glob("test_guides_*.py")
+    run = "".join(plainly(file.read_text(encoding="utf-8")) for file in files)
+    rows = [row.split("|")[2] for row in TRAINING.splitlines() if re.match(r"\| (`|\|)", row)]
+    lines = [line for row in rows for line in re.findall(r"`([^`]+)`", row) if "pip" not in line]
+    assert len(lines) > 20
+    for line in lines:
+        assert plainly(line) in run, line
+
+
+def test_the_lines_that_change_have_to():
+    """One that Keras has again is one less on the page."""
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.AdamW()), loss="mse")
+    for owner, name in (
+        (keras.optimizers, "experimental"),
+        (keras.layers, "RandomCropAndResize"),
+        (model.optimizer, "get_scaled_loss"),
+        (model.optimizer, "get_unscaled_gradients"),
+    ):
+        assert not hasattr(owner, name)
+        assert name in TRAINING
+    with pytest.raises(ValueError, match=r"must end in `\.weights\.h5`"):
+        keras.callbacks.ModelCheckpoint("dreambooth-unet.h5", save_weights_only=True)
+    assert keras.layers.RandomFlip().mode == "horizontal_and_vertical"
+
+
+@pytest.mark.usefixtures("shaped_world", "without_tracing")
+def test_the_trainers_of_the_page_run_on_every_backend():
+    """The page's own code, on the small model instead of `emoji`."""
+    model = models.StableDiffusion(jit_compile=False)
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    page = {"keras": keras, "np": np, "model": model, "images": images}
+    fine_tuning, dreambooth, inversion = pages.blocks(TRAINING)
+
+    def draw():
+        return model.text_to_image("a cat", seed=1).astype(int)
+
+    unet, others = model.diffusion_model, (model.text_encoder, model.decoder, model.image_encoder)
+    for block in fine_tuning, dreambooth:
+        before = values(unet), [values(network) for network in others]
+        exec("\n".join(block.lines), page)
+        assert moved(before[0], unet) == len(before[0])
+        assert [moved(*pair) for pair in zip(before[1], others, strict=True)] == [0, 0, 0]
+    before, cat = [values(network) for network in (unet, *others)], draw()
+    exec("\n".join(inversion.lines), page)
+    assert np.abs(draw() - cat).max() <= 1  # another text encoder, with the same other words
+    pairs = zip(before, (unet, *others), strict=True)
+    assert [moved(*pair) for pair in pairs] == [0, 0, 0, 0]
+    assert page["new"] is model.text_encoder
+    assert len(page["new"].trainable_variables) == 1
+    assert page["images"].shape == (1, 16, 16, 3)

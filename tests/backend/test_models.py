@@ -58,7 +58,6 @@ CONFIG = replace(
     defaults=Defaults(height=SIZE, width=SIZE, num_steps=2, guidance_scale=3.0),
 )
 pytestmark = pytest.mark.usefixtures("without_tracing")
-only_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow")
 
 
 @pytest.fixture(scope="module")
@@ -799,117 +798,6 @@ def test_random_walks_through_latent_space(preset, model):
     )
     circle = model.generate_image(one, batch_size=2, num_steps=1, diffusion_noise=around)
     assert circle.shape == (2, SIZE, SIZE, 3)
-
-
-@only_tensorflow
-@pytest.mark.traced
-@pytest.mark.thorough
-def test_fine_tuning_stable_diffusion(preset, tmp_path):
-    import tensorflow as tf
-
-    tokenizer = SimpleTokenizer(MERGES)
-    ids = tokenizer.encode("a cat")
-    padded = ids + [tokenizer.end_of_text] * (77 - len(ids))
-    assert "cat" in tokenizer.decode([int(token) for token in padded])
-    positions = tf.convert_to_tensor([list(range(77))], dtype=tf.int32)
-    text_encoder = TextEncoder(77, 516, preset=preset)
-    images = np.random.default_rng(0).uniform(-1, 1, (2, SIZE, SIZE, 3)).astype("float32")
-    data = (
-        tf.data.Dataset.from_tensor_slices((images, np.array([padded, padded], "float64")))
-        .batch(2)
-        .map(lambda image, tokens: (image, text_encoder([tokens, positions], training=False)))
-    )
-    image_encoder = ImageEncoder(preset=preset)
-    vae = keras.Model(image_encoder.input, image_encoder.layers[-2].output)
-    diffusion_model = DiffusionModel(SIZE, SIZE, 77, preset=preset)
-    scheduler = NoiseScheduler()
-    optimizer = keras.optimizers.AdamW(1e-3)
-    vae.trainable = False
-
-    @tf.function
-    def train_step(image, text):
-        moments = vae(image, training=False)
-        mean, logvar = tf.split(moments, 2, axis=-1)
-        std = tf.exp(0.5 * tf.clip_by_value(logvar, -30.0, 20.0))
-        latents = (mean + std * tf.random.normal(tf.shape(mean))) * 0.18215
-        noise = tf.random.normal(tf.shape(latents))
-        times = tf.random.uniform(
-            (tf.shape(latents)[0],), minval=0, maxval=scheduler.train_timesteps, dtype=tf.int64
-        )
-        noisy = scheduler.add_noise(tf.cast(latents, noise.dtype), noise, times)
-        embedding = timestep_embedding(times, 320)
-        with tf.GradientTape() as tape:
-            predicted = diffusion_model([noisy, embedding, text], training=True)
-            loss = tf.reduce_mean(tf.square(noise - predicted))
-        variables = diffusion_model.trainable_variables
-        gradients = tape.gradient(loss, variables)
-        assert all(gradient is not None for gradient in gradients)
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return loss
-
-    for image, text in data:
-        assert np.isfinite(float(train_step(image, text)))
-    path = tmp_path / "ckpt.h5"
-    diffusion_model.save_weights(filepath=path, overwrite=True, save_format="h5", options=None)
-    model = make(preset, img_width=SIZE, img_height=SIZE)
-    before = draw(model)
-    model.diffusion_model.load_weights(path)
-    text_encoder.save_weights(tmp_path / "text_encoder.h5")
-    model.text_encoder.load_weights(tmp_path / "text_encoder.h5")
-    assert not np.array_equal(draw(model, unconditional_guidance_scale=40), before)
-
-
-@pytest.mark.traced
-@pytest.mark.thorough
-def test_fine_tuning_by_textual_inversion(preset):
-    """All but its train_step, which is TensorFlow's."""
-    model = make(preset)
-    tokenizer = model.tokenizer
-    assert tokenizer.add_tokens("<my-funny-cat-token>") == 1
-    assert len(tokenizer.vocab) == 517
-    old = model.text_encoder
-    new = TextEncoder(77, vocab_size=len(tokenizer.vocab), download_weights=False, preset=preset)
-    for index in range(len(old.layers)):
-        if index == 2:
-            continue
-        new.layers[index].set_weights(old.layers[index].get_weights())
-    weights = old.layers[2].token_embedding.get_weights()[0]
-    cat = numpy(old.layers[2].token_embedding(ops.convert_to_tensor(513)))
-    new.layers[2].token_embedding.set_weights([np.concatenate([weights, cat[None]], axis=0)])
-    new.layers[2].position_embedding.set_weights(old.layers[2].position_embedding.get_weights())
-    before = draw(model, "cat")
-    model._text_encoder = new
-    model._text_encoder.compile(jit_compile=BACKEND != "torch")
-    assert np.abs(draw(model, "cat").astype(int) - before.astype(int)).max() <= 1
-
-    model.diffusion_model.trainable = False
-    model.decoder.trainable = False
-    model.text_encoder.trainable = True
-    model.text_encoder.layers[2].trainable = True
-
-    def walk(layer):
-        for name in ("layers", "token_embedding", "position_embedding"):
-            found = getattr(layer, name, [])
-            for inner in found if isinstance(found, list) else [found]:
-                yield inner
-                yield from walk(inner)
-
-    for layer in walk(model.text_encoder):
-        embeds = isinstance(layer, keras.layers.Embedding) or "clip_embedding" in layer.name
-        layer.trainable = embeds
-    model.text_encoder.layers[2].position_embedding.trainable = False
-    names = [variable.path for variable in model.text_encoder.trainable_variables]
-    assert len(names) == 1
-    assert names[0].endswith("tokens/embeddings")
-
-    moments = keras.Model(model.image_encoder.input, model.image_encoder.layers[-2].output)
-    assert numpy(moments(np.zeros((1, SIZE, SIZE, 3), "float32"))).shape == (1, 2, 2, 8)
-    before = draw(model, "<my-funny-cat-token>")
-    table = model.text_encoder.layers[2].token_embedding
-    values = table.get_weights()[0]
-    values[516] += np.random.default_rng(0).normal(size=WIDTH)
-    table.set_weights([values])  # as a step of the training does
-    assert not np.array_equal(draw(model, "<my-funny-cat-token>"), before)
 
 
 def test_the_v_of_a_config_is_kept(preset, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from keras_sd.config import (
     AutoencoderConfig,
@@ -56,3 +57,9 @@ def with_scale(config: ModelConfig, scale: float) -> ModelConfig:
     return dataclasses.replace(
         config, autoencoder=dataclasses.replace(config.autoencoder, scale=scale)
     )
+
+
+def rate_at(now: float, begin: float, end: float, most: float) -> float:
+    """A warm-up of three hundredths of the time from `begin` to `end`, and a cosine to zero."""
+    done = min(1.0, max(0.0, (now - begin) / (end - begin)))
+    return most * min(1.0, done / 0.03 + 0.02) * 0.5 * (1 + math.cos(math.pi * done))

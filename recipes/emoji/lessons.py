@@ -68,6 +68,18 @@ LEARNED = {
 }
 """What a UNet can learn better -> scenes that show it, and others."""
 
+SHARE = 0.75
+"""Of a batch, the scenes that show it."""
+
+KEPT = scenes.Mix(
+    single={"noto": 34, "3d": 22, "flat": 20, "pixel": 12, "sticker": 12},
+    other={"noto": 8, "3d": 1, "flat": 1},
+)
+"""Scenes that are in none of `LEARNED`, the styles more alike in number than in a training."""
+
+SHARED = 1 / 3
+"""Of a batch, what UNets of which each has learned something say together."""
+
 
 class Painter:
     """Pictures and captions without end, each a function of the seed and its number.
@@ -299,16 +311,31 @@ class Words(Lesson):
         return loss, float(apart.detach())
 
 
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Scenes of a batch, and who says what the UNet shall answer.
+
+    Attributes:
+        mix: of the scenes.
+        share: of the batch, at most 1; the last group has what is left.
+        teacher: a UNet; `None`: the pictures themselves.
+    """
+
+    mix: scenes.Mix
+    share: float
+    teacher: UNet | None = None
+
+
 class Scenes(Lesson):
-    """The UNet learns some scenes better: two thirds of a batch are of them. Of the others it shall
-    say what it said before. The captions are in wordings that are known. The number is the error of
-    what is learned.
+    """The UNet learns of several groups of scenes at once, in wordings that are known. The last
+    group is what shall stay, and its teacher, the model as it was, also says what is drawn without
+    words: that is of all kinds. The number is the error of the other groups.
 
     Args:
         networks: see `Lesson`.
         config: likewise.
         *more: likewise.
-        mixes: the scenes that are learned, and the others.
+        groups: of the scenes.
     """
 
     trains = "unet"
@@ -318,13 +345,20 @@ class Scenes(Lesson):
         networks: Mapping[str, Any],
         config: ModelConfig,
         *more: Any,
-        mixes: tuple[scenes.Mix, scenes.Mix],
+        groups: Sequence[Group],
     ):
         super().__init__(networks, config, *more)
-        self.before = UNet(config.unet, name="before")
-        self.before.set_weights(self.unet.get_weights())
-        self.counts = self.batch - self.batch // 3, self.batch // 3
-        self.latents = [self.latents_of(mix, self.seed + 7 * i) for i, mix in enumerate(mixes)]
+        self.groups = groups
+        *first, last = range(len(groups))
+        counts = [round(self.batch * groups[i].share) for i in first]
+        self.counts = *counts, self.batch - sum(counts)
+        self.latents = [
+            self.latents_of(each.mix, self.seed + 7 * i) for i, each in enumerate(groups)
+        ]
+        # The same rows in each batch: of other numbers, convolutions would be planned anew.
+        self.without = torch.arange(self.batch) % 10 == 9
+        group = torch.repeat_interleave(torch.tensor(self.counts))
+        self.says = torch.where(self.without, last, group)
 
     def _captions(self, scene: scenes.Scene, rng: random.Random) -> list[str]:
         return [scene.caption(self.subjects, rng, scenes.LAST) for _ in range(VARIANTS)]
@@ -334,18 +368,19 @@ class Scenes(Lesson):
             latents.fill(step * count)
 
     def _loss(self, rng: np.random.Generator) -> tuple[torch.Tensor, float]:
-        first = self.counts[0]
         taken = [each.take(n, rng) for each, n in zip(self.latents, self.counts, strict=True)]
         x0, tokens = (torch.cat(each) for each in zip(*taken, strict=True))
-        without = torch.from_numpy(rng.random((len(x0), 1)) < 0.1)
-        without[:first] = False  # what is drawn without words is of all kinds
-        tokens = torch.where(without, self.empty, one_of(tokens, rng))
+        tokens = torch.where(self.without[:, None], self.empty, one_of(tokens, rng))
         x, wanted, level = self.noisy(x0, rng)
         with torch.no_grad():
             context = self.text_encoder(tokens)
-            wanted[first:] = self.before(x[first:], level.t[first:], context[first:]).float()
+            for i, group in enumerate(self.groups):
+                if group.teacher is not None:
+                    rows = self.says == i
+                    said = group.teacher(x[rows], level.t[rows], context[rows])
+                    wanted[rows] = said.float()
         losses = OBJECTIVE.loss(self.unet(x, level.t, context).float(), wanted, level)
-        return losses.mean(), float(losses[:first].mean().detach())
+        return losses.mean(), float(losses[: -self.counts[-1]].mean().detach())
 
 
 def one_of(tokens: torch.Tensor, rng: np.random.Generator, first: int = 0) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -104,6 +105,21 @@ def load(folder: Path, counts: Mapping[str, int], name: str = "*") -> dict[str, 
         network: [found[f"{network}/{i}"] for i in range(count)]
         for network, count in counts.items()
     }
+
+
+def add(folder: Path, part: str, name: str, network: Any) -> None:
+    """Gives a network what it has gained in a part that `refine` has written.
+
+    Args:
+        folder: of the parts.
+        part: which of them.
+        name: of the network.
+        network: it.
+    """
+    variables = network.trainable_variables
+    gained = load(folder, {name: len(variables)}, part)[name]
+    for variable, more in zip(variables, gained, strict=True):
+        variable.assign_add(more.astype("float32"))
 
 
 def parts_of(folder: Path) -> dict[str, str]:

@@ -59,10 +59,7 @@ def main() -> None:
         config = dataclasses.replace(checkpoint.config, defaults=CONFIG.defaults)
         networks = build_networks(checkpoint)
         for part, name in pieces.parts_of(options.run).items():
-            variables = networks[name].trainable_variables
-            gained = pieces.load(options.run, {name: len(variables)}, part)[name]
-            for variable, more in zip(variables, gained, strict=True):
-                variable.assign_add(more.astype("float32"))
+            pieces.add(options.run, part, name, networks[name])
     save_preset(
         options.out,
         config,

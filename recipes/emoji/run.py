@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +23,7 @@ from keras_sd.weights.checkpoint import Checkpoint, open_checkpoint
 from keras_sd.weights.load import load_parts
 from keras_sd.weights.readers import sha256
 from recipes.emoji import data, pieces
-from recipes.emoji.config import CONFIG, TINY, with_scale
+from recipes.emoji.config import CONFIG, TINY, rate_at, with_scale
 from recipes.emoji.log import passed, say
 from recipes.emoji.measuring import BATCH, Examiner, Sheets
 from recipes.emoji.steps import ENCODED, Steps, new_state
@@ -37,12 +36,6 @@ EARLY = 65_536
 
 SHOWN = 8
 """Seconds between two lines on how far the training is."""
-
-
-def rate_at(now: float, begin: float, end: float, most: float) -> float:
-    """A warm-up of three hundredths of the time, and a cosine to zero."""
-    done = min(1.0, max(0.0, (now - begin) / (end - begin)))
-    return most * min(1.0, done / 0.03 + 0.02) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class Compiler:

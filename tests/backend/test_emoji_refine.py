@@ -26,6 +26,8 @@ pytestmark = pytest.mark.skipif(backend.NAME != "torch", reason="this recipe is 
 
 ROOT = Path(__file__).parents[2]
 
+BATCH = 12
+
 LENGTH = 120
 """Tokens of a text: the tokenizer has hardly a word that is one."""
 
@@ -87,18 +89,16 @@ def clock(monkeypatch, recipe):
     monkeypatch.setattr(recipe.refine.time, "monotonic", lambda: float(next(now)))
 
 
-def lesson_of(recipe, files, part):
+def lesson_of(recipe, files, part, experts=None):
     checkpoint = open_checkpoint(files / "start")
     networks = build_networks(checkpoint)
     tokenizer = recipe.refine.tokenizer_of(checkpoint)
     painter = recipe.lessons.Painter(files / "bank.zip", files / "subjects.json")
-    given = networks, checkpoint.config, painter, tokenizer, 6, 0
-    lessons = recipe.lessons
-    return (
-        lessons.Words(*given)
-        if part == "words"
-        else lessons.Scenes(*given, mixes=lessons.LEARNED[part])
-    )
+    given = networks, checkpoint.config, painter, tokenizer, BATCH, 0
+    if part == "words":
+        return recipe.lessons.Words(*given)
+    groups = recipe.refine.groups_of(part, networks["unet"], experts)
+    return recipe.lessons.Scenes(*given, groups=groups)
 
 
 def command(monkeypatch, recipe, files, *more):
@@ -115,11 +115,11 @@ FILES = {
 def test_wordings_are_learned_from_the_one_that_is_known(recipe, files):
     lesson = lesson_of(recipe, files, "words")
     lesson.latents.fill(0)
-    _, tokens = lesson.latents.take(6, np.random.default_rng(0))
-    assert tokens.shape == (6, 1 + recipe.lessons.VARIANTS, LENGTH)
+    _, tokens = lesson.latents.take(BATCH, np.random.default_rng(0))
+    assert tokens.shape == (BATCH, 1 + recipe.lessons.VARIANTS, LENGTH)
     # Asked in the words of the teacher, the student says the same before it has learned.
     same = tokens[:, :1].repeat(1, tokens.shape[1], 1)
-    x0 = lesson.latents.chunks[0][0][:6]
+    x0 = lesson.latents.chunks[0][0][:BATCH]
     lesson.latents.take = lambda count, rng: (x0, same)
     assert lesson._loss(np.random.default_rng(0))[1] < 1e-10
     lesson.latents.take = lambda count, rng: (x0, tokens)
@@ -144,8 +144,7 @@ def test_the_words_of_the_known_wording_are_those_of_the_others(recipe, files):
 
 def test_some_scenes_are_learned_and_the_others_are_kept(recipe, files):
     lesson = lesson_of(recipe, files, "line")
-    first, rest = lesson.counts
-    assert (first, rest) == (4, 2)
+    assert lesson.counts == (9, 3)
     learned, kept = (
         {scene.style for scene in latents.painter.make(1, 400)} for latents in lesson.latents
     )
@@ -153,9 +152,63 @@ def test_some_scenes_are_learned_and_the_others_are_kept(recipe, files):
     assert kept == set(scenes.STYLES) - {"line"}
     for latents in lesson.latents:
         latents.fill(0)
-    # Before anything is learned, what the rest asks for is there: only the first have a loss.
+    # Before anything is learned, what the model as it was asks for is there: of the rest, and of
+    # what is drawn without words, the tenth row. The others have a loss.
     loss, of_first = lesson._loss(np.random.default_rng(0))
-    np.testing.assert_allclose(float(loss.detach()), of_first * first / 6, rtol=1e-5)
+    np.testing.assert_allclose(float(loss.detach()), of_first * 9 / BATCH, rtol=1e-5)
+    assert lesson.says.tolist() == [0] * 9 + [1] * 3
+    assert lesson.without.tolist() == [False] * 9 + [True, False, False]
+
+
+@pytest.fixture
+def experts(recipe, files, clock, monkeypatch):
+    """The folder of a part that was learned."""
+    command(monkeypatch, recipe, files, "line", "--minutes=0.25", f"--batch={BATCH}")
+    keras.config.set_dtype_policy("float32")  # the command's may be another
+    return files / "out"
+
+
+def test_what_was_learned_is_joined_with_the_rest(recipe, files, experts):
+    lesson = lesson_of(recipe, files, "join", experts)
+    assert lesson.counts == (4, 8)
+    assert lesson.says.tolist() == [0] * 4 + [1] * 8
+    learned, kept = (
+        {scene.style for scene in latents.painter.make(1, 400)} for latents in lesson.latents
+    )
+    assert (learned, kept) == ({"line"}, set(scenes.STYLES) - {"line"})
+    for latents in lesson.latents:
+        latents.fill(0)
+    # The UNet as it was says what shall stay, and not what its expert says.
+    loss, of_first = lesson._loss(np.random.default_rng(0))
+    np.testing.assert_allclose(float(loss.detach()), of_first * 4 / BATCH, rtol=1e-5)
+    expert, before = (group.teacher for group in lesson.groups)
+    values = [to_numpy(each.value) for each in before.variables]
+    gained = recipe.pieces.load(experts, {"unet": len(values)})["unet"]
+    for was, more, each in zip(values, gained, expert.variables, strict=True):
+        np.testing.assert_allclose(to_numpy(each.value), was + more, atol=1e-6)
+    # The expert's own answer is right in its rows.
+    lesson.unet.set_weights(expert.get_weights())
+    assert lesson._loss(np.random.default_rng(0))[1] < 1e-6 * of_first
+
+
+def test_a_join_begins_with_what_was_gained(recipe, files, experts, monkeypatch):
+    monkeypatch.setitem(FILES, "out", "joined")
+    more = f"--experts={experts}", "--minutes=0.02", f"--batch={BATCH}", "--rate=0"
+    command(monkeypatch, recipe, files, "join", *more)
+    counts = {"unet": len(build_networks(open_checkpoint(files / "start"))["unet"].variables)}
+    gained = recipe.pieces.load(experts, counts, "line")["unet"]
+    joined = recipe.pieces.load(files / "joined", counts, "join")["unet"]
+    for one, other in zip(gained, joined, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)
+    assert any(each.any() for each in joined)
+
+
+def test_what_cannot_be_joined_is_refused(recipe, files, clock, monkeypatch):
+    command(monkeypatch, recipe, files, "words", "--minutes=0.02", f"--batch={BATCH}")
+    with pytest.raises(ValueError, match="has words; joined can be line"):
+        lesson_of(recipe, files, "join", files / "out")
+    with pytest.raises(ValueError, match="has no weights"):
+        lesson_of(recipe, files, "join", files / "start")
 
 
 def changes(files):
@@ -173,7 +226,7 @@ def changes(files):
 def test_runs_change_what_they_train_and_a_preset_has_all_of_it(recipe, files, clock, monkeypatch):
     found = {}
     for parts in (["words"], ["words", "line"]):
-        command(monkeypatch, recipe, files, parts[-1], "--minutes=0.5", "--batch=6")
+        command(monkeypatch, recipe, files, parts[-1], "--minutes=0.5", f"--batch={BATCH}")
         steps = int((files / "out" / f"{parts[-1]}.log").read_text().split("done: ")[1].split()[0])
         assert 5 <= steps <= 30
         assert list(recipe.pieces.parts_of(files / "out")) == sorted(parts)
@@ -196,11 +249,11 @@ def test_runs_change_what_they_train_and_a_preset_has_all_of_it(recipe, files, c
 
 
 def test_a_run_that_was_stopped_goes_on(recipe, files, clock, monkeypatch):
-    command(monkeypatch, recipe, files, "words", "--minutes=0.25", "--batch=6")
+    command(monkeypatch, recipe, files, "words", "--minutes=0.25", f"--batch={BATCH}")
     log = files / "out" / "words.log"
     first = int(log.read_text().split("done: ")[1].split()[0])
     gained = np.load(files / "out" / "words-0.npz")["text_encoder/0"]
-    command(monkeypatch, recipe, files, "words", "--minutes=0.5", "--batch=6")
+    command(monkeypatch, recipe, files, "words", "--minutes=0.5", f"--batch={BATCH}")
     text = log.read_text()
     assert f"goes on at step {first}" in text
     assert int(text.rsplit("done: ")[-1].split()[0]) > first
@@ -210,10 +263,17 @@ def test_a_run_that_was_stopped_goes_on(recipe, files, clock, monkeypatch):
 
 def test_options_that_cannot_be_are_refused(recipe, capsys):
     given = [f"--{name}=x" for name in FILES]
-    for wrong, why in {"--minutes=0": "is no time", "--batch=2": "too small"}.items():
+    wrongs = {
+        "--minutes=0": "is no time",
+        "--batch=9": "too small",
+        "--experts=y": "for `join`, and for nothing else",
+    }
+    for wrong, why in wrongs.items():
         with pytest.raises(SystemExit):
             recipe.refine.options_of(["words", *given, wrong])
         assert why in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        recipe.refine.options_of(["join", *given])
 
 
 def test_what_has_no_weights_makes_no_preset(recipe, tmp_path):

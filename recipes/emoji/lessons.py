@@ -72,12 +72,12 @@ SHARE = 0.75
 """Of a batch, the scenes that show it."""
 
 KEPT = scenes.Mix(
-    single={"noto": 34, "3d": 22, "flat": 20, "pixel": 12, "sticker": 12},
+    single={"noto": 30, "3d": 28, "flat": 22, "pixel": 10, "sticker": 10},
     other={"noto": 8, "3d": 1, "flat": 1},
 )
 """Scenes that are in none of `LEARNED`, the styles more alike in number than in a training."""
 
-SHARED = 1 / 3
+SHARED = 0.3
 """Of a batch, what UNets of which each has learned something say together."""
 
 

@@ -325,9 +325,7 @@ class Model(Adapts, Embeds, Latents):
             refiner.parts.share(self.parts)
         known = [each.embedding for each in refiner.embeddings]
         refiner = refiner._with([each for each in self.embeddings if each.embedding not in known])
-        new = object.__new__(type(self))
-        vars(new).update(vars(self), refiner=refiner)
-        return new
+        return self.sharing(refiner=refiner)
 
     # --- what it can do ---------------------------------------------------------------
 

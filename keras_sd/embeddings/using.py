@@ -74,14 +74,19 @@ class Embeds:
             ]
         )
 
+    def sharing(self, **others: Any) -> Self:
+        """A model of the same networks, adapters and compiled steps, with other attributes."""
+        new = object.__new__(type(self))
+        vars(new).update(vars(self), **others)
+        return new
+
     def _with(self, more: Sequence[Named]) -> Self:
         used = (*self.embeddings, *more)
         rows = [_fitting(each.embedding, self.config) for each in used]
         if not more:
             return self
         _check_owners(used)
-        new = object.__new__(type(self))
-        vars(new).update(vars(self), embeddings=used)
+        new = self.sharing(embeddings=used)
         new.tokenizers, new._tables = dict(self.tokenizers), {}
         for part in self.config.text_encoders:
             vectors = [row[part] for row in rows]

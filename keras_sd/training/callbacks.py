@@ -68,29 +68,6 @@ class Span:
         return float(to_numpy(self.rate(step)))
 
 
-class Losses(keras.callbacks.Callback):
-    """Keeps the losses, and stops a training whose loss is no number.
-
-    Args:
-        scaled: whether the loss is scaled: then batches are left out whose gradients overflow, and
-            one whose loss does is none to stop at.
-
-    Attributes:
-        found: the losses.
-    """
-
-    def __init__(self, scaled: bool):
-        super().__init__()
-        self.scaled = scaled
-        self.found: list[float] = []
-
-    def on_train_batch_end(self, batch, logs=None):
-        loss = float((logs or {})["loss"])
-        self.found.append(loss)
-        if not (self.scaled or math.isfinite(loss)):
-            raise FloatingPointError(f"The loss of a batch is {loss}: {DIVERGED}")
-
-
 class Numbered(keras.callbacks.Callback):
     """A callback that knows the number of a batch in the whole run.
 
@@ -119,6 +96,30 @@ class Numbered(keras.callbacks.Callback):
 
     def updated(self, step: int, done: int, logs: dict[str, Any]) -> None:
         """Called when so many updates, and batches, are done."""
+
+
+class Losses(Numbered):
+    """Keeps the losses, and stops a training whose loss is no number.
+
+    Args:
+        scaled: whether the loss is scaled: then batches are left out whose gradients overflow, and
+            one whose loss does is none to stop at.
+        span: of the `fit`.
+
+    Attributes:
+        found: the losses.
+    """
+
+    def __init__(self, scaled: bool, span: Span):
+        super().__init__(span)
+        self.scaled = scaled
+        self.found: list[float] = []
+
+    def after(self, done, logs):
+        loss = float(logs["loss"])
+        self.found.append(loss)
+        if not (self.scaled or math.isfinite(loss)):
+            raise FloatingPointError(f"The loss of a batch is {loss}: {DIVERGED}")
 
 
 class SaveState(Numbered):

@@ -80,10 +80,7 @@ def _taught(model: Model, config: TrainConfig, examples: Sequence[Example]) -> M
     if not model.words:
         return model
     captions = [config.prior.caption or "", *(each.caption for each in examples)]
-    taught = object.__new__(type(model))
-    words = model.words.union(*map(model.unknown_words, captions))
-    vars(taught).update(vars(model), words=words)
-    return taught
+    return model.sharing(words=model.words.union(*map(model.unknown_words, captions)))
 
 
 def _parts(model: Model, config: TrainConfig) -> list[str]:

@@ -123,19 +123,22 @@ def check(config: TrainConfig | str | Path) -> tuple[TrainConfig, list[Example]]
             )
     # The word of a textual inversion is one token in its own tokenizers, which are made of a model.
     if config.train.method != "textual_inversion" and here(config.model) is not None:
-        _check_captions(config, examples, tokenizers_of(open_preset(config.model)))
+        _tokens(config, examples, tokenizers_of(open_preset(config.model)))
     return config, examples
 
 
-def _check_captions(
+def _tokens(
     config: TrainConfig, examples: Sequence[Example], tokenizers: Mapping[str, Tokenizer]
-) -> None:
-    """Raises:
-    ExamplesError: captions are longer than a text encoder reads, the prior's too.
+) -> dict[str, np.ndarray]:
+    """Those of the captions, see `tokens_of`.
+
+    Raises:
+        ExamplesError: captions are longer than a text encoder reads, the prior's too.
     """
     caption = config.prior.caption
     more = [] if caption is None else [replace(examples[0], name="prior.caption", caption=caption)]
-    tokens_of([*examples, *more], tokenizers)
+    found = tokens_of([*examples, *more], tokenizers)
+    return {part: rows[: len(examples)] for part, rows in found.items()}
 
 
 def train(
@@ -184,23 +187,21 @@ def _train(
     identity = _identity(config, examples, side, model)
     check_run(state, "run.json", identity)
     learned = learned_of(model, config, examples)
-    _check_captions(config, examples, learned.tokenizers)
+    tokens = _tokens(config, examples, learned.tokenizers)
     _sheet(config, learned)
     note_run(state, "run.json", identity)  # all is well: from here on something is made
-    kinds = [(examples, 1.0)]
+    kinds = [(examples, tokens, 1.0)]
     if config.prior.caption is not None:
         prior = draw_prior(model, config, side, report)
         pictures = {"prior's pictures": [each.sha256 for each in prior]}
         check_run(state, "prior.json", pictures, known=["run.json"])
         note_run(state, "prior.json", pictures)
-        kinds.append((prior, config.prior.weight))
+        kinds.append((prior, tokens_of(prior, learned.tokenizers), config.prior.weight))
     folder = Path(config.data.latents or output / "latents")
     buckets = Buckets(side, not config.data.buckets)
     samples = [
-        Samples(
-            cache_latents(model, each, buckets, folder), tokens_of(each, learned.tokenizers), weight
-        )
-        for each, weight in kinds
+        Samples(cache_latents(model, each, buckets, folder), rows, weight)
+        for each, rows, weight in kinds
     ]
     report(f"{sum(len(each.latents) for each in samples)} pictures are encoded in {folder}")
 
@@ -253,9 +254,9 @@ def _train(
             last=until,
             ends=_ends(model, learned),
         )
-        beside_it = _callbacks(config, output, span, learned, report, shown)
-        losses = callbacks.Losses(scaled=settings.dtype == "mixed_float16")
-        _fit(trainer, batches, [*beside_it, losses])
+        losses = callbacks.Losses(settings.dtype == "mixed_float16", span)
+        meanwhile = _callbacks(config, output, span, learned, report, shown)
+        _fit(trainer, batches, [*meanwhile, losses])
         files: list[Path] = []
         averages: list[Path] = []
         if until == last:
@@ -280,9 +281,7 @@ def _divided(devices: str) -> Iterator[None]:
         keras.distribution.set_distribution(before)
 
 
-def _fit(
-    trainer: DenoiserTrainer, batches: Batches, beside: Sequence[keras.callbacks.Callback]
-) -> None:
+def _fit(trainer: DenoiserTrainer, batches: Batches, beside: Sequence[callbacks.Numbered]) -> None:
     try:
         if len(batches):
             trainer.fit(
@@ -294,8 +293,7 @@ def _fit(
             )
     finally:
         for each in beside:
-            if isinstance(each, callbacks.Numbered):
-                each.close()
+            each.close()
 
 
 def _model(config: TrainConfig) -> Model:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from keras_sd.config import ModelConfig
-from keras_sd.networks import TextEncoder, UNet
+from keras_sd.networks import UNet
 from keras_sd.tokenizer import Tokenizer
 from keras_sd.training import drawings, painting, scenes, words
 from keras_sd.training.objective import Noising, noised, spread, target
@@ -281,8 +281,7 @@ class Words(Lesson):
 
     def __init__(self, networks: Mapping[str, Any], config: ModelConfig, *more: Any):
         super().__init__(networks, config, *more)
-        self.teacher = TextEncoder(config.text_encoder, name="teacher")
-        self.teacher.set_weights(self.text_encoder.get_weights())
+        self.teacher = copy_of(self.text_encoder)
         self.latents = self.latents_of(HARDER, self.seed)
 
     def _captions(self, scene: scenes.Scene, rng: random.Random) -> list[str]:
@@ -381,6 +380,13 @@ class Scenes(Lesson):
                     wanted[rows] = said.float()
         losses = OBJECTIVE.loss(self.unet(x, level.t, context).float(), wanted, level)
         return losses.mean(), float(losses[: -self.counts[-1]].mean().detach())
+
+
+def copy_of(network: Any) -> Any:
+    """Another network of the same weights."""
+    other = type(network)(network.config)
+    other.set_weights(network.get_weights())
+    return other
 
 
 def one_of(tokens: torch.Tensor, rng: np.random.Generator, first: int = 0) -> torch.Tensor:

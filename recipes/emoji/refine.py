@@ -48,6 +48,7 @@ from recipes.emoji.lessons import (
     Painter,
     Scenes,
     Words,
+    copy_of,
 )
 from recipes.emoji.log import say, write_to
 
@@ -183,13 +184,6 @@ def groups_of(part: str, unet: UNet, experts: Path | None) -> list[Group]:
         pieces.add(experts, each, network, expert)
         groups.append(Group(LEARNED[each][0], SHARED / len(found), expert))
     return [*groups, Group(KEPT, 1 - SHARED, copy_of(unet))]
-
-
-def copy_of(unet: UNet) -> UNet:
-    """Another one of the same weights."""
-    other = UNet(unet.config)
-    other.set_weights(unet.get_weights())
-    return other
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 from keras import ops
 
 from keras_sd import pipeline
@@ -18,7 +19,16 @@ from keras_sd.keras_cv.parts import PartSource
 from keras_sd.networks import Autoencoder, TextEncoder, UNet
 from keras_sd.tokenizer import CLIP_VOCAB_SIZE, SYMBOL_OF_BYTE, UNMERGED, Tokenizer
 
-SIZE, WIDTH = 16, 32
+SIZE, WIDTH, MAX_PROMPT_LENGTH = 16, 32, 77
+MARKS = [
+    pytest.mark.guides,
+    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="has a GradientTape"),
+    pytest.mark.usefixtures("without_tracing", "shaped_world"),
+    # `fit` says of a `tf.data.Dataset` that it cannot shuffle it; the guides' are shuffled.
+    pytest.mark.filterwarnings("ignore:.shuffle=True. was passed"),
+    pytest.mark.filterwarnings("ignore:.model.compiled_loss... is deprecated"),
+]
+"""Of the tests that run a guide."""
 # "Ġ" is a space, which no word has.
 RARE = [symbol for symbol in SYMBOL_OF_BYTE.values() if not symbol.isascii() and symbol != "Ġ"]
 MERGES = [

@@ -15,8 +15,16 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from shaped import (
+    MARKS,
+    MAX_PROMPT_LENGTH,
+    get_timestep_embedding,
+    moved,
+    plot_images,
+    sample_from_encoder_outputs,
+    values,
+)
 from shaped import SIZE as RESOLUTION
-from shaped import get_timestep_embedding, moved, plot_images, sample_from_encoder_outputs, values
 
 import keras_sd as keras_cv
 from keras_sd.models.stable_diffusion.clip_tokenizer import SimpleTokenizer
@@ -26,15 +34,7 @@ from keras_sd.models.stable_diffusion.noise_scheduler import NoiseScheduler
 from keras_sd.models.stable_diffusion.text_encoder import TextEncoder
 
 PADDING_TOKEN = 49407
-MAX_PROMPT_LENGTH = 77
-pytestmark = [
-    pytest.mark.guides,
-    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="has a GradientTape"),
-    pytest.mark.usefixtures("without_tracing", "shaped_world"),
-    # `fit` says of a `tf.data.Dataset` that it cannot shuffle it; the guides' are shuffled.
-    pytest.mark.filterwarnings("ignore:.shuffle=True. was passed"),
-    pytest.mark.filterwarnings("ignore:.model.compiled_loss... is deprecated"),
-]
+pytestmark = MARKS
 
 
 def process_text(tokenizer, caption):

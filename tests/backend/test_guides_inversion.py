@@ -1,28 +1,27 @@
-"""KerasCV's guide on textual inversion, with their imports changed and the lines
+"""KerasCV's guide on textual inversion, with its imports changed and the lines
 that docs/migrating-from-keras-cv.md has in its tables. Names, arguments, attributes and numbers are
 the guide's; the model is a small one that has these.
 """
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 import pytest
+from shaped import (
+    MARKS,
+    MAX_PROMPT_LENGTH,
+    get_timestep_embedding,
+    moved,
+    plot_images,
+    sample_from_encoder_outputs,
+    values,
+)
 from shaped import SIZE as RESOLUTION
-from shaped import get_timestep_embedding, moved, plot_images, sample_from_encoder_outputs, values
 
 import keras_sd as keras_cv
 from keras_sd.models.stable_diffusion import NoiseScheduler
 
-MAX_PROMPT_LENGTH = 77
-pytestmark = [
-    pytest.mark.guides,
-    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="has a GradientTape"),
-    pytest.mark.usefixtures("without_tracing", "shaped_world"),
-    # `fit` says of a `tf.data.Dataset` that it cannot shuffle it; the guides' are shuffled.
-    pytest.mark.filterwarnings("ignore:.shuffle=True. was passed"),
-    pytest.mark.filterwarnings("ignore:.model.compiled_loss... is deprecated"),
-]
+pytestmark = MARKS
 
 
 @pytest.mark.traced

@@ -107,7 +107,7 @@ def load(folder: Path, counts: Mapping[str, int], name: str = "*") -> dict[str, 
     }
 
 
-def add(folder: Path, part: str, name: str, network: Any) -> None:
+def add(folder: Path, part: str, name: str, network: Any, share: float = 1.0) -> None:
     """Gives a network what it has gained in a part that `refine` has written.
 
     Args:
@@ -115,11 +115,12 @@ def add(folder: Path, part: str, name: str, network: Any) -> None:
         part: which of them.
         name: of the network.
         network: it.
+        share: of what was gained.
     """
     variables = network.trainable_variables
     gained = load(folder, {name: len(variables)}, part)[name]
     for variable, more in zip(variables, gained, strict=True):
-        variable.assign_add(more.astype("float32"))
+        variable.assign_add(share * more.astype("float32"))
 
 
 def parts_of(folder: Path) -> dict[str, str]:

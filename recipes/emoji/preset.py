@@ -1,7 +1,10 @@
 """Makes a preset folder of what `train` or `refine` wrote.
 
 python -m recipes.emoji.preset RUN --subjects subjects.json --merges merges.txt --out FOLDER
-python -m recipes.emoji.preset RUN --subjects subjects.json --start PRESET --out FOLDER
+python -m recipes.emoji.preset RUN [RUN ...] --subjects subjects.json --start PRESET --out FOLDER
+
+Of several runs of `refine` the preset gets the mean of what they have gained: runs that went on
+from the same state, each on a core of its own, are together what one of larger batches would be.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ LICENSE = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=Path, help="the folder that `train` or `refine` wrote")
+    parser.add_argument("run", type=Path, nargs="+", help="the folder `train` or `refine` wrote")
     for name in ("subjects", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--merges", type=Path, help="of the tokenizer; with --start, its own")
@@ -39,9 +42,12 @@ def main() -> None:
     if (options.start is None) == (options.merges is None):
         parser.error("--merges for what `train` wrote, or --start for what `refine` wrote")
     if options.start is None:
-        facts = json.loads((options.run / "facts.json").read_text(encoding="utf-8"))
+        if len(options.run) > 1:
+            parser.error(f"{len(options.run)} runs: only those of `refine` have a mean")
+        (run,) = options.run
+        facts = json.loads((run / "facts.json").read_text(encoding="utf-8"))
         if sha256(options.merges) != facts["merges"]:
-            parser.error(f"--merges {options.merges} are not those that {options.run} had")
+            parser.error(f"--merges {options.merges} are not those that {run} had")
         config = ModelConfig.from_dict(facts["config"])
         networks = {
             "text_encoder": TextEncoder(config.text_encoder),
@@ -50,7 +56,7 @@ def main() -> None:
         }
         config = with_scale(config, facts["scale"])
         counts = {name: len(each.trainable_variables) for name, each in networks.items()}
-        for name, values in pieces.load(options.run, counts).items():
+        for name, values in pieces.load(run, counts).items():
             for variable, value in zip(networks[name].trainable_variables, values, strict=True):
                 variable.assign(value.astype("float32"))
     else:
@@ -58,8 +64,12 @@ def main() -> None:
         options.merges = options.start / "merges.txt"
         config = dataclasses.replace(checkpoint.config, defaults=CONFIG.defaults)
         networks = build_networks(checkpoint)
-        for part, name in pieces.parts_of(options.run).items():
-            pieces.add(options.run, part, name, networks[name])
+        parts = [pieces.parts_of(run) for run in options.run]
+        if any(each != parts[0] for each in parts):
+            parser.error(f"The runs have other parts: {', '.join(map(str, map(list, parts)))}")
+        for run in options.run:
+            for part, name in parts[0].items():
+                pieces.add(run, part, name, networks[name], share=1 / len(parts))
     save_preset(
         options.out,
         config,

@@ -223,6 +223,31 @@ def changes(files):
     }
 
 
+def make_preset(monkeypatch, recipe, files, *runs):
+    arguments = [f"--{name}={files / FILES[name]}" for name in ("start", "subjects")]
+    arguments += [f"--out={files / 'new'}", "--dtype=float16"]
+    monkeypatch.setattr(sys, "argv", ["preset", *(str(files / run) for run in runs), *arguments])
+    recipe.preset.main()
+
+
+def test_a_preset_of_several_runs_has_their_mean(recipe, files, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    encoder = build_networks(open_checkpoint(files / "start"))["text_encoder"]
+    gained = {}
+    for run in ("one", "other"):
+        gained[run] = [rng.standard_normal(each.shape) for each in encoder.variables]
+        (files / run).mkdir()
+        recipe.pieces.save(files / run, "words", {"text_encoder": gained[run]}, 1)
+    make_preset(monkeypatch, recipe, files, *gained)
+    for change, *each in zip(changes(files)["text_encoder"], *gained.values(), strict=True):
+        np.testing.assert_allclose(change, np.mean(each, axis=0), atol=4e-3)
+    # A mean of what only some have would be a part of it.
+    recipe.pieces.save(files / "other", "more", {"text_encoder": gained["other"]}, 1)
+    with pytest.raises(SystemExit):
+        make_preset(monkeypatch, recipe, files, *gained)
+    assert "The runs have other parts: ['words'], ['more', 'words']" in capsys.readouterr().err
+
+
 def test_runs_change_what_they_train_and_a_preset_has_all_of_it(recipe, files, clock, monkeypatch):
     found = {}
     for parts in (["words"], ["words", "line"]):
@@ -230,10 +255,7 @@ def test_runs_change_what_they_train_and_a_preset_has_all_of_it(recipe, files, c
         steps = int((files / "out" / f"{parts[-1]}.log").read_text().split("done: ")[1].split()[0])
         assert 5 <= steps <= 30
         assert list(recipe.pieces.parts_of(files / "out")) == sorted(parts)
-        arguments = [f"--{name}={files / FILES[name]}" for name in ("start", "subjects")]
-        arguments += [f"--out={files / 'new'}", "--dtype=float16"]
-        monkeypatch.setattr(sys, "argv", ["preset", str(files / "out"), *arguments])
-        recipe.preset.main()
+        make_preset(monkeypatch, recipe, files, "out")
         before, after = (open_checkpoint(files / each).config for each in ("start", "new"))
         assert after == dataclasses.replace(before, defaults=recipe.defaults)
         found[parts[-1]] = changes(files)

@@ -6,8 +6,8 @@ work starts.
 - A folder that `save_to_disk` of Hugging Face's `datasets` has written: pictures in the column
   `image`, captions in `text` or `caption`.
 - Pictures alone: the caption is in a text file beside each, of its stem: `cat.png`, `cat.txt`.
-  Hidden files are none of them, for a writer that was killed leaves such; nor is what a training
-  draws itself into a folder among them.
+  Hidden files are none of them, for a writer that was killed leaves such; nor are the outputs of
+  trainings among them.
 
 A picture may have a hint, which a ControlNet is shown: in the column `conditioning_image`, or under
 its name in another folder.
@@ -35,11 +35,14 @@ from keras_sd.weights.readers import sha256
 
 __all__ = [
     *("ENDS", "Example", "ExamplesError", "Picture"),
-    *("is_listed", "pictures_in", "read_examples"),
+    *("RUN", "is_listed", "pictures_in", "read_examples"),
 ]
 
 ENDS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Of the files that are pictures."""
+
+RUN = Path("state", "run.json")
+"""In the output of a training: the note that says of what it is a run."""
 
 METADATA = "metadata.jsonl"
 _OF_DATASETS = ("dataset_info.json", "dataset_dict.json", "state.json")
@@ -133,7 +136,7 @@ def read_examples(
     with ThreadPoolExecutor(_THREADS) as pool:  # what decodes lets others run
         found = list(pool.map(partial(_looked_at, caption, hinted), rows))
     if not found:
-        apart = "".join(f"; those in {each} are none of them" for each in _inside(folder, without))
+        apart = "".join(f"; those in {each} are none of them" for each in _apart(folder, without))
         raise ExamplesError(
             f"{folder} has no pictures: they end in {', '.join(ENDS)} and are not hidden, or "
             f"{METADATA} names them{apart}"
@@ -158,10 +161,10 @@ def pictures_in(folder: Path, without: Iterable[str | Path] = ()) -> Iterator[Pa
 
     Args:
         folder: which is there.
-        without: folders whose pictures are left out; one that has the whole folder in it leaves
-            nothing out.
+        without: folders whose pictures are left out, as are those of other trainings' outputs; one
+            that has the whole folder in it leaves nothing out.
     """
-    root, apart = folder.resolve(), [each.resolve() for each in _inside(folder, without)]
+    root, apart = folder.resolve(), [each.resolve() for each in _apart(folder, without)]
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         if (
@@ -172,10 +175,13 @@ def pictures_in(folder: Path, without: Iterable[str | Path] = ()) -> Iterator[Pa
             yield path
 
 
-def _inside(folder: Path, others: Iterable[str | Path]) -> list[Path]:
-    """Those of other folders that lie in a folder, and are not the folder itself."""
-    root = folder.resolve()
-    return [each for each in map(Path, others) if root in each.resolve().parents]
+def _apart(folder: Path, others: Iterable[str | Path]) -> list[Path]:
+    """Those of other folders, and of the outputs of trainings, that lie in a folder, and are not
+    the folder itself.
+    """
+    root, outputs = folder.resolve(), (note.parents[1] for note in folder.rglob(str(RUN)))
+    found = dict.fromkeys(map(Path, (*others, *outputs)))
+    return [each for each in found if root in each.resolve().parents]
 
 
 def _looked_at(caption: str | None, hinted: bool, row: _Row) -> Example | str:

@@ -30,7 +30,7 @@ from keras_sd.training.batches import Batches, Samples, tokens_of
 from keras_sd.training.buckets import Buckets
 from keras_sd.training.config import TrainConfig, read_config
 from keras_sd.training.control import ControlTrainer, HintedBatches, Hints
-from keras_sd.training.examples import Example, ExamplesError, read_examples
+from keras_sd.training.examples import RUN, Example, ExamplesError, read_examples
 from keras_sd.training.latents import cache_latents, digest_of
 from keras_sd.training.learned import Learned, learned_of
 from keras_sd.training.objective import Objective
@@ -167,7 +167,7 @@ def train(
     """
     config, examples = check(config)
     output = Path(config.output)
-    state = output / "state"
+    state = output / RUN.parent
     state.mkdir(parents=True, exist_ok=True)
     with lock(output / ".training.lock"), _divided(config.train.devices):
         return _train(config, examples, output, report, stop_at)
@@ -181,20 +181,20 @@ def _train(
     stop_at: int | None,
 ) -> Result:
     settings = config.train
-    state = output / "state"
+    state = output / RUN.parent
     model = _model(config)
     side = config.data.resolution or model.height
     identity = _identity(config, examples, side, model)
-    check_run(state, "run.json", identity)
+    check_run(state, RUN.name, identity)
     learned = learned_of(model, config, examples)
     tokens = _tokens(config, examples, learned.tokenizers)
     _sheet(config, learned)
-    note_run(state, "run.json", identity)  # all is well: from here on something is made
+    note_run(state, RUN.name, identity)  # all is well: from here on something is made
     kinds = [(examples, tokens, 1.0)]
     if config.prior.caption is not None:
         prior = draw_prior(model, config, side, report)
         pictures = {"prior's pictures": [each.sha256 for each in prior]}
-        check_run(state, "prior.json", pictures, known=["run.json"])
+        check_run(state, "prior.json", pictures, known=[RUN.name])
         note_run(state, "prior.json", pictures)
         kinds.append((prior, tokens_of(prior, learned.tokenizers), config.prior.weight))
     folder = Path(config.data.latents or output / "latents")
@@ -393,7 +393,7 @@ def _callbacks(
     shown: Hints | None,
 ) -> list[callbacks.Numbered]:
     log, samples = config.log, config.samples
-    state = output / "state" / "state.safetensors"
+    state = output / RUN.parent / "state.safetensors"
     found: list[callbacks.Numbered] = []
     if log.csv:
         found.append(callbacks.CSVLog(output / "log.csv", span))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from keras_sd.checks import SettingError
 from keras_sd.training.buckets import Buckets
-from keras_sd.training.examples import ExamplesError, read_examples
+from keras_sd.training.examples import RUN, ExamplesError, read_examples
 
 
 def picture(path, height=8, width=8, value=0):
@@ -130,6 +130,22 @@ def test_folders_among_the_pictures_can_be_left_out(tmp_path, monkeypatch):
         read_examples("alone", "all", without=[samples])
     metadata(tmp_path, {"file_name": "dogs/1.png", "text": "a dog"})  # asks for it by its name
     assert len(read_examples(tmp_path, without=without)) == 1
+
+
+def test_what_another_training_has_drawn_is_no_example(tmp_path):
+    for name in ("a.png", "lora/samples/1.png", "lora/prior/0.png", "state/b.png"):
+        picture(tmp_path / name)
+    note = tmp_path / "lora" / RUN
+    note.parent.mkdir()
+    note.write_text("{}")
+    assert [each.name for each in read_examples(tmp_path, "all")] == ["a.png", "state/b.png"]
+    # Asked for, it is: a prior that was drawn before, or the output itself.
+    assert len(read_examples(tmp_path / "lora" / "prior", "all")) == 1
+    assert len(read_examples(tmp_path / "lora", "all")) == 2
+    (tmp_path / "a.png").unlink()
+    (tmp_path / "state" / "b.png").unlink()
+    with pytest.raises(ExamplesError, match=r"has no pictures: .*; those in .*lora are none"):
+        read_examples(tmp_path)
 
 
 def linked(folder, name, value):

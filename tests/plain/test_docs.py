@@ -131,6 +131,8 @@ def test_the_page_of_the_command_has_every_command_and_option(capsys):
     page = (DOCS / "cli.md").read_text(encoding="utf-8")
     names = re.findall(r"^  ([a-z][a-z-]+)  ", shown().split("Commands:")[1], re.MULTILINE)
     assert "generate" in names
+    (row,) = re.findall(r"\[The command\].*", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert sorted(re.findall("`([^`]+)`", row)) == sorted(["keras-sd generate", *names[1:]])
     for each in names:
         assert f"## `keras-sd {each}`" in page
         for option in re.findall(r"^  (--[a-z0-9-]+)", shown(each), re.MULTILINE):

@@ -3,7 +3,7 @@
     python -m recipes.emoji.refine words --start keras_sd/presets/emoji-128 --bank data/bank.zip \
         --subjects data/subjects.json --out refined --minutes 42 --rate 4e-4
     python -m recipes.emoji.refine line --start ... --out experts --minutes 140 --rate 2e-4
-    python -m recipes.emoji.refine join --start ... --experts experts --out refined --minutes 35
+    python -m recipes.emoji.refine join --start ... --experts experts --out refined --minutes 170
     python -m recipes.emoji.preset refined --start keras_sd/presets/emoji-128 \
         --subjects data/subjects.json --out my-emoji
 

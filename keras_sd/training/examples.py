@@ -136,7 +136,8 @@ def read_examples(
     with ThreadPoolExecutor(_THREADS) as pool:  # what decodes lets others run
         found = list(pool.map(partial(_looked_at, caption, hinted), rows))
     if not found:
-        apart = "".join(f"; those in {each} are none of them" for each in _apart(folder, without))
+        left_out = _apart(folder, without, folder.rglob("*"))
+        apart = "".join(f"; those in {each} are none of them" for each in left_out)
         raise ExamplesError(
             f"{folder} has no pictures: they end in {', '.join(ENDS)} and are not hidden, or "
             f"{METADATA} names them{apart}"
@@ -164,8 +165,9 @@ def pictures_in(folder: Path, without: Iterable[str | Path] = ()) -> Iterator[Pa
         without: folders whose pictures are left out, as are those of other trainings' outputs; one
             that has the whole folder in it leaves nothing out.
     """
-    root, apart = folder.resolve(), [each.resolve() for each in _apart(folder, without)]
-    for path in sorted(folder.rglob("*")):
+    root, paths = folder.resolve(), sorted(folder.rglob("*"))
+    apart = [each.resolve() for each in _apart(folder, without, paths)]
+    for path in paths:
         inside = path.relative_to(folder)
         if (
             path.suffix.lower() in ENDS
@@ -175,11 +177,11 @@ def pictures_in(folder: Path, without: Iterable[str | Path] = ()) -> Iterator[Pa
             yield path
 
 
-def _apart(folder: Path, others: Iterable[str | Path]) -> list[Path]:
-    """Those of other folders, and of the outputs of trainings, that lie in a folder, and are not
-    the folder itself.
+def _apart(folder: Path, others: Iterable[str | Path], paths: Iterable[Path]) -> list[Path]:
+    """Those of other folders, and of the outputs of trainings among the paths in a folder, that lie
+    in it, and are not the folder itself.
     """
-    root, outputs = folder.resolve(), (note.parents[1] for note in folder.rglob(str(RUN)))
+    root, outputs = folder.resolve(), (path for path in paths if (path / RUN).is_file())
     found = dict.fromkeys(map(Path, (*others, *outputs)))
     return [each for each in found if root in each.resolve().parents]
 
